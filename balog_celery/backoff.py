@@ -1,0 +1,33 @@
+"""How long to wait before trying again: exponential, with full jitter."""
+
+from __future__ import annotations
+
+import random
+
+
+class Backoff:
+    """Delays for one thing that may fail: random between 0 and a bound that doubles up to *cap* ("full jitter").
+
+    :param first: the first bound, in seconds.
+    :param cap: the largest bound, in seconds.
+    """
+
+    def __init__(self, first: float = 1.0, cap: float = 60.0) -> None:
+        self._first = first
+        self._cap = cap
+        self._failures = 0
+
+    @property
+    def failing(self) -> bool:
+        """True from the first failure until it succeeds again."""
+        return self._failures > 0
+
+    def failed(self) -> float:
+        """It failed once more; return how many seconds to wait."""
+        bound = min(self._cap, self._first * 2.0 ** min(self._failures, 30))
+        self._failures += 1
+        return random.uniform(0, bound)
+
+    def succeeded(self) -> None:
+        """It worked: start from the first bound next time."""
+        self._failures = 0

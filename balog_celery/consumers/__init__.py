@@ -1,0 +1,7 @@
+"""Consume events: declare consumers, find them, route events to them, and run an engine."""
+
+from .consumer import Consumer, consumer_config
+from .hub import ConsumerHub
+from .operator import ConsumerOperator
+
+__all__ = ["Consumer", "ConsumerHub", "ConsumerOperator", "consumer_config"]

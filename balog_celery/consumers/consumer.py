@@ -1,0 +1,157 @@
+"""A consumer: a function plus what it wants, and the decorator that says so."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import venusian
+
+from ..errors import ConfigurationError
+from ..records import FacilityRecord, Payload, as_event
+from .options import check_task_options
+from .predicates import VersionCondition, cls_types, version_condition
+
+#: The Venusian category that a scan looks for.
+CATEGORY = "balog_celery"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(eq=False)
+class Consumer:
+    """A function plus what it wants: topic, cls_type, version, and its Celery task options.
+
+    Made by :func:`consumer_config` and a scan; by hand it takes the same arguments, with the function.
+
+    :param func: what is called with each matching event, by the consumer operator.
+    :param topic: the queue's name or URL, as written: the operator's ``get_topic`` may fill in placeholders.
+    :param cls_type: the types of payload it wants; None: any. Kept as a frozenset.
+    :param version: the schema versions it wants; None: any. Kept as a :class:`VersionCondition`.
+    :param name: default: *found_as*, else the function's name.
+    :param options: its Celery task options.
+    :param module: the module that its task is named after; default: the function's.
+    :param found_as: the name under which a scan found it.
+    :raises ConfigurationError: an argument is wrong.
+    """
+
+    func: Callable[..., Any]
+    topic: str
+    cls_type: str | Iterable[str] | None = None
+    version: str | Iterable[str] | VersionCondition | None = None
+    name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
+    found_as: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.topic, str) or not self.topic.strip():
+            raise ConfigurationError(f"bad topic {self.topic!r}: give the name or the URL of the queue to listen to")
+        if self.name is not None and (not isinstance(self.name, str) or not self.name):
+            raise ConfigurationError(f"bad name {self.name!r} for a consumer of {self.topic!r}: give a text")
+        check_task_options(self.options, f"a consumer of {self.topic!r}")
+        self.cls_type = self.cls_types = cls_types(self.cls_type)
+        self.version = self.condition = version_condition(self.version)
+        #: Whether the name was given, not found.
+        self.named = self.name is not None
+        self.name = self.name or self.found_as or getattr(self.func, "__name__", None) or type(self.func).__name__
+        self.module = self.module or getattr(self.func, "__module__", None) or "__main__"
+        #: The name of its Celery task; a hub makes it unique among its own.
+        self.task_name = f"{self.module}.{self.name}"
+        self.event_type = _event_type(self)
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.task_name}>"
+
+    def argument(self, record: FacilityRecord) -> Any:
+        """What the function gets for *record*: the record, its payload as the model that the function names, or a dict.
+
+        :raises pydantic.ValidationError: the payload is not what the function's model asks for.
+        """
+        if self.event_type is None:
+            return as_event(record)
+        if issubclass(self.event_type, FacilityRecord):
+            return record
+        if isinstance(record.payload, self.event_type):
+            return record.payload
+        return self.event_type.model_validate(record.payload.model_dump())
+
+
+def consumer_config(
+    topic: str,
+    cls_type: str | Iterable[str] | None = None,
+    version: str | Iterable[str] | None = None,
+    name: str | None = None,
+    **task_options: Any,
+) -> Callable[[F], F]:
+    """Declare that a function consumes events; :meth:`ConsumerHub.scan` finds it.
+
+    The function itself stays as it is, so it can be called and tested as any other. Decorators may be stacked: each
+    makes a consumer of its own. A method is called on an instance that the scan makes, without arguments, of its class.
+    A parameter annotated with :class:`~balog_celery.FacilityRecord`, or with a payload's model, gets that instead of
+    a dict.
+
+    :param topic: the queue's name or URL; placeholders such as ``{env}`` are the operator's to fill in.
+    :param cls_type: the type of payload it wants, or several in any iterable; default: any.
+    :param version: which schema versions it wants: ``"<1.0"``, ``">=1.0,<2.0"``, ``"~=1.2"``, or several; default: any.
+    :param name: the consumer's name, with which its Celery task is named, after the module; default: the function's.
+        The task's id is derived from it, so give one where a function may be renamed.
+    :param task_options: any Celery task option: ``autoretry_for``, ``retry_backoff``, ``max_retries``, ``rate_limit``,
+        ``time_limit``, ``queue``, ``priority``, ``acks_late``, ...
+    :returns: a decorator that returns the function unchanged.
+    :raises ConfigurationError: an argument is wrong, or an option is none of Celery's.
+    """
+
+    def decorate(func: F) -> F:
+        if not callable(func) and not isinstance(func, classmethod):
+            raise ConfigurationError(f"consumer_config decorates functions and methods, not {func!r}")
+        # Made here as well, so that what is wrong is told where it is written.
+        wanted = Consumer(func, topic, cls_type, version, name, task_options)
+
+        def consumer(found_as: str, obj: Any) -> Consumer:
+            target = obj
+            if info.scope == "class":
+                method = func.__name__
+                target, found_as = _method(obj, method), f"{found_as}.{method}"
+            return Consumer(
+                target, topic, wanted.cls_types, wanted.condition, name, task_options, info.module.__name__, found_as
+            )
+
+        def found(scanner: Any, found_as: str, obj: Any) -> None:
+            # Only noted: Venusian swallows a ValueError that is raised here.
+            scanner.found.append((wanted, partial(consumer, found_as, obj)))
+
+        info = venusian.attach(func, found, category=CATEGORY)
+        return func
+
+    return decorate
+
+
+def _method(cls: type, name: str) -> Callable[..., Any]:
+    """What to call for the method *name* of *cls*: a static or class method as it is, another on a new instance."""
+    if isinstance(inspect.getattr_static(cls, name), (staticmethod, classmethod)):
+        return typing.cast(Callable[..., Any], getattr(cls, name))
+    try:
+        return typing.cast(Callable[..., Any], getattr(cls(), name))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{cls.__qualname__}.{name} is a method, and {cls.__qualname__}() cannot be made without arguments "
+            f"({error}): decorate a function or a static method, or give every argument a default"
+        ) from error
+
+
+def _event_type(consumer: Consumer) -> type[FacilityRecord] | type[Payload] | None:
+    """The model that the function asks for by an annotation, or None for a dict."""
+    try:
+        hints = typing.get_type_hints(consumer.func)
+    except Exception:  # annotations that cannot be resolved, or none at all: a dict, as in the original
+        return None
+    hints.pop("return", None)
+    found = [hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, (FacilityRecord, Payload))]
+    if len(found) > 1:
+        raise ConfigurationError(f"{consumer.task_name} asks for {len(found)} event models; annotate one parameter")
+    return found[0] if found else None

@@ -1,0 +1,76 @@
+"""A delivery: one received message, and the count of jobs that it still waits for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..queues import Message
+from ..records import FacilityRecord
+from .consumer import Consumer
+
+
+class Job(NamedTuple):
+    """One event for one consumer: what a dispatcher is given, and acknowledges or refuses once, from any thread."""
+
+    delivery: Delivery
+    event: FacilityRecord
+    text: str
+    consumer: Consumer
+
+    def acknowledge(self) -> None:
+        """This consumer is served: its task was accepted, or has finished."""
+        self.delivery.settle_one(refused=False)
+
+    def refuse(self) -> None:
+        """This consumer is not served: the message must come again."""
+        self.delivery.settle_one(refused=True)
+
+
+class Delivery:
+    """One received message with the count of jobs still to acknowledge.
+
+    When the last job is settled, *settled* is called once, with the delivery: it may be deleted unless one was refused.
+    """
+
+    __slots__ = ("_lock", "_pending", "_settled", "due", "message", "refused")
+
+    def __init__(self, message: Message, jobs: int, settled: Callable[[Delivery], None]) -> None:
+        if jobs < 1:
+            raise ValueError("a delivery waits for one job at least")
+        self.message = message
+        self.refused = False
+        #: When its lease must be extended; kept by the keeper.
+        self.due = 0.0
+        self._pending = jobs
+        self._settled = settled
+        self._lock = threading.Lock()
+
+    def settle_one(self, *, refused: bool) -> None:
+        """One job is settled.
+
+        :raises RuntimeError: there was none left; a dispatcher settled one twice.
+        """
+        with self._lock:
+            if self._pending == _ABANDONED:
+                return
+            if self._pending == 0:
+                raise RuntimeError("a job was settled twice")
+            self._pending -= 1
+            self.refused = self.refused or refused
+            last = self._pending == 0
+        if last:
+            self._settled(self)
+
+    def abandon(self) -> None:
+        """Wait for no job any more: the message goes back. Does nothing if all of them were settled."""
+        with self._lock:
+            if self._pending <= 0:
+                return
+            self._pending = _ABANDONED
+            self.refused = True
+        self._settled(self)
+
+
+_ABANDONED = -1

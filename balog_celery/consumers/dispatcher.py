@@ -1,0 +1,67 @@
+"""The seam between the engine and what serves the consumers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..errors import BalogError
+from ..text import printable
+from .delivery import Job
+
+logger = logging.getLogger(__name__)
+
+
+class DispatchError(BalogError):
+    """The jobs of one receive could not be dispatched; none of them was settled, so that they may be tried again."""
+
+
+class Dispatcher(Protocol):
+    """Takes jobs, and settles each of them once, now or later, from any thread."""
+
+    def dispatch(self, jobs: Sequence[Job]) -> None:
+        """Take the jobs of one receive.
+
+        :raises DispatchError: none was taken and none settled; the engine keeps them and tries again.
+        """
+
+    def ready(self) -> bool:
+        """Whether it wants more jobs now; while it does not, nothing is received."""
+
+    def close(self) -> None:
+        """Let go of connections. Nothing is dispatched any more."""
+
+
+class InlineDispatcher:
+    """Calls the operator here and now, in the polling thread: for scripts and tests, as the original did.
+
+    A consumer that raises neither stops the loop nor keeps the others from the event.
+
+    :param operator: the consumer operator.
+    :param bury: told of a failed consumer; True if the event is now a dead letter, so that the job is done.
+    """
+
+    def __init__(self, operator: Any, bury: Callable[[Job, Exception], bool]) -> None:
+        self._operator = operator
+        self._bury = bury
+
+    def dispatch(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._run(job)
+
+    def ready(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def _run(self, job: Job) -> None:
+        try:
+            self._operator.process_event(job.consumer, job.consumer.argument(job.event))
+        except Exception as error:
+            logger.exception("%s failed on event %s", job.consumer.task_name, printable(job.event.header.id))
+            if not self._bury(job, error):
+                job.refuse()
+                return
+        job.acknowledge()

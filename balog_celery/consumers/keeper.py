@@ -1,0 +1,261 @@
+"""Keeps what one topic has in flight: extends leases, deletes what is done, gives back what is not."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+from ..backoff import Backoff
+from ..errors import QueueError
+from ..queues import BATCH_SIZE, MAX_VISIBILITY, EntryFailure, Message, Queue
+from ..text import printable
+from .delivery import Delivery
+from .stats import Stats
+
+logger = logging.getLogger(__name__)
+
+#: How long a delete may wait for nine others, in seconds.
+LINGER = 1.0
+#: After how many seconds in flight a lease is given up: a little before SQS would refuse to extend it.
+_LEASE_END = MAX_VISIBILITY - 60
+
+Owed: TypeAlias = Literal["delete", "return"]
+
+
+class Keeper:
+    """One thread that makes every SQS call about a topic's received messages.
+
+    Deletes are batched: ten, or what there is after a second. A message that stays in flight for half of its
+    visibility is kept invisible for as long again, until 12 hours after its receive, where SQS ends it.
+
+    :param queue: the topic's queue.
+    :param visibility: how long a received message stays invisible, in seconds.
+    :param stats: where to count.
+    """
+
+    def __init__(self, queue: Queue, visibility: int, stats: Stats) -> None:
+        self._queue = queue
+        self._visibility = visibility
+        self._stats = stats
+        self._wake = threading.Condition()
+        # Everything below is guarded by the condition's lock, but for the back-off, which is the thread's own.
+        self._held: dict[Delivery, None] = {}  # in the order in which their leases are due
+        self._owed: dict[Owed, list[Delivery]] = {"delete": [], "return": []}
+        self._flush_at = 0.0
+        self._retry_at = 0.0
+        self._closing = False
+        self._backoff = Backoff()
+        self._thread = threading.Thread(target=self._run, name=f"keeper-{queue.name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def hold(self, delivery: Delivery) -> None:
+        """Keep the lease of *delivery* from now on, until it is settled."""
+        with self._wake:
+            delivery.due = delivery.message.received + self._visibility / 2
+            self._held[delivery] = None
+            if len(self._held) == 1:
+                self._wake.notify_all()
+
+    def settle(self, delivery: Delivery) -> None:
+        """All jobs of *delivery* are settled: delete its message, or give it back if one was refused."""
+        with self._wake:
+            if self._owed_count() == 0:
+                self._flush_at = time.monotonic() + LINGER
+            self._owed["return" if delivery.refused else "delete"].append(delivery)
+            if delivery.refused or len(self._owed["delete"]) >= BATCH_SIZE:
+                self._flush_at = 0.0
+            self._wake.notify_all()
+
+    def give_back(self, messages: Sequence[Message]) -> None:
+        """Return messages to the queue at once, without having looked at them."""
+        for message in messages:
+            delivery = Delivery(message, 1, self.settle)
+            self.hold(delivery)
+            delivery.settle_one(refused=True)
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries are held; those whose delete is owed count."""
+        with self._wake:
+            return len(self._held)
+
+    @property
+    def oldest(self) -> float:
+        """For how many seconds the oldest delivery has been in flight; 0 if there is none."""
+        with self._wake:
+            received = min((delivery.message.received for delivery in self._held), default=None)
+        return 0.0 if received is None else time.monotonic() - received
+
+    @property
+    def owed(self) -> int:
+        """How many messages are to be deleted or given back."""
+        with self._wake:
+            return self._owed_count()
+
+    def drain(self, deadline: float) -> bool:
+        """Wait until nothing is in flight; True if that came before *deadline*, by ``time.monotonic()``."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not self._held, max(0.0, deadline - time.monotonic()))
+
+    def close(self, deadline: float) -> int:
+        """Give back what is in flight, carry out what is owed, and end the thread.
+
+        :param deadline: when to give up, by ``time.monotonic()``.
+        :returns: how many messages are left to SQS's visibility timeout.
+        """
+        with self._wake:
+            owed = {*self._owed["delete"], *self._owed["return"]}
+            # It may still be running somewhere: a second run is what at-least-once means.
+            self._owed["return"] += [delivery for delivery in self._held if delivery not in owed]
+            self._flush_at = self._retry_at = 0.0
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return self.owed
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if self._finished():
+                    return
+                if (wait := self._wait()) != 0.0:
+                    self._wake.wait(wait)
+                    continue
+                leases = self._due_leases()
+                batches = self._due_batches()
+            if leases:
+                self._extend(leases)
+            for kind, deliveries in batches:
+                self._carry_out(kind, deliveries)
+
+    def _finished(self) -> bool:
+        return self._closing and not self._owed_count()
+
+    def _owed_count(self) -> int:
+        return sum(map(len, self._owed.values()))
+
+    def _wait(self) -> float | None:
+        """Seconds until there is something to do; None while nothing is planned."""
+        times = []
+        if self._owed_count():
+            times.append(max(self._flush_at, self._retry_at))
+        if self._held:
+            times.append(next(iter(self._held)).due)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _due_leases(self) -> list[Delivery]:
+        now = time.monotonic()
+        due = [*itertools.islice(itertools.takewhile(lambda delivery: delivery.due <= now, self._held), BATCH_SIZE)]
+        for delivery in due:
+            # Until the extension is known to have worked, it is due again soon: a failing one must not spin.
+            self._plan(delivery, now + max(1.0, self._visibility / 8))
+        return due
+
+    def _plan(self, delivery: Delivery, due: float) -> None:
+        """Plan the next extension of *delivery*, unless it was let go of meanwhile."""
+        if delivery in self._held:
+            del self._held[delivery]
+            delivery.due = due
+            self._held[delivery] = None
+
+    def _due_batches(self) -> list[tuple[Owed, list[Delivery]]]:
+        now = time.monotonic()
+        if now < self._flush_at or now < self._retry_at:
+            return []
+        batches: list[tuple[Owed, list[Delivery]]] = []
+        for kind, owed in self._owed.items():
+            if owed:
+                batches.append((kind, owed[:BATCH_SIZE]))
+                del owed[:BATCH_SIZE]
+        if not self._closing and not self._owed["return"] and len(self._owed["delete"]) < BATCH_SIZE:
+            self._flush_at = now + LINGER
+        return batches
+
+    def _extend(self, deliveries: list[Delivery]) -> None:
+        now = time.monotonic()
+        ended = [delivery for delivery in deliveries if now + self._visibility > delivery.message.received + _LEASE_END]
+        if ended:
+            logger.error(
+                "%d deliveries of %s have been in flight for 12 hours, where SQS ends a lease: they will come again",
+                len(ended),
+                printable(self._queue.name),
+            )
+            self._let_go(ended)
+            deliveries = [delivery for delivery in deliveries if delivery not in ended]
+        handles = [delivery.message.handle for delivery in deliveries]
+        if not handles:
+            return
+        failures = self._call("extend", lambda: self._queue.change_visibility(handles, self._visibility))
+        if failures is None:
+            return
+        failed = {deliveries[failure.index] for failure in failures}
+        # A stale handle has nothing left to extend. What else failed is due again soon.
+        self._let_go([deliveries[failure.index] for failure in failures if failure.sender_fault])
+        with self._wake:
+            for delivery in deliveries:
+                if delivery not in failed:
+                    self._plan(delivery, now + self._visibility / 2)
+        self._stats.add(self._queue.name, "extended", len(deliveries) - len(failed))
+
+    def _carry_out(self, kind: Owed, deliveries: list[Delivery]) -> None:
+        handles = [delivery.message.handle for delivery in deliveries]
+        if kind == "delete":
+            failures = self._call(kind, lambda: self._queue.delete(handles))
+        else:
+            failures = self._call(kind, lambda: self._queue.change_visibility(handles, 0))
+        if failures is None:
+            again = deliveries
+        else:
+            again = [deliveries[failure.index] for failure in failures if not failure.sender_fault]
+        done = [delivery for delivery in deliveries if delivery not in again]
+        with self._wake:
+            self._owed[kind] += again
+        self._let_go(done)
+        self._stats.add(self._queue.name, "deleted" if kind == "delete" else "returned", len(done))
+
+    def _let_go(self, deliveries: Sequence[Delivery]) -> None:
+        with self._wake:
+            for delivery in deliveries:
+                self._held.pop(delivery, None)
+            self._wake.notify_all()
+
+    def _call(self, what: str, call: Callable[[], list[EntryFailure]]) -> list[EntryFailure] | None:
+        """Make one batch call; None if all of it failed. What is to be tried again waits for the back-off."""
+        problem: object = None
+        failures: list[EntryFailure] | None = None
+        try:
+            failures = call()
+        except Exception as error:  # whatever it is, what is owed stays owed and this thread goes on
+            problem = error
+            if not isinstance(error, QueueError):
+                logger.exception("unexpected error at %s on %s", what, printable(self._queue.name))
+        stale = [failure for failure in failures or () if failure.sender_fault]
+        if stale:
+            self._stats.add(self._queue.name, "stale_handles", len(stale))
+            logger.warning(
+                "%s: SQS refused to %s %d messages (%s): they were delivered anew, or are gone",
+                printable(self._queue.name),
+                what,
+                len(stale),
+                stale[0].code,
+            )
+        if failures is not None and len(failures) > len(stale):
+            problem = next(failure.code for failure in failures if not failure.sender_fault)
+        if problem is None:
+            if self._backoff.failing:
+                logger.info("%s: SQS takes deletes and extensions again", printable(self._queue.name))
+            self._backoff.succeeded()
+            return failures
+        if not self._backoff.failing:
+            logger.warning("%s: SQS did not %s, trying again: %s", printable(self._queue.name), what, problem)
+        delay = self._backoff.failed()
+        with self._wake:
+            self._retry_at = time.monotonic() + (min(delay, 1.0) if self._closing else delay)
+        return failures

@@ -1,0 +1,288 @@
+"""Listens to one topic: receives, decodes, routes, dispatches, and sees to what cannot be."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ..backoff import Backoff
+from ..dead_letters import DeadLetters
+from ..errors import DecodeError, QueueError
+from ..queues import BATCH_SIZE, Message, Queue
+from ..records import FacilityRecord, as_event, decode
+from ..text import printable
+from .bounds import check_bounds
+from .consumer import Consumer
+from .delivery import Delivery, Job
+from .dispatcher import Dispatcher, DispatchError
+from .hub import Router
+from .keeper import Keeper
+from .predicates import parse_version
+from .stats import Stats
+
+logger = logging.getLogger(__name__)
+
+#: With so many deletes owed, SQS is in trouble: receiving more would only add to it.
+MAX_OWED = 1000
+#: How many message ids are remembered, so that one that comes again is not logged again.
+_REMEMBERED = 10_000
+
+
+class Listener:
+    """The polling thread of one topic.
+
+    :param queue: its queue.
+    :param consumers: who listens to it.
+    :param keeper: keeps what is in flight.
+    :param dispatcher: serves the consumers.
+    :param dead_letters: where bad bodies go.
+    :param default_event_handler: called with an event that nobody wants.
+    :param wait_time: how long one poll waits for a first message, in seconds.
+    :param max_body_bytes: the largest body that is decoded, in bytes.
+    :param max_depth: how deep a body may be nested.
+    :param stats: where to count.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        consumers: Sequence[Consumer],
+        *,
+        keeper: Keeper,
+        dispatcher: Dispatcher,
+        dead_letters: DeadLetters,
+        default_event_handler: Callable[[Any], Any] | None,
+        wait_time: int,
+        max_body_bytes: int,
+        max_depth: int,
+        stats: Stats,
+    ) -> None:
+        self.topic = queue.name
+        self.keeper = keeper
+        self._polled = time.monotonic()
+        self._doing = "starting"
+        self._trouble = ""
+        self._queue = queue
+        self._router = Router(consumers)
+        self._by_version = any(consumer.condition is not None for consumer in consumers)
+        self._dispatcher = dispatcher
+        self._dead_letters = dead_letters
+        self._default_event_handler = default_event_handler
+        self._wait_time = wait_time
+        self._max_body_bytes = max_body_bytes
+        self._max_depth = max_depth
+        self._stats = stats
+        self._stop = threading.Event()
+        self._sqs = Backoff()
+        self._broker = Backoff()
+        self._logged: OrderedDict[str, None] = OrderedDict()
+        self._thread = self._new_thread()
+
+    def start(self) -> None:
+        """Start polling."""
+        self._thread.start()
+
+    def ensure_alive(self) -> None:
+        """Start a new thread if the one that polls has died, for whatever reason."""
+        if not self._thread.is_alive() and not self._stop.is_set():
+            logger.error("the poller of %s died: starting a new one", printable(self.topic))
+            self._stats.add(self.topic, "restarted")
+            self._thread = self._new_thread()
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Stop polling; returns at once. What a poll under way still delivers is given back."""
+        self._stop.set()
+
+    def join(self, deadline: float) -> bool:
+        """Wait until the thread has ended; True if that came before *deadline*, by ``time.monotonic()``."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def status(self) -> dict[str, Any]:
+        """What it is doing, in numbers and words: seconds, counts, and the last trouble while there is one."""
+        return {
+            "doing": self._doing,
+            "trouble": self._trouble,
+            "last_poll": time.monotonic() - self._polled,
+            "in_flight": self.keeper.in_flight,
+            "oldest": self.keeper.oldest,
+            "owed": self.keeper.owed,
+            **self._stats.of(self.topic),
+        }
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"poller-{self.topic}", daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._poll()
+            except QueueError as error:
+                self._back_off(error)
+            except Exception as error:
+                # A fault of ours must not end the loop; nothing was deleted, so SQS delivers again.
+                logger.exception("unexpected error while polling %s", printable(self.topic))
+                self._back_off(error)
+
+    def _back_off(self, error: Exception) -> None:
+        # Said once when the trouble starts, and once when it is over.
+        if not self._sqs.failing:
+            logger.error("polling %s failed, trying again and again: %s", printable(self.topic), error)
+        self._trouble = printable(error, 500)
+        self._stop.wait(self._sqs.failed())
+
+    def _poll(self) -> None:
+        if self.keeper.owed > MAX_OWED or not self._dispatcher.ready():
+            self._doing = "paused"
+            self._stop.wait(1.0)
+            return
+        self._doing = "polling"
+        messages = self._queue.receive(BATCH_SIZE, self._wait_time)
+        if self._sqs.failing:
+            logger.info("polling %s works again", printable(self.topic))
+        self._sqs.succeeded()
+        self._trouble = ""
+        self._polled = time.monotonic()
+        if self._stop.is_set():
+            self.keeper.give_back(messages)
+        elif messages:
+            self._stats.add(self.topic, "received", len(messages))
+            self._take(messages)
+
+    def _take(self, messages: Sequence[Message]) -> None:
+        jobs: list[Job] = []
+        others: list[Callable[[], None]] = []
+        for message in messages:
+            try:
+                check_bounds(message.body, self._max_body_bytes, self._max_depth)
+                event = decode(message.body)
+            except DecodeError as error:
+                others.append(partial(self._undecodable, message, error))
+                continue
+            consumers = self._route(message, event)
+            if consumers:
+                delivery = Delivery(message, len(consumers), self.keeper.settle)
+                self.keeper.hold(delivery)
+                jobs += [Job(delivery, event, message.body, consumer) for consumer in consumers]
+            else:
+                others.append(partial(self._unwanted, message, event))
+        # What is good first: the others make calls of their own.
+        if jobs:
+            self._dispatch(jobs)
+        for other in others:
+            other()
+
+    def _route(self, message: Message, event: FacilityRecord) -> tuple[Consumer, ...]:
+        if self._by_version and parse_version(event.schema_version) is None:
+            self._stats.add(self.topic, "unreadable_version")
+            if self._first_time(message):
+                logger.warning(
+                    "event %s of %s has schema %s, which is no version: it matches no version condition",
+                    printable(event.header.id),
+                    printable(self.topic),
+                    printable(event.schema_version),
+                )
+        return self._router.route(event)
+
+    def _dispatch(self, jobs: Sequence[Job]) -> None:
+        """Hand the jobs over, however long it takes: their leases are kept meanwhile, and nothing more is received."""
+        while True:
+            try:
+                self._dispatcher.dispatch(jobs)
+                break
+            except DispatchError as error:
+                # Nothing is received meanwhile, as if the dispatcher were not ready.
+                self._doing = "paused"
+                if not self._broker.failing:
+                    logger.error("%s: dispatching failed, trying again and again: %s", printable(self.topic), error)
+                if self._stop.wait(self._broker.failed()):
+                    _abandon(jobs)
+                    return
+            except BaseException:
+                _abandon(jobs)
+                raise
+        if self._broker.failing:
+            logger.info("%s: dispatching works again", printable(self.topic))
+        self._broker.succeeded()
+        self._stats.add(self.topic, "dispatched", len(jobs))
+
+    def _undecodable(self, message: Message, error: DecodeError) -> None:
+        self._stats.add(self.topic, "undecodable")
+        kept = self._bury(message, "undecodable", error.reason)
+        if self._first_time(message):
+            logger.error(
+                "message %s of %s cannot be decoded (%s): %s",
+                printable(message.message_id),
+                printable(self.topic),
+                printable(error.reason),
+                f"it is in {self._dead_letters.name(self.topic)} now" if kept else "it stays in the queue",
+            )
+
+    def _unwanted(self, message: Message, event: FacilityRecord) -> None:
+        self._stats.add(self.topic, "unwanted")
+        if self._default_event_handler is not None:
+            self._call_default_handler(self._default_event_handler, message, event)
+            return
+        logger.info(
+            "no consumer of %s wants event %s (cls_type %s, schema %s): it is deleted",
+            printable(self.topic),
+            printable(event.header.id),
+            printable(event.payload.cls_type),
+            printable(event.schema_version),
+        )
+        self._done(message)
+
+    def _call_default_handler(self, handler: Callable[[Any], Any], message: Message, event: FacilityRecord) -> None:
+        try:
+            handler(as_event(event))
+        except Exception as error:
+            self._stats.add(self.topic, "failed")
+            kept = self._bury(message, "default_event_handler", repr(error))
+            if self._first_time(message):
+                logger.exception(
+                    "the default event handler failed on event %s of %s: %s",
+                    printable(event.header.id),
+                    printable(self.topic),
+                    "it is a dead letter now" if kept else "it stays in the queue",
+                )
+        else:
+            self._done(message)
+
+    def _bury(self, message: Message, reason: str, error: str) -> bool:
+        """Make a dead letter of *message*; where that cannot be, it stays with SQS and its redrive policy."""
+        kept = self._dead_letters.put(
+            message.body,
+            self.topic,
+            reason,
+            error=error,
+            first_received=message.first_received,
+            receive_count=message.receive_count,
+        )
+        if kept:
+            self._stats.add(self.topic, "dead")
+            self._done(message)
+        return kept
+
+    def _done(self, message: Message) -> None:
+        delivery = Delivery(message, 1, self.keeper.settle)
+        self.keeper.hold(delivery)
+        delivery.settle_one(refused=False)
+
+    def _first_time(self, message: Message) -> bool:
+        if message.message_id in self._logged:
+            return False
+        self._logged[message.message_id] = None
+        if len(self._logged) > _REMEMBERED:
+            self._logged.popitem(last=False)
+        return True
+
+
+def _abandon(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.delivery.abandon()

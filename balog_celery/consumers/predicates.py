@@ -1,0 +1,111 @@
+"""What a consumer wants of an event: its ``cls_type`` and its schema version, parsed once."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from packaging.specifiers import InvalidSpecifier, Specifier
+from packaging.version import InvalidVersion, Version
+
+from ..errors import ConfigurationError, VersionConditionError
+
+_COMPARE: dict[str, Callable[[Version, Version], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+
+
+class VersionCondition:
+    """Conditions on a schema version, all of which must hold.
+
+    Versions are ordered as PEP 440 orders them, so ``<1.0`` matches ``1.0a1``: unlike in a requirement of a package, a
+    pre-release is a version like any other here. ``~=1.2`` and ``==1.*`` mean what PEP 440 says.
+
+    :param conditions: ``"<1.0"``, ``">=1.0,<2.0"``, ``"~=1.2"``, or an iterable of such texts.
+    :raises VersionConditionError: a condition cannot be read.
+    """
+
+    def __init__(self, conditions: str | Iterable[str]) -> None:
+        texts = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+        for text in texts:
+            if not isinstance(text, str):
+                raise VersionConditionError(text, "it is not a text")
+        self._texts = tuple(part.strip() for text in texts for part in text.split(","))
+        self._tests = tuple(_test(text) for text in self._texts)
+
+    def __call__(self, version: Version) -> bool:
+        return all(test(version) for test in self._tests)
+
+    def __str__(self) -> str:
+        return ",".join(self._texts)
+
+    def __repr__(self) -> str:
+        return f"VersionCondition({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VersionCondition) and self._texts == other._texts
+
+    def __hash__(self) -> int:
+        return hash(self._texts)
+
+
+def _test(text: str) -> Callable[[Version], bool]:
+    if not text:
+        raise VersionConditionError(text, "it is empty")
+    try:
+        specifier = Specifier(text)
+    except InvalidSpecifier:
+        raise VersionConditionError(text, "it is not an operator and a version") from None
+    if specifier.operator == "===":
+        raise VersionConditionError(text, "'===' compares texts, not versions")
+    compare = _COMPARE.get(specifier.operator)
+    if compare is None or specifier.version.endswith(".*"):
+        return lambda version: specifier.contains(version, prereleases=True)
+    bound = Version(specifier.version)
+    return lambda version: compare(version, bound)
+
+
+@lru_cache(maxsize=4096)
+def parse_version(schema: str) -> Version | None:
+    """The version that an event's ``schema`` names, or None where it cannot be read as PEP 440 says."""
+    try:
+        return Version(schema)
+    except InvalidVersion:
+        return None
+
+
+def version_condition(value: str | Iterable[str] | VersionCondition | None) -> VersionCondition | None:
+    """The condition that a consumer asked for, or None for any version: nothing was given, or an empty collection.
+
+    :raises VersionConditionError: a condition cannot be read.
+    """
+    if value is None or isinstance(value, VersionCondition):
+        return value
+    condition = VersionCondition(value)
+    return condition if str(condition) else None
+
+
+def cls_types(value: str | Iterable[str] | None) -> frozenset[str] | None:
+    """The set of ``cls_type`` that a consumer asked for, or None for any.
+
+    :raises ConfigurationError: it is neither a text nor an iterable of texts, or one of them is empty.
+    """
+    if value is None:
+        return None
+    names = (value,) if isinstance(value, str) else value
+    try:
+        found = frozenset(names)
+    except TypeError:
+        found = frozenset([None])  # type: ignore[list-item]
+    if not all(isinstance(name, str) and name for name in found):
+        raise ConfigurationError(
+            f"bad cls_type {value!r}: give a text such as 'metrics', or several as a list, tuple or set"
+        )
+    # An empty collection asks for nothing in particular: it meant "any" in the original, and still does.
+    return found or None

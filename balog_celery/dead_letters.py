@@ -1,0 +1,129 @@
+"""Dead letters: events that ended in failure, kept with the reason, ready to be replayed.
+
+A dead letter's body is the body of the message, unchanged; what is known of the failure is in message attributes:
+``reason``, ``topic``, ``consumer``, ``error``, ``first_received`` (ISO 8601), ``receive_count``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import datetime, timezone
+
+from .errors import QueueError, QueueNotFound
+from .queues import MAX_MESSAGE_BYTES, Connect, OutgoingMessage, Queue
+from .settings import dead_letter_name
+from .text import printable
+
+logger = logging.getLogger(__name__)
+
+#: How long a missing dead-letter queue counts as missing before it is looked for again, in seconds.
+_LOOK_AGAIN = 60.0
+
+
+class DeadLetters:
+    """Puts dead letters into the dead-letter queue of a topic, where there is one. Threads may share it.
+
+    :param connect: gives the queue of a name.
+    :param template: the name of a topic's dead-letter queue, ``{topic}`` standing for the topic's name; None: there
+        is none.
+    """
+
+    def __init__(self, connect: Connect, template: str | None) -> None:
+        self._connect = connect
+        self._template = template
+        self._lock = threading.Lock()
+        self._queues: dict[str, Queue] = {}
+        self._missing: dict[str, float] = {}
+
+    def name(self, topic: str) -> str | None:
+        """What the dead-letter queue of *topic* (a queue's name or URL) is called, whether or not it exists."""
+        return dead_letter_name(self._template, topic.rstrip("/").rpartition("/")[2])
+
+    def exists(self, topic: str) -> bool:
+        """Whether there is a dead-letter queue for *topic*.
+
+        :raises QueueError: SQS could not be asked, or refused.
+        """
+        return self._queue(topic) is not None
+
+    def put(
+        self,
+        body: str,
+        topic: str,
+        reason: str,
+        *,
+        consumer: str = "",
+        error: str = "",
+        first_received: int = 0,
+        receive_count: int = 0,
+    ) -> bool:
+        """Keep *body* as a dead letter of *topic*; True when SQS has it.
+
+        False, with the cause logged, where there is no dead-letter queue or it did not take the letter: the event must
+        then be kept in another way.
+
+        :param reason: one of ``undecodable``, ``failed``, ``default_event_handler``.
+        :param consumer: the name of the task that failed.
+        :param error: the exception in one line.
+        :param first_received: milliseconds of Unix time; 0: not known.
+        :param receive_count: how often SQS delivered the message; 0: not known.
+        """
+        attributes = {
+            "reason": reason,
+            "topic": printable(topic),
+            "consumer": printable(consumer),
+            "error": printable(error, 1000),
+            "first_received": _iso(first_received),
+            "receive_count": str(receive_count or ""),
+        }
+        letter = OutgoingMessage(body, {name: value for name, value in attributes.items() if value})
+        if letter.size() > MAX_MESSAGE_BYTES:
+            # A body of the largest size leaves no room for attributes; it is worth more than they are.
+            letter = OutgoingMessage(body)
+        try:
+            queue = self._queue(topic)
+            if queue is None:
+                return False
+            failures = queue.send([letter])
+        except QueueError as problem:
+            if isinstance(problem, QueueNotFound):
+                self._forget(topic)
+            logger.error("the dead-letter queue of %s did not take an event: %s", printable(topic), problem)
+            return False
+        for failure in failures:
+            logger.error(
+                "the dead-letter queue of %s did not take an event: %s (%s)",
+                printable(topic),
+                failure.code,
+                printable(failure.message),
+            )
+        return not failures
+
+    def _queue(self, topic: str) -> Queue | None:
+        name = self.name(topic)
+        if name is None:
+            return None
+        with self._lock:
+            if name in self._queues:
+                return self._queues[name]
+            if time.monotonic() < self._missing.get(name, 0.0):
+                return None
+        queue = self._connect(name)
+        found = queue.exists()
+        with self._lock:
+            if found:
+                return self._queues.setdefault(name, queue)
+            self._missing[name] = time.monotonic() + _LOOK_AGAIN
+            return None
+
+    def _forget(self, topic: str) -> None:
+        with self._lock:
+            self._queues.pop(self.name(topic) or "", None)
+
+
+def _iso(milliseconds: int) -> str:
+    if not milliseconds:
+        return ""
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc).isoformat()

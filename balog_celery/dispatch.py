@@ -1,0 +1,180 @@
+"""Dispatchers that serve consumers by Celery tasks.
+
+This file and ``worker.py`` are the only places for Celery and kombu calls that are not documented; each says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from celery import Celery
+from celery.utils.nodenames import anon_nodename
+
+from .consumers.delivery import Job
+from .consumers.dispatcher import DispatchError
+from .depth import DepthWatch
+from .tasks import ConsumerTask, arguments_shown, task_id
+from .text import printable
+
+
+class PublishDispatcher:
+    """Puts one task for each job on the Celery broker; a job is acknowledged when the broker has its task.
+
+    The tasks of one receive go together: in one round trip on Redis, in one transaction on RabbitMQ. If any of it
+    fails nothing is acknowledged, and the connection is dropped for a new one. What may have been published all the
+    same is published again, with the same task ids.
+
+    :param app: the Celery app; its consumers are registered.
+    :param timeout: after how many seconds without an answer the broker counts as down.
+    :param high_water: with so many tasks in one of the queues on the broker, it wants no more.
+    """
+
+    def __init__(self, app: Celery, timeout: float, high_water: int) -> None:
+        self._app = app
+        self._timeout = timeout
+        self._depths = DepthWatch(app, high_water, partial(bounded_connection, app, timeout))
+        self._envelopes: dict[str, Envelope] = {}
+        # A connection is not for sharing between threads: each polling thread has its own.
+        self._local = threading.local()
+        self._publishers: list[Publisher] = []
+
+    def dispatch(self, jobs: Sequence[Job]) -> None:
+        try:
+            publisher = self._publisher()
+            publisher.publish([(envelope := self._envelope(job), envelope.message(job)) for job in jobs])
+        except Exception as error:
+            self._drop_publisher()
+            raise DispatchError(f"the broker did not take the tasks: {printable(repr(error), 500)}") from error
+        for job in jobs:
+            job.acknowledge()
+
+    def ready(self) -> bool:
+        return self._depths.open
+
+    def close(self) -> None:
+        self._depths.close()
+        for publisher in self._publishers:
+            publisher.close()
+
+    def _envelope(self, job: Job) -> Envelope:
+        name = job.consumer.task_name
+        envelope = self._envelopes.get(name)
+        if envelope is None:
+            envelope = self._envelopes[name] = Envelope(self._app, self._app.tasks[name])
+        self._depths.publishing_to(envelope.queue)
+        return envelope
+
+    def _publisher(self) -> Publisher:
+        publisher: Publisher | None = getattr(self._local, "publisher", None)
+        if publisher is None:
+            publisher = self._local.publisher = Publisher(self._app, self._timeout)
+            self._publishers.append(publisher)
+        return publisher
+
+    def _drop_publisher(self) -> None:
+        publisher: Publisher | None = self._local.__dict__.pop("publisher", None)
+        if publisher is not None:
+            self._publishers.remove(publisher)
+            publisher.close()
+
+
+class Envelope:
+    """What every message of one consumer's task has in common, worked out once."""
+
+    def __init__(self, app: Celery, task: ConsumerTask) -> None:
+        self.task = task
+        # Routed once: a consumer's tasks differ in nothing that a router should go by.
+        self.route: dict[str, Any] = app.amqp.router.route({"queue": None}, task.name, (), {}, task)
+        self.queue: str = self.route["queue"].name
+        if compression := getattr(task, "compression", None):
+            self.route["compression"] = compression
+        # amqp.create_task_message is what Task.apply_async builds its message with; it is not documented.
+        self._create: Callable[..., Any] = app.amqp.create_task_message
+        self._common = {
+            "argsrepr": "",
+            "kwargsrepr": "{}",
+            "ignore_result": task.ignore_result,
+            "time_limit": task.time_limit,
+            "soft_time_limit": task.soft_time_limit,
+            "expires": task.expires,
+            "create_sent_event": app.conf.task_send_sent_event,
+            "origin": anon_nodename(),
+        }
+
+    def message(self, job: Job) -> Any:
+        """The task message of *job*."""
+        shown = arguments_shown(job.event, self.task.topic)
+        job_id = task_id(job.event.header.id, self.task.name)
+        return self._create(job_id, self.task.name, (job.text,), {}, **{**self._common, "argsrepr": shown})
+
+
+class Publisher:
+    """One connection to the broker, that never waits for it longer than *timeout* seconds."""
+
+    def __init__(self, app: Celery, timeout: float) -> None:
+        self._timeout = timeout
+        # amqp.send_task_message is what Task.apply_async publishes with: signals and task-sent events included, and
+        # without the AsyncResult. It is not documented.
+        self._send: Callable[..., Any] = app.amqp.send_task_message
+        self._declared: set[str] = set()
+        self._connection = bounded_connection(app, timeout)
+        self._producer = app.amqp.Producer(self._connection, auto_declare=False)
+        # RabbitMQ takes a message without a word, whether or not it will keep it. One transaction for the tasks of a
+        # receive has one answer for all of them; on a channel that confirms each message it is neither needed nor
+        # allowed.
+        channel = self._producer.channel
+        confirms = self._connection.transport_options.get("confirm_publish")
+        self._transaction = channel if hasattr(channel, "tx_select") and not confirms else None
+        if self._transaction is not None:
+            self._transaction.tx_select()
+
+    def publish(self, messages: Sequence[tuple[Envelope, Any]]) -> None:
+        """Publish all of *messages*; when this returns, the broker has them.
+
+        :raises Exception: whatever the transport raises. This publisher must then be closed.
+        """
+        with self._producer.batch():
+            for envelope, message in messages:
+                self._publish(envelope, message)
+        if self._transaction is not None:
+            self._transaction.tx_commit()
+
+    def close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        # Not close(), which would wait for the answer of a broker that may have none.
+        with contextlib.suppress(Exception):
+            self._connection.collect(self._timeout)
+
+    def _publish(self, envelope: Envelope, message: Any) -> None:
+        # The queue is declared with the first message to it; None means "declare the queue", as in Celery.
+        declare: list[Any] | None = [] if envelope.queue in self._declared else None
+        self._send(
+            self._producer,
+            envelope.task.name,
+            message,
+            serializer="json",
+            retry=False,
+            declare=declare,
+            confirm_timeout=self._timeout,
+            **envelope.route,
+        )
+        self._declared.add(envelope.queue)
+
+
+def bounded_connection(app: Celery, timeout: float) -> Any:
+    """A new connection to the broker of *app*, that never waits for it longer than *timeout* seconds."""
+    connection = app.connection_for_write(connect_timeout=timeout)
+    for option in _TIMEOUT_OPTIONS.get(connection.transport.driver_type, ()):
+        connection.transport_options.setdefault(option, timeout)
+    return connection
+
+
+#: The transport options that bound how long a transport waits for its broker.
+_TIMEOUT_OPTIONS = {
+    "redis": ("socket_timeout", "socket_connect_timeout"),
+    "amqp": ("read_timeout", "write_timeout"),
+}

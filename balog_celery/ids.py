@@ -1,0 +1,72 @@
+"""Record ids: ``"LG"`` and 22 characters, the base58 text of a UUID's 128 bits, most significant first.
+
+The alphabet is the original's (the coid library's): digits, then lower case, then upper case. It is not Bitcoin's. It
+has 59 characters, of which the last, ``Z``, is never written but is read as 58.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+#: What every id begins with.
+PREFIX = "LG"
+#: How many characters follow the prefix: 58**22 is the first power of 58 beyond 2**128.
+LENGTH = 22
+
+_ALPHABET = "0123456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
+_DIGITS = {char: value for value, char in enumerate(_ALPHABET)}
+# Two characters at a time halve the divisions.
+_PAIRS = [high + low for high in _ALPHABET[:58] for low in _ALPHABET[:58]]
+_PAIR = 58**2
+_HALF = 58**10
+# RFC 9562, 5.4: a version 4 UUID is random but for the version's and the variant's bits.
+_RANDOM_BITS = ~(0xF << 76 | 0x3 << 62)
+_VERSION_4 = 0x4 << 76 | 0x2 << 62
+
+
+def new_id() -> str:
+    """Return a new id, of a random (version 4) UUID, as the original's.
+
+    Random, not ordered by time: the alphabet's order is not that of the characters, so that ids do not sort by time
+    whatever is in them, and the record's timestamp says when it was made. The bits are the kernel's, so that those of a
+    forked child differ from its parent's.
+    """
+    return _text(int.from_bytes(os.urandom(16), "big") & _RANDOM_BITS | _VERSION_4)
+
+
+def encode_id(value: uuid.UUID) -> str:
+    """Return the id of *value*, 24 characters."""
+    return _text(value.int)
+
+
+def decode_id(text: str) -> uuid.UUID:
+    """Return the UUID that the id *text* stands for.
+
+    :raises ValueError: *text* is no id.
+    """
+    if len(text) != len(PREFIX) + LENGTH or not text.startswith(PREFIX):
+        raise ValueError(f"an id is {PREFIX!r} and {LENGTH} characters, not {text[:50]!r}")
+    number = 0
+    for char in text[len(PREFIX) :]:
+        if char not in _DIGITS:
+            raise ValueError(f"{char!r} cannot stand in an id")
+        number = number * 58 + _DIGITS[char]
+    if number >> 128:
+        raise ValueError(f"the id {text!r} is beyond the 128 bits of a UUID")
+    return uuid.UUID(int=number)
+
+
+def _text(number: int) -> str:
+    # Small integers divide faster than one of 128 bits: 2 + 10 + 10 digits.
+    number, low = divmod(number, _HALF)
+    number, high = divmod(number, _HALF)
+    return f"{PREFIX}{_PAIRS[number]}{_ten(high)}{_ten(low)}"
+
+
+def _ten(number: int) -> str:
+    number, e = divmod(number, _PAIR)
+    number, d = divmod(number, _PAIR)
+    number, c = divmod(number, _PAIR)
+    a, b = divmod(number, _PAIR)
+    return _PAIRS[a] + _PAIRS[b] + _PAIRS[c] + _PAIRS[d] + _PAIRS[e]

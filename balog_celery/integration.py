@@ -1,0 +1,253 @@
+"""Joins a Celery app to its consumers: settings, hub, tasks, and the engine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, signals
+from celery.utils.imports import cwd_in_path, symbol_by_name
+
+from . import local
+from .consumers.engine import Engine
+from .consumers.hub import ConsumerHub
+from .consumers.operator import ConsumerOperator, check_operator, resolve_topic
+from .consumers.status import StatusFile, engine_statuses, status_folder
+from .dead_letters import DeadLetters
+from .dispatch import PublishDispatcher
+from .errors import ConfigurationError
+from .queues import SQSQueue
+from .settings import PREFIX, Settings
+from .tasks import Routes, register
+from .worker import EngineStep, LocalStep, no_engine_option
+
+#: What this package would have in a configuration that does not say otherwise. JSON only is Celery's own default.
+CELERY_DEFAULTS = {
+    "broker_connection_retry_on_startup": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_send_task_events": True,
+}
+
+#: How long a poll of the local SQS waits, in seconds: a stop waits for it.
+_LOCAL_WAIT_TIME = 2
+
+
+class Integration:
+    """What this package knows of one Celery app: its attribute ``balog``, made by :func:`install`."""
+
+    def __init__(self, app: Celery, given: dict[str, Any], *, may_be_local: bool) -> None:
+        self._app = app
+        self._given = given
+        self._may_be_local = may_be_local
+        self._routes = Routes()
+        self._loaded = False
+        self.hub = ConsumerHub()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The app's ``balog_*`` settings; one in the configuration wins over one given to :func:`install`.
+
+        :raises ConfigurationError: one is unknown, or of a wrong type.
+        """
+        conf = self._app.conf
+        configured = {key: conf[key] for key in conf if isinstance(key, str) and key.startswith(PREFIX)}
+        return Settings.from_conf({**{PREFIX + key: value for key, value in self._given.items()}, **configured})
+
+    @cached_property
+    def operator(self) -> Any:
+        """The consumer operator that the settings name.
+
+        :raises ConfigurationError: it cannot be imported or made, or lacks a method.
+        """
+        found = _imported("operator", self.settings.operator) or ConsumerOperator
+        if isinstance(found, type):
+            try:
+                found = found()
+            except TypeError as error:
+                raise ConfigurationError(
+                    f"balog_operator: {found.__qualname__}() cannot be made without arguments ({error}): "
+                    "name an object, such as 'proj.events:operator'"
+                ) from error
+        check_operator(found)
+        return found
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """Where events go that failed for good."""
+        return DeadLetters(self.connect, self.settings.dead_letter)
+
+    @cached_property
+    def local(self) -> bool:
+        """Whether the embedded broker and SQS serve this app."""
+        if self.settings.local is not None:
+            return self.settings.local
+        return self._may_be_local and self._app.conf.broker_url in (None, self._local_broker) and not self._endpoint
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of the embedded broker and SQS."""
+        return Path(self.settings.state_dir)
+
+    def connect(self, topic: str) -> SQSQueue:
+        """The queue of *topic*, with the app's credentials.
+
+        :raises ConfigurationError: it is an embedded one, and does not run.
+        """
+        settings = self.settings
+        connection: dict[str, Any] = {"region": settings.region, "endpoint_url": settings.endpoint_url}
+        for secret in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+            value = getattr(settings, secret)
+            connection[secret] = value.get_secret_value() if value else None
+        if self.local:
+            stack = local.find(self.state_dir)
+            if stack is None:
+                raise ConfigurationError(
+                    f"the embedded SQS of {self.state_dir} does not run: start a worker in this folder, "
+                    "or configure a broker and an endpoint"
+                )
+            dummies = dict(local.DUMMY_CREDENTIALS)
+            connection = {"region": dummies.pop("region_name"), **dummies, "endpoint_url": stack.endpoint_url}
+        return SQSQueue(topic, visibility_timeout=settings.visibility_timeout, **connection)
+
+    def configure(self, conf: Any) -> None:
+        """Fill in what *conf* leaves open. Errors in our settings are not raised here, where Celery swallows them."""
+        for key, value in CELERY_DEFAULTS.items():
+            if not conf.value_set_for(key):
+                conf[key] = value
+        routes = conf.task_routes or ()
+        conf.task_routes = (*(routes if isinstance(routes, (list, tuple)) else (routes,)), self._routes)
+        try:
+            is_local = self.local
+        except ConfigurationError:
+            return
+        if is_local and conf.broker_url is None:
+            conf.broker_url = self._local_broker
+            conf.broker_transport_options = {**local.TRANSPORT_OPTIONS, **conf.broker_transport_options}
+
+    def load(self) -> None:
+        """Find the consumers and register a task for each; does nothing the second time.
+
+        :raises ConfigurationError: a setting, a consumer or a topic is wrong.
+        :raises ImportError: a module cannot be imported.
+        """
+        if self._loaded:
+            return
+        with cwd_in_path():
+            for package in self.settings.packages:
+                self.hub.scan(importlib.import_module(package), ignore=self.settings.ignore)
+            operator = self.operator
+        for consumer in self.hub:
+            topic = resolve_topic(operator, consumer)
+            register(self._app, consumer, operator, topic, self.dead_letters)
+            self._routes.add(consumer)
+        self._loaded = True
+
+    def engine(self) -> Engine:
+        """The engine of this app: it puts tasks on the app's broker.
+
+        :raises ConfigurationError: a setting, a consumer or a topic is wrong.
+        """
+        self.load()
+        settings = self.settings
+        wait_time = settings.wait_time
+        if self.local and "wait_time" not in settings.model_fields_set:
+            wait_time = _LOCAL_WAIT_TIME
+        return Engine(
+            self.hub,
+            self.connect,
+            consumer_operator=self.operator,
+            dispatcher=PublishDispatcher(self._app, settings.publish_timeout, settings.high_water),
+            default_event_handler=_imported("default_event_handler", settings.default_event_handler),
+            wait_time=wait_time,
+            visibility_timeout=settings.visibility_timeout,
+            drain=settings.drain,
+            dead_letter=settings.dead_letter,
+            create_queues=self.local,
+            max_body_bytes=settings.max_body_bytes,
+            max_depth=settings.max_depth,
+            status_file=StatusFile(self.status_dir, str(self._app.main)),
+        )
+
+    @property
+    def status_dir(self) -> Path:
+        """Where this app's engines keep their status.
+
+        :raises ConfigurationError: it cannot be used.
+        """
+        try:
+            return status_folder(self.settings.status_dir)
+        except OSError as error:
+            raise ConfigurationError(f"set balog_status_dir to a folder of this user's: {error}") from error
+
+    def statuses(self) -> list[dict[str, Any]]:
+        """The status of each of this app's engines that run on this machine."""
+        return list(engine_statuses(self.status_dir, str(self._app.main)))
+
+    @property
+    def _endpoint(self) -> str | None:
+        return (
+            self.settings.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_SQS") or os.environ.get("AWS_ENDPOINT_URL")
+        )
+
+    @property
+    def _local_broker(self) -> str:
+        return local.broker_url(self.state_dir)
+
+
+def install(app: Celery, packages: Iterable[str] = (), **settings: Any) -> Celery:
+    """Let *app* consume events: its workers run an engine, and each consumer is one of its tasks.
+
+    Call it where the app is made; it imports nothing yet. The app keeps its own tasks and settings.
+
+    :param app: a Celery app.
+    :param packages: the packages to scan for consumers, by dotted name.
+    :param settings: any of the package's settings, without their prefix: ``region="eu-west-1"``. The same setting in
+        the app's configuration, with the prefix ``balog_``, wins.
+    :returns: the app.
+    """
+    return _install(
+        app, {"packages": (packages,) if isinstance(packages, str) else tuple(packages), **settings}, may_be_local=False
+    )
+
+
+def install_default(app: Celery) -> Celery:
+    """As :func:`install`, for the app of ``celery -A balog_celery``: without broker and endpoint, it brings its own."""
+    return _install(app, {}, may_be_local=True)
+
+
+def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celery:
+    if hasattr(app, "balog"):
+        raise ConfigurationError(f"balog_celery is installed in {app!r} already: name all packages in one call")
+    # An attribute of the app, so that it is found wherever the app is: in a step, in a command.
+    app.balog = integration = Integration(app, given, may_be_local=may_be_local)
+    app.user_options["worker"].add(no_engine_option())
+    app.steps["worker"].add(LocalStep)
+    app.steps["worker"].add(EngineStep)
+
+    def configured(source: Any, **_: Any) -> None:
+        integration.configure(source)
+
+    def import_modules(**_: Any) -> None:
+        integration.load()
+
+    if app.configured:
+        configured(app.conf)
+    else:
+        app.on_after_configure.connect(configured, weak=False)
+    # Sent when a worker, an engine or a report loads the app's modules; what is raised there reaches the user.
+    signals.import_modules.connect(import_modules, sender=app, weak=False)
+    return app
+
+
+def _imported(setting: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        with cwd_in_path():
+            return symbol_by_name(value)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{PREFIX}{setting} = {value!r} cannot be imported: {error}") from error

@@ -1,0 +1,406 @@
+"""Amazon SQS, as far as this package needs it. The only file that imports boto3.
+
+Rules kept here, from the SQS API reference: at most 10 entries in a batch, their ids unique in it (ours are positions);
+a batch call answers 200 with ``Failed[]``; a message, and all of a send batch together, is at most 1 MiB; visibility
+counts from the call, and at most 12 hours from the receive.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import AccessDenied, QueueError, QueueNotFound
+from .text import printable
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+#: The most entries that one receive, delete, change or send call takes.
+BATCH_SIZE = 10
+#: The largest message, and the largest sum of one send batch, in bytes.
+MAX_MESSAGE_BYTES = 1_048_576
+#: The longest a message can stay invisible after its receive, in seconds.
+MAX_VISIBILITY = 43_200
+
+_MISSING = {"QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "QueueDeletedRecently"}
+_DENIED = {
+    "AccessDenied",
+    "AccessDeniedException",
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "InvalidSecurity",
+    "MissingAuthenticationToken",
+    "NotAuthorized",
+    "OptInRequired",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+    "CredentialRetrievalError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+}
+_AWS_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the queue handed over, before anything of it was read.
+
+    :param body: the text that was sent.
+    :param handle: the receipt handle: what deletes, extends or returns this one receive.
+    :param message_id: the queue's name for the message; the same on every receive.
+    :param received: ``time.monotonic()`` of the receive: where its lease counts from.
+    :param receive_count: how often the message was received, this time included.
+    :param first_received: when it was received first, in milliseconds of Unix time; 0 if the queue does not say.
+    """
+
+    body: str
+    handle: str
+    message_id: str
+    received: float
+    receive_count: int = 1
+    first_received: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """A message to send: its body, and its message attributes (text values that are not empty)."""
+
+    body: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    def size(self) -> int:
+        """Its size as SQS counts it, in bytes: body, names, types and values of the attributes."""
+        return len(self.body.encode()) + sum(
+            len(name.encode()) + len("String") + len(value.encode()) for name, value in self.attributes.items()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFailure:
+    """One entry of a batch that SQS did not carry out.
+
+    :param index: the entry's position in what was asked.
+    :param code: the service's code, such as ``"ReceiptHandleIsInvalid"`` or ``"InternalError"``.
+    :param message: the service's words.
+    :param sender_fault: True where trying again cannot help.
+    """
+
+    index: int
+    code: str
+    message: str
+    sender_fault: bool
+
+
+class Queue(Protocol):
+    """What an engine needs of a queue; :class:`SQSQueue` is the one that the package ships."""
+
+    @property
+    def name(self) -> str: ...
+
+    def receive(self, limit: int, wait: float) -> list[Message]: ...
+
+    def delete(self, handles: Sequence[str]) -> list[EntryFailure]: ...
+
+    def change_visibility(self, handles: Sequence[str], seconds: int) -> list[EntryFailure]: ...
+
+    def send(self, messages: Sequence[OutgoingMessage]) -> list[EntryFailure]: ...
+
+    def attributes(self) -> Mapping[str, str]: ...
+
+    def exists(self) -> bool: ...
+
+    def create(self) -> None: ...
+
+
+class SQSQueue:
+    """One Amazon SQS queue.
+
+    It may be shared by threads. It makes its boto3 client at the first call, and another one in a forked child.
+
+    :param topic: the queue's name, or its URL.
+    :param region: its AWS region; default: that of its URL, else boto3's own chain.
+    :param endpoint_url: where SQS is; default: ``AWS_ENDPOINT_URL_SQS``, ``AWS_ENDPOINT_URL``, else AWS.
+    :param aws_access_key_id: with *aws_secret_access_key* (and *aws_session_token*), credentials; default: boto3's own
+        chain, which also renews them.
+    :param visibility_timeout: seconds for which a received message stays invisible; default: the queue's own setting.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        *,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        aws_session_token: str | None = None,
+        visibility_timeout: int | None = None,
+    ) -> None:
+        is_url = topic.startswith(("https://", "http://"))
+        self.name = topic.rstrip("/").rpartition("/")[2] if is_url else topic
+        self._url: str | None = topic if is_url else None
+        self._given_url = is_url
+        self._visibility_timeout = visibility_timeout
+        if is_url and region is None and (match := _AWS_URL.match(topic)):
+            region = match.group(1)
+        self._connection = (region, endpoint_url, aws_access_key_id, aws_secret_access_key, aws_session_token)
+
+    def __repr__(self) -> str:
+        return f"<SQSQueue {self.name}>"
+
+    @property
+    def url(self) -> str:
+        """The queue's URL, asked for once.
+
+        :raises QueueNotFound: there is no such queue.
+        :raises AccessDenied: the credentials do not allow ``sqs:GetQueueUrl``.
+        :raises QueueError: SQS could not be asked.
+        """
+        if self._url is None:
+            with self._translated("GetQueueUrl"):
+                self._url = self._client.get_queue_url(QueueName=self.name)["QueueUrl"]
+        return self._url
+
+    def receive(self, limit: int, wait: float) -> list[Message]:
+        """Receive up to *limit* messages (at most 10), waiting up to *wait* seconds (at most 20) for the first.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:ReceiveMessage``.
+        """
+        asked: dict[str, Any] = {}
+        if self._visibility_timeout is not None:
+            asked["VisibilityTimeout"] = self._visibility_timeout
+        url = self.url
+        before = time.monotonic()
+        with self._translated("ReceiveMessage"):
+            answer = self._client.receive_message(
+                QueueUrl=url,
+                MaxNumberOfMessages=min(limit, BATCH_SIZE),
+                WaitTimeSeconds=int(wait),
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp"],
+                **asked,
+            )
+        # The lease began when SQS took the message, somewhere in a poll of up to 20 s; the answer follows at once.
+        received = max(before, time.monotonic() - _ANSWER_MARGIN)
+        return [_message(raw, received) for raw in answer.get("Messages", ())]
+
+    def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
+        """Delete up to 10 messages by their receipt handles; return those that SQS did not delete.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:DeleteMessage``.
+        """
+        entries = [{"Id": str(index), "ReceiptHandle": handle} for index, handle in enumerate(handles)]
+        url = self.url
+        with self._translated("DeleteMessage"):
+            return _failures(self._client.delete_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+
+    def change_visibility(self, handles: Sequence[str], seconds: int) -> list[EntryFailure]:
+        """Keep up to 10 messages invisible for *seconds* from now (0 returns them at once); return the failures.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:ChangeMessageVisibility``.
+        """
+        entries = [
+            {"Id": str(index), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
+            for index, handle in enumerate(handles)
+        ]
+        url = self.url
+        with self._translated("ChangeMessageVisibility"):
+            return _failures(
+                self._client.change_message_visibility_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+            )
+
+    def send(self, messages: Sequence[OutgoingMessage]) -> list[EntryFailure]:
+        """Send up to 10 messages, 1 MiB together; return those that SQS did not take.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:SendMessage``.
+        """
+        entries = [_entry(index, message, fifo=self.is_fifo) for index, message in enumerate(messages)]
+        url = self.url
+        with self._translated("SendMessage"):
+            return _failures(self._client.send_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+
+    def attributes(self) -> Mapping[str, str]:
+        """The queue's attributes, all of them, by SQS's names.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:GetQueueAttributes``.
+        """
+        url = self.url
+        with self._translated("GetQueueAttributes"):
+            answer: Any = self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
+            return dict(answer["Attributes"])
+
+    def exists(self) -> bool:
+        """Whether there is such a queue.
+
+        :raises QueueError: as :attr:`url`, but for a queue that is missing.
+        """
+        try:
+            return bool(self.url)
+        except QueueNotFound:
+            return False
+
+    def create(self) -> None:
+        """Create the queue with SQS's own defaults; an existing one stays as it is.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:CreateQueue``.
+        """
+        attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if self.is_fifo else {}
+        with self._translated("CreateQueue"):
+            self._url = self._client.create_queue(QueueName=self.name, Attributes=attributes)["QueueUrl"]  # type: ignore[arg-type]
+
+    @property
+    def is_fifo(self) -> bool:
+        """True for a FIFO queue: only the suffix ``.fifo`` says so."""
+        return self.name.endswith(".fifo")
+
+    @property
+    def _client(self) -> SQSClient:
+        return _clients.get(*self._connection)
+
+    @contextmanager
+    def _translated(self, permission: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            text = str(error.response.get("Error", {}).get("Message", ""))
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            raise self._error(code, text, permission, status) from error
+        except BotoCoreError as error:
+            raise self._error(type(error).__name__, str(error), permission, None) from error
+
+    def _error(self, code: str, text: str, permission: str, status: int | None) -> QueueError:
+        name, text = printable(self.name), printable(text)
+        if code in _MISSING:
+            if not self._given_url:
+                self._url = None  # deleted and made anew, it may have another URL
+            return QueueNotFound(
+                f"there is no queue {name!r} in this account and region, or the credentials may not see it: "
+                f"create it, or correct the topic, the region or the endpoint ({code})",
+                code,
+            )
+        if code in _DENIED or status == 403:
+            # The next call makes a new client, whose credentials boto3's chain looks up anew.
+            _clients.drop(self._connection)
+            return AccessDenied(
+                f"access to queue {name!r} was refused for sqs:{permission}: check the credentials, and that their "
+                f"policy allows sqs:{permission} on it ({code}: {text})",
+                code,
+            )
+        return QueueError(f"sqs:{permission} on queue {name!r} failed ({code}: {text})", code)
+
+
+#: A received message's lease counts from this many seconds before its answer was read.
+_ANSWER_MARGIN = 1.0
+
+
+class _Clients:
+    """One boto3 client for each set of credentials, endpoint and process. Clients are thread-safe, sessions are not."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[Any, ...], SQSClient] = {}
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        # A forked child must not talk over its parent's connections, nor wait for a lock that nobody will release.
+        self.__init__()  # type: ignore[misc]
+
+    def drop(self, connection: tuple[str | None, ...]) -> None:
+        self._clients.pop(connection, None)
+
+    def get(self, *connection: str | None) -> SQSClient:
+        client = self._clients.get(connection)
+        if client is None:
+            with self._lock:
+                client = self._clients.get(connection)
+                if client is None:
+                    client = self._clients[connection] = _new_client(*connection)
+        return client
+
+
+def _new_client(
+    region: str | None, endpoint_url: str | None, key_id: str | None, secret: str | None, token: str | None
+) -> SQSClient:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import NoRegionError
+
+    config = Config(
+        connect_timeout=5,
+        # Longer than the longest poll of 20 s: a reply that nobody reads leaves its messages invisible.
+        read_timeout=30,
+        # The loops above back off by themselves; a few quick retries here hide a single fault from them.
+        retries={"mode": "standard", "total_max_attempts": 3},
+        # Pollers, ackers and senders share the client, a connection for each; botocore's default of 10 is soon full.
+        max_pool_connections=100,
+    )
+    try:
+        client: SQSClient = boto3.session.Session().client(
+            "sqs",
+            region_name=region,
+            endpoint_url=endpoint_url,
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            config=config,
+        )
+        return client
+    except NoRegionError as error:
+        raise QueueError(
+            "no AWS region is known: set balog_region, AWS_DEFAULT_REGION or a region in ~/.aws/config", "NoRegionError"
+        ) from error
+    except ValueError as error:  # botocore's own word for an endpoint that is no URL
+        raise QueueError(f"the SQS client cannot be made: {printable(error)}", "ValueError") from error
+
+
+_clients = _Clients()
+
+
+def _message(raw: Mapping[str, Any], received: float) -> Message:
+    attributes = raw.get("Attributes", {})
+    return Message(
+        body=raw["Body"],
+        handle=raw["ReceiptHandle"],
+        message_id=raw["MessageId"],
+        received=received,
+        receive_count=int(attributes.get("ApproximateReceiveCount", 1)),
+        first_received=int(attributes.get("ApproximateFirstReceiveTimestamp", 0)),
+    )
+
+
+def _entry(index: int, message: OutgoingMessage, *, fifo: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"Id": str(index), "MessageBody": message.body}
+    if message.attributes:
+        entry["MessageAttributes"] = {
+            name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()
+        }
+    if fifo:
+        entry["MessageGroupId"] = "balog"
+    return entry
+
+
+def _failures(answer: Mapping[str, Any]) -> list[EntryFailure]:
+    return [
+        EntryFailure(int(raw["Id"]), raw.get("Code", ""), raw.get("Message", ""), bool(raw.get("SenderFault")))
+        for raw in answer.get("Failed", ())
+    ]
+
+
+#: How to get the queue of a topic.
+Connect = Callable[[str], Queue]

@@ -1,0 +1,139 @@
+"""Every setting of the package, its type, default and meaning, in one place.
+
+In a Celery configuration each has the prefix ``balog_``: ``balog_region = "eu-west-1"``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from .errors import ConfigurationError
+from .text import printable
+
+PREFIX = "balog_"
+
+
+class Settings(BaseModel):
+    """The ``balog_*`` settings of one Celery app. Times are in seconds, sizes in bytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    packages: tuple[str, ...] = Field((), description="Packages and modules to scan for consumers, by dotted name.")
+    ignore: tuple[Any, ...] = Field(
+        (), description="What the scan leaves out: dotted names, names relative to a package ('.tests'), or callables."
+    )
+    operator: Any = Field(
+        None,
+        description="The ConsumerOperator: an object, a class made without arguments, or the dotted name of either "
+        "('proj.events:operator'). Default: topics as they are written, functions called with the event alone.",
+    )
+    default_event_handler: Any = Field(
+        None,
+        description="A function, or its dotted name, called in the engine with each event that no consumer wants. "
+        "Default: such an event is counted and deleted.",
+    )
+
+    region: str | None = Field(None, description="The AWS region of the queues. Default: boto3's own chain.")
+    endpoint_url: str | None = Field(
+        None, description="Where SQS is. Default: AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL, else AWS."
+    )
+    aws_access_key_id: SecretStr | None = Field(None, description="Default: boto3's own credential chain.")
+    aws_secret_access_key: SecretStr | None = Field(None, description="Goes with aws_access_key_id.")
+    aws_session_token: SecretStr | None = Field(None, description="Goes with aws_access_key_id, if it is temporary.")
+
+    engine: bool = Field(True, description="Whether a worker runs an engine beside it. The same as --no-engine.")
+    wait_time: int = Field(20, ge=0, le=20, description="How long one poll waits for a first message, in seconds.")
+    visibility_timeout: int | None = Field(
+        None,
+        ge=2,
+        le=43_200,
+        description="How long a received message stays invisible unless the engine extends it, in seconds. "
+        "Default: the queue's own setting.",
+    )
+    drain: float = Field(
+        20.0, ge=0, description="How long a stopping engine waits for what it has in flight, in seconds."
+    )
+    dead_letter: str | None = Field(
+        "{topic}-dead",
+        description="The name of a topic's dead-letter queue; {topic} stands for the topic's name. None: none.",
+    )
+    max_body_bytes: int = Field(
+        1_048_576, gt=0, description="The largest body that is decoded, in bytes; a larger one is a dead letter."
+    )
+    max_depth: int = Field(
+        100,
+        gt=0,
+        description="How deep a body may be nested; a deeper one is a dead letter. JSON's parser ends at 200.",
+    )
+    high_water: int = Field(
+        10_000,
+        gt=0,
+        description="With more tasks than this waiting in a queue on the broker, nothing is received from SQS.",
+    )
+    status_dir: str | None = Field(
+        None,
+        description="The folder in which an engine keeps its status for `balog health` and for its worker. "
+        "Default: one of this user's in the folder for temporary files.",
+    )
+    publish_timeout: float = Field(
+        10.0, gt=0, description="How long publishing may take before the broker counts as down, in seconds."
+    )
+
+    local: bool | None = Field(
+        None,
+        description="Whether to run the embedded broker and SQS, for development. Default: `celery -A balog_celery` "
+        "does where neither a broker nor an endpoint is configured; an app of your own does not.",
+    )
+    state_dir: str = Field(".balog", description="The folder of the embedded broker and SQS.")
+
+    @field_validator("packages", "ignore", mode="before")
+    @classmethod
+    def _one_is_enough(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) or callable(value) else value
+
+    @field_validator("dead_letter")
+    @classmethod
+    def _names_the_topic(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                value.format(topic="t")
+            except (KeyError, IndexError, ValueError):
+                raise ValueError("only {topic} can stand in it") from None
+        return value
+
+    @classmethod
+    def from_conf(cls, conf: Mapping[str, Any]) -> Settings:
+        """Read the settings out of a Celery configuration.
+
+        :param conf: ``app.conf``, or any mapping; only its ``balog_`` keys are looked at.
+        :raises ConfigurationError: a key is unknown (the nearest one is named) or a value is of a wrong type.
+        """
+        given = {key[len(PREFIX) :]: conf[key] for key in conf if isinstance(key, str) and key.startswith(PREFIX)}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise ConfigurationError("; ".join(_explain(detail, given) for detail in error.errors())) from None
+
+
+def _explain(detail: Any, given: Mapping[str, Any]) -> str:
+    name = str(detail["loc"][0])
+    if detail["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "the settings are listed in balog_celery/settings.py"
+        return f"unknown setting {PREFIX}{printable(name)}: {hint}"
+    field = Settings.model_fields[name]
+    # A value of a secret setting is never shown, not even a wrong one.
+    shown = "" if "SecretStr" in str(field.annotation) else f" {printable(repr(given[name]))}"
+    return f"bad value{shown} for setting {PREFIX}{name}: {detail['msg']} ({field.description})"
+
+
+def dead_letter_name(template: str | None, topic: str) -> str | None:
+    """The name of the dead-letter queue of *topic*, or None if *template* is None. ``.fifo`` stays at the end."""
+    if template is None:
+        return None
+    plain = topic.removesuffix(".fifo")
+    return template.format(topic=plain) + topic[len(plain) :]

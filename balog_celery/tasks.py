@@ -1,0 +1,157 @@
+"""One Celery task for each consumer."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from typing import Any
+
+from celery import Celery, Task, signals
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+
+from .consumers.consumer import Consumer
+from .consumers.options import ROUTING_OPTIONS
+from .dead_letters import DeadLetters
+from .errors import ConfigurationError, DecodeError
+from .records import FacilityRecord, decode
+from .text import printable
+
+logger = logging.getLogger(__name__)
+
+#: The namespace of task ids: a name-based UUID (RFC 9562, version 5) of event id and task name.
+_NAMESPACE = uuid.UUID("5a0c8a5e-52f3-5d0b-9c39-6d6c0f6b4f0a")
+
+
+def task_id(event_id: str, task_name: str) -> str:
+    """The id of the task that serves one event to one consumer: the same whenever the event comes again."""
+    return str(uuid.uuid5(_NAMESPACE, f"{event_id}:{task_name}"))
+
+
+def arguments_shown(event: FacilityRecord, topic: str) -> str:
+    """What Flower, ``inspect`` and the logs show as a task's arguments: which event it is, not what is in it."""
+    cls_type, event_id = printable(event.payload.cls_type, 100), printable(event.header.id, 100)
+    return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
+
+
+class ConsumerTask(Task):  # type: ignore[misc]
+    """The base of every consumer's task; its one argument is the event's JSON text.
+
+    It travels as text, so that the broker's serializer neither changes it nor reads anything into it.
+    """
+
+    abstract = True
+    acks_late = True
+    reject_on_worker_lost = True
+    # An event that kills its pool child is tried as often as max_retries says, and is a dead letter then: rejecting
+    # alone would run it for ever.
+    retry_on_worker_lost = True
+    serializer = "json"
+
+    consumer: Consumer
+    operator: Any
+    topic: str
+    dead_letters: DeadLetters
+
+    def run(self, event: str) -> Any:
+        """Have the operator call the consumer's function with *event*."""
+        return self.operator.process_event(self.consumer, self.consumer.argument(decode(event)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self.run(*args, **kwargs)
+        except (Retry, Ignore):
+            raise
+        except Reject as error:
+            if not error.requeue:
+                self.bury(args[0], error)
+            raise
+        except Exception as error:
+            self.bury(args[0], error)
+            raise
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """As Celery's; shows which event it is instead of the event, also when Celery retries."""
+        if args and "argsrepr" not in options:
+            with contextlib.suppress(DecodeError):
+                options["argsrepr"] = arguments_shown(decode(args[0]), self.topic)
+        return super().apply_async(args, kwargs, **options)
+
+    def bury(self, event: str, error: BaseException) -> None:
+        """Keep an event that failed for good: as a dead letter, or else whole in an ERROR record."""
+        reason = repr(error)
+        kept = self.dead_letters.put(event, self.topic, "failed", consumer=self.name, error=reason)
+        event_id = _event_id(event)
+        if kept:
+            logger.error(
+                "%s failed for good on event %s: it is in %s now (%s)",
+                self.name,
+                event_id,
+                self.dead_letters.name(self.topic),
+                printable(reason),
+            )
+        else:
+            logger.error(
+                "%s failed for good on event %s (%s), and there is no dead-letter queue for it. The event: %s",
+                self.name,
+                event_id,
+                printable(reason),
+                printable(event, len(event) * 12),
+            )
+
+
+@signals.task_failure.connect  # type: ignore[untyped-decorator]
+def _bury_what_the_child_could_not(sender: Any, exception: Any, args: Any, **_: Any) -> None:
+    """A hard time limit and a lost pool child are told to the worker's main process only."""
+    if isinstance(sender, ConsumerTask) and isinstance(exception, (TimeLimitExceeded, WorkerLostError)) and args:
+        sender.bury(args[0], exception)
+
+
+def _event_id(text: str) -> str:
+    try:
+        return printable(decode(text).header.id)
+    except DecodeError:
+        return "?"
+
+
+def register(app: Celery, consumer: Consumer, operator: Any, topic: str, dead_letters: DeadLetters) -> ConsumerTask:
+    """Register the task of *consumer* with *app*, under the consumer's name and with its options.
+
+    :raises ConfigurationError: another task has that name.
+    """
+    name = consumer.task_name
+    existing = app.tasks.get(name)
+    if existing is not None and getattr(existing, "consumer", None) is not consumer:
+        raise ConfigurationError(f"there are two tasks named {name!r}: give the consumer another name=")
+    members: dict[str, Any] = {
+        option: value for option, value in consumer.options.items() if option not in ROUTING_OPTIONS
+    }
+    members |= {
+        "name": name,
+        "__module__": consumer.module,
+        "__doc__": getattr(consumer.func, "__doc__", None),
+        "consumer": consumer,
+        "operator": operator,
+        "topic": topic,
+        "dead_letters": dead_letters,
+    }
+    task = type(str(consumer.name), (ConsumerTask,), members)()
+    app.register_task(task)
+    return task  # type: ignore[no-any-return]
+
+
+class Routes:
+    """A Celery router (``task_routes``): sends consumers' tasks to the queue and with the priority they asked for."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, dict[str, Any]] = {}
+
+    def add(self, consumer: Consumer) -> None:
+        """Route the tasks of *consumer* as its options say."""
+        options = {name: consumer.options[name] for name in ROUTING_OPTIONS if name in consumer.options}
+        if options:
+            self._routes[consumer.task_name] = options
+
+    def __call__(self, name: str, *_args: Any, **_kwargs: Any) -> dict[str, Any] | None:
+        route = self._routes.get(name)
+        return dict(route) if route else None

@@ -1,0 +1,1 @@
+"""The metrics consumer of the original README, with its operator."""

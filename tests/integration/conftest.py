@@ -1,0 +1,68 @@
+"""Real servers for the integration tests: each test has a queue and a broker database of its own."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+import servers
+
+
+def _missing(reason: str) -> Any:
+    """Skip on a laptop; fail in CI, where a missing server is a fault of CI's."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def sqs_server() -> Iterator[servers.Sqs]:
+    """moto's SQS server, in a process of its own."""
+    with servers.Sqs() as server:
+        yield server
+
+
+@pytest.fixture
+def sqs(sqs_server: servers.Sqs, monkeypatch: pytest.MonkeyPatch) -> servers.Sqs:
+    """The SQS server, empty, with the environment that makes boto3 find it."""
+    sqs_server.reset()
+    for name, value in sqs_server.env.items():
+        monkeypatch.setenv(name, value)
+    return sqs_server
+
+
+@pytest.fixture
+def queue_name(sqs: servers.Sqs) -> str:
+    """The name of a queue that exists, of this test only."""
+    name = f"events-{uuid.uuid4().hex[:12]}"
+    with closing(sqs.client()) as client:
+        client.create_queue(QueueName=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[servers.Valkey]:
+    """A Valkey on a unix socket."""
+    with servers.Valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def broker(valkey_server: servers.Valkey) -> Iterator[servers.Valkey]:
+    """The Valkey, empty."""
+    valkey_server.flush()
+    return valkey_server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[servers.RabbitMQ]:
+    """A private RabbitMQ node."""
+    if not servers.RabbitMQ.available():
+        _missing("rabbitmq-server is not installed")
+    with servers.RabbitMQ() as server:
+        yield server

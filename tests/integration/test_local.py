@@ -1,0 +1,362 @@
+"""The local stack: real processes that come, go and are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import redis
+from kombu import Connection, Queue
+
+from balog_celery import local
+from balog_celery.errors import BalogError
+from servers import Program, alive, wait_until
+
+HOLD = """
+import json, signal, sys
+from balog_celery import local
+stack = local.hold(sys.argv[1])
+print(json.dumps({"pid": stack.pid, "endpoint_url": stack.endpoint_url}), flush=True)
+print("holding", flush=True)
+signal.pause()
+"""
+
+#: Takes two of the messages of the queue "work" and never acknowledges them.
+CONSUME = """
+import signal, sys
+from kombu import Connection, Queue
+from balog_celery import local
+stack = local.hold(sys.argv[1])
+options = dict(local.TRANSPORT_OPTIONS)
+if sys.argv[2] == "named":
+    options.update(local.consumer_options(sys.argv[1]))
+connection = Connection(stack.broker_url, transport_options=options)
+channel = connection.channel()
+channel.basic_qos(0, 2, False)
+taken = []
+with connection.Consumer(Queue("work"), channel=channel, callbacks=[lambda body, message: taken.append(body)]):
+    while len(taken) < 2:
+        connection.drain_events(timeout=20)
+print("taken", taken, flush=True)
+signal.pause()
+"""
+
+FORK = """
+import os, signal, sys, time
+from balog_celery import local
+local.hold(sys.argv[1])
+child = os.fork()
+if child == 0:
+    try:
+        local.consumer_options(sys.argv[1])
+    except RuntimeError:
+        print("the child holds nothing", os.getpid(), flush=True)
+    signal.pause()
+signal.pause()
+"""
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a stack; whatever was started in it is gone after the test."""
+    state_dir = tmp_path / ".balog"
+    yield state_dir
+    local.release(state_dir)
+    wait_until(lambda: not processes(state_dir), 15, "the end of the stack")
+
+
+def processes(state_dir: Path) -> list[int]:
+    """The ids of the guardian and of Valkey of that folder."""
+    listing = subprocess.run(
+        ["ps", "-eww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    ours = (f"balog_celery.local {state_dir}", f"valkey-server unixsocket:{local.broker_url(state_dir)[15:]}")
+    lines = [line.split(None, 2) for line in listing.splitlines() if any(text in line for text in ours)]
+    return [int(pid) for pid, state, _ in lines if not state.startswith("Z")]
+
+
+def program(script: str, *args: str | Path) -> Program:
+    """A Python script in a process of its own."""
+    root = str(Path(local.__file__).absolute().parents[1])
+    return Program([sys.executable, "-c", script, *args], env={"PYTHONPATH": root}, name="script")
+
+
+def holding(process: Program) -> dict[str, Any]:
+    """What a process that runs HOLD got, once it has it."""
+    found: dict[str, Any] = json.loads(process.wait_for("holding", 40).splitlines()[0])
+    return found
+
+
+def broker(stack: local.LocalStack) -> redis.Redis:
+    """A client of the stack's Valkey."""
+    return redis.Redis(unix_socket_path=stack.broker_url.removeprefix("redis+socket://"), socket_timeout=5)
+
+
+def broker_answers(stack: local.LocalStack) -> bool:
+    """Whether the stack's Valkey answers a PING."""
+    try:
+        with broker(stack) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def sqs(stack: local.LocalStack) -> Any:
+    """A client of the stack's SQS."""
+    return boto3.client("sqs", endpoint_url=stack.endpoint_url, **local.DUMMY_CREDENTIALS)
+
+
+def gone(state_dir: Path) -> bool:
+    """Whether nothing of a stack is left but its data."""
+    return not processes(state_dir) and not (state_dir / "local.json").exists()
+
+
+def test_it_is_a_broker_and_an_sqs(state_dir: Path) -> None:
+    """Both answer as soon as it is held, and the stack is where it was said to be."""
+    stack = local.hold(state_dir)
+    assert stack.broker_url == local.broker_url(state_dir)
+    assert broker_answers(stack)
+    with closing(sqs(stack)) as client:
+        url = client.create_queue(QueueName="events")["QueueUrl"]
+        client.send_message(QueueUrl=url, MessageBody="hello")
+        (message,) = client.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
+    assert message["Body"] == "hello"
+
+
+def test_holding_twice_is_holding_once(state_dir: Path) -> None:
+    """One release undoes it."""
+    assert local.hold(state_dir) == local.hold(state_dir) == local.find(state_dir)
+    local.release(state_dir)
+    wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+    assert local.find(state_dir) is None
+
+
+def test_another_process_finds_it(state_dir: Path) -> None:
+    """With nothing but the folder's name, and from the folder above."""
+    stack = local.hold(state_dir)
+    script = "from balog_celery import local; stack = local.find('.balog'); print(stack.pid, stack.endpoint_url)"
+    process = program(script)
+    process.cwd = state_dir.parent
+    with process:
+        assert process.wait() == 0, process.output
+        assert process.output.split() == [str(stack.pid), stack.endpoint_url]
+
+
+def test_processes_that_start_at_once_share_one_stack(state_dir: Path) -> None:
+    """Whoever comes second waits for the first."""
+    with program(HOLD, state_dir) as one, program(HOLD, state_dir) as two, program(HOLD, state_dir) as three:
+        assert holding(one) == holding(two) == holding(three)
+        assert len(processes(state_dir)) == 2
+
+
+def test_it_lives_until_its_last_user_has_gone(state_dir: Path) -> None:
+    """The one who started it may leave before the others."""
+    with program(HOLD, state_dir) as first:
+        found = holding(first)
+        stack = local.hold(state_dir)
+        assert stack.pid == found["pid"]
+    wait_until(lambda: len(list((state_dir / "users").iterdir())) == 1, 10, "the first to be forgotten")
+    assert local.find(state_dir) == stack
+    assert broker_answers(stack)
+    local.release(state_dir)
+    wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+
+
+def test_it_ends_when_its_only_user_is_killed(state_dir: Path) -> None:
+    """The kernel tells, so nothing is left over."""
+    with program(HOLD, state_dir) as user:
+        holding(user)
+        user.signal(signal.SIGKILL)
+        wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+    assert not (state_dir / "valkey.sock").exists()
+
+
+def test_whoever_comes_while_it_ends_gets_a_new_one(state_dir: Path) -> None:
+    """There is no moment at which a start meets half a stack."""
+    for _ in range(3):
+        with program(HOLD, state_dir) as user:
+            holding(user)
+        stack = local.hold(state_dir)
+        assert broker_answers(stack)
+        with closing(sqs(stack)) as client:
+            client.list_queues()
+        local.release(state_dir)
+
+
+def test_a_forked_child_does_not_hold_it(state_dir: Path) -> None:
+    """A pool process that outlives its worker does not keep the stack alive."""
+    with program(FORK, state_dir) as parent:
+        child = int(parent.wait_for("the child holds nothing", 40).split()[-1])
+        assert local.find(state_dir) is not None
+        parent.signal(signal.SIGKILL)
+        wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+        assert alive(child)
+
+
+def test_a_killed_guardian_is_replaced(state_dir: Path) -> None:
+    """The next to hold the stack gets a new one with the old data, at the old address, and no second Valkey runs."""
+    stack = local.hold(state_dir)
+    with broker(stack) as client:
+        client.set("key", "value")
+        wait_until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0, 5)
+    os.kill(stack.pid, signal.SIGKILL)
+    wait_until(lambda: local.find(state_dir) is None, 5, "the end of the guardian")
+    again = local.hold(state_dir)
+    assert again.pid != stack.pid
+    assert again.endpoint_url == stack.endpoint_url
+    with broker(again) as client:
+        assert client.get("key") == b"value"
+    assert len(processes(state_dir)) == 2
+
+
+def test_a_left_over_valkey_is_ended_first(state_dir: Path) -> None:
+    """Also one that hangs: two would write to the same files."""
+    stack = local.hold(state_dir)
+    with broker(stack) as client:
+        valkey = int(client.info("server")["process_id"])
+    os.kill(valkey, signal.SIGSTOP)
+    os.kill(stack.pid, signal.SIGKILL)
+    wait_until(lambda: local.find(state_dir) is None, 5, "the end of the guardian")
+    again = local.hold(state_dir)
+    assert broker_answers(again)
+    assert not alive(valkey)
+
+
+def test_a_killed_valkey_comes_back(state_dir: Path) -> None:
+    """At the same address, with its data."""
+    stack = local.hold(state_dir)
+    with broker(stack) as client:
+        client.set("key", "value")
+        os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
+    wait_until(lambda: broker_answers(stack), 10, "Valkey")
+    with broker(stack) as client:
+        assert client.get("key") == b"value"
+    assert local.find(state_dir) == stack
+
+
+def test_the_guardian_ends_cleanly_when_it_is_told_to(state_dir: Path) -> None:
+    """SIGTERM ends it with its servers; Ctrl-C is not for it."""
+    stack = local.hold(state_dir)
+    os.kill(stack.pid, signal.SIGINT)
+    os.kill(stack.pid, signal.SIGTERM)
+    wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+
+
+def test_it_ends_when_its_folder_is_removed(state_dir: Path) -> None:
+    """Nobody could find it any more."""
+    local.hold(state_dir)
+    # What is written meanwhile may bring a folder back, so until it succeeds.
+    wait_until(lambda: subprocess.run(["rm", "-rf", str(state_dir)]).returncode == 0, 5)
+    wait_until(lambda: not processes(state_dir), 10, "the end of the stack")
+    assert broker_answers(local.hold(state_dir))
+
+
+def test_only_this_user_can_reach_the_broker(state_dir: Path) -> None:
+    """Its folder and its socket are closed to others, and git does not see them."""
+    local.hold(state_dir)
+    assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((state_dir / "valkey.sock").stat().st_mode) == 0o600
+    assert (state_dir / ".gitignore").read_text() == "*\n"
+    readable = [path.name for path in state_dir.iterdir() if path.name != ".gitignore" and path.stat().st_mode & 0o077]
+    assert readable == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_listens_beyond_this_machine(state_dir: Path) -> None:
+    """One port, on the loopback interface."""
+    stack = local.hold(state_dir)
+    sockets = set()
+    for pid in processes(state_dir):
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
+            if match:
+                sockets.add(match[1])
+    tables = [*Path("/proc/net/tcp").read_text().splitlines(), *Path("/proc/net/tcp6").read_text().splitlines()]
+    listening = [fields[1] for fields in map(str.split, tables) if fields[3] == "0A" and fields[9] in sockets]
+    address = socket.inet_aton("127.0.0.1")[::-1] if sys.byteorder == "little" else socket.inet_aton("127.0.0.1")
+    port = int(stack.endpoint_url.rpartition(":")[2])
+    assert listening == [f"{address.hex().upper()}:{port:04X}"]
+
+
+@pytest.mark.parametrize("name", ["long-" * 20, "with space"])
+def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
+    """One whose path is too long for a socket, or does not fit into a URL, has the socket elsewhere."""
+    folder = tmp_path / name
+    folder.mkdir()
+    state_dir = folder / ".balog"
+    stack = local.hold(state_dir)
+    try:
+        assert broker_answers(stack)
+        with Connection(stack.broker_url, transport_options=local.TRANSPORT_OPTIONS) as connection:
+            connection.connect()
+        socket_folder = Path(stack.broker_url.removeprefix("redis+socket://")).parent
+        assert stat.S_IMODE(socket_folder.stat().st_mode) == 0o700
+    finally:
+        local.release(state_dir)
+        wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+    assert not socket_folder.exists()
+
+
+def test_a_start_that_fails_says_why(state_dir: Path) -> None:
+    """The end of the log is in the error, and nothing is left running or held."""
+    (state_dir / "appendonlydir").mkdir(parents=True)
+    (state_dir / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
+    with pytest.raises(BalogError, match=r"(?s)did not start.*local\.log.*[Mm]anifest"):
+        local.hold(state_dir)
+    assert gone(state_dir)
+    with pytest.raises(RuntimeError, match="does not hold"):
+        local.consumer_options(state_dir)
+
+
+@pytest.mark.parametrize("kind", ["named", "plain"])
+def test_tasks_of_a_killed_consumer_come_back(state_dir: Path, kind: str) -> None:
+    """In their order: at once while others go on if it had a name of its own, else when the stack starts anew."""
+    stack = local.hold(state_dir)
+    with Connection(stack.broker_url, transport_options=local.TRANSPORT_OPTIONS) as connection:
+        with connection.Producer() as producer:
+            for number in range(4):
+                producer.publish(number, routing_key="work", declare=[Queue("work")])
+        with program(CONSUME, state_dir, kind) as consumer:
+            assert "taken [0, 1]" in consumer.wait_for("taken", 30)
+            consumer.signal(signal.SIGKILL)
+            consumer.wait()
+        if kind == "plain":
+            local.release(state_dir)
+            wait_until(lambda: gone(state_dir), 10, "the end of the stack")
+            local.hold(state_dir)
+    with Connection(stack.broker_url, transport_options=local.TRANSPORT_OPTIONS) as connection:
+        queue = Queue("work")(connection.default_channel)
+        wait_until(lambda: queue.queue_declare(passive=True).message_count == 4, 10, "the tasks")
+        messages = [queue.get() for _ in range(4)]
+        assert [message.payload for message in messages] == [0, 1, 2, 3]
+        assert [message.headers.get("redelivered", False) for message in messages] == [True, True, False, False]
+        for message in messages:
+            message.ack()
+
+
+def test_tasks_of_a_living_consumer_are_left_alone(state_dir: Path) -> None:
+    """Also when the guardian has to be replaced while it works on them."""
+    stack = local.hold(state_dir)
+    with Connection(stack.broker_url) as connection, connection.Producer() as producer:
+        for number in range(2):
+            producer.publish(number, routing_key="work", declare=[Queue("work")])
+    with program(CONSUME, state_dir, "named") as consumer:
+        consumer.wait_for("taken", 30)
+        os.kill(stack.pid, signal.SIGKILL)
+        wait_until(lambda: local.find(state_dir) is None, 5, "the end of the guardian")
+        with broker(local.hold(state_dir)) as client:
+            assert client.llen("work") == 0
+            (index,) = client.keys("unacked_index:*")
+            assert client.zcard(index) == 2

@@ -1,0 +1,293 @@
+"""Real workers: an event from SQS to the consumers' functions, over real brokers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from project import Project
+
+import servers
+from fakes import event_text
+
+CELERY = [sys.executable, "-m", "celery", "-A", "balog_celery"]
+Start = Callable[..., servers.Program]
+
+
+class Topic:
+    """One test's queue and its dead-letter queue, and what is in them."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.client = client
+        self.name = name
+        self.url = client.get_queue_url(QueueName=name)["QueueUrl"]
+        self.dead_url = client.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+
+    def send(self, *bodies: str) -> None:
+        for body in bodies:
+            self.client.send_message(QueueUrl=self.url, MessageBody=body)
+
+    def left(self) -> int:
+        """How many messages it holds, visible or not."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        attributes = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        return sum(map(int, attributes.values()))
+
+    def dead(self) -> list[dict[str, Any]]:
+        """The dead letters: body and attributes."""
+        answer = self.client.receive_message(
+            QueueUrl=self.dead_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
+        )
+        return [
+            {
+                "body": message["Body"],
+                **{name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()},
+            }
+            for message in answer.get("Messages", [])
+        ]
+
+
+@pytest.fixture
+def topic(sqs: servers.Sqs, queue_name: str) -> Iterator[Topic]:
+    """This test's topic."""
+    with closing(sqs.client()) as client:
+        yield Topic(client, queue_name)
+
+
+@pytest.fixture
+def project(tmp_path: Path, topic: Topic, broker: servers.Valkey) -> Project:
+    """A project on Valkey."""
+    return Project(tmp_path, topic.name, f"broker_url = {broker.url!r}\n")
+
+
+@pytest.fixture
+def start(project: Project, sqs: servers.Sqs) -> Iterator[Start]:
+    """Starts programs of the project; all are killed in the end."""
+    programs: list[servers.Program] = []
+
+    def run(*arguments: str, ready: str | None = " ready.", command: list[str] = CELERY) -> servers.Program:
+        program = servers.Program([*command, *arguments], env={**project.env, **sqs.env}, cwd=project.folder)
+        programs.append(program)
+        program.start()
+        if ready:
+            program.wait_for(ready, 60)
+        return program
+
+    yield run
+    for program in programs:
+        print(program.output)  # shown if the test failed
+        program.__exit__(None, None, None)
+
+
+def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:
+    worker.signal(number)
+    return worker.wait(60)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_events_reach_every_consumer_and_leave_the_queue(
+    start: Start, project: Project, topic: Topic, pool: str
+) -> None:
+    """Once each, as a dict or as the record, whatever the pool."""
+    topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": "1.5"}]) for number in range(12)))
+    worker = start("worker", "-l", "INFO", "-P", pool, "-c", "2")
+    events = [f"e{number}" for number in range(12)]
+    project.wait_for(lambda runs: len(runs) == 24)
+    assert project.runs() == {(name, event): 1 for name in ("first", "typed") for event in events}
+    assert {entry["value"] for entry in project.entries() if entry["consumer"] == "first"} == {1.5}
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    assert stop(worker) == 0
+    assert "Traceback" not in worker.output
+
+
+def test_a_worker_on_rabbitmq_does_the_same(
+    start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
+) -> None:
+    """Tasks are published in a transaction there."""
+    project.configure(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\n")
+    topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": 1}]) for number in range(12)))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: len(runs) == 24)
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    assert stop(worker) == 0
+
+
+def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(start: Start, project: Project, topic: Topic) -> None:
+    """Retries are the task's own; the dead letter names consumer and error; the loop goes on."""
+    topic.send(event_text("f", "flaky"), event_text("d", "doomed"), "not json", event_text("l", "long"))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: runs["flaky", "f"] == 3 and runs["doomed", "d"] == 1 and runs["too_long", "l"] == 1)
+    letters: dict[str, dict[str, Any]] = {}
+
+    def all_dead() -> bool:
+        letters.update({letter["body"]: letter for letter in topic.dead()})
+        return len(letters) == 3
+
+    servers.wait_until(all_dead, 30, "the dead letters")
+    doomed = letters[event_text("d", "doomed")]
+    assert doomed["consumer"] == "proj.consumers.doomed"
+    assert doomed["error"] == "ValueError('never works')"
+    assert doomed["topic"] == topic.name
+    assert letters["not json"]["reason"] == "undecodable"
+    assert "TimeLimitExceeded" in letters[event_text("l", "long")]["error"]
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    assert "(<Event d cls_type=doomed topic=" in worker.output or "doomed failed for good on event d" in worker.output
+    assert stop(worker) == 0
+
+
+def test_a_consumers_queue_is_where_its_tasks_go(start: Start, project: Project, topic: Topic) -> None:
+    """A worker that serves that queue executes them, without an engine of its own."""
+    topic.send(event_text("e", "elsewhere"))
+    start("worker", "-l", "INFO", "-c", "1", "-n", "one@h")
+    other = start("worker", "-l", "INFO", "-c", "1", "-Q", "other", "-n", "two@h", "--no-engine")
+    project.wait_for(lambda runs: runs["elsewhere", "e"] == 1)
+    assert "engine started" not in other.output
+
+
+def test_inspect_shows_the_tasks_and_which_event_they_run(start: Start, project: Project, topic: Topic) -> None:
+    """Not a wall of JSON."""
+    topic.send(event_text("e", "slow", seconds=20))
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["slow", "e"] == 1)
+
+    def inspect(what: str) -> str:
+        command = [*CELERY, "inspect", what, "--json", "-t", "5"]
+        env = {**os.environ, **project.env}
+        return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60).stdout
+
+    (registered,) = json.loads(inspect("registered")).values()
+    assert {"proj.consumers.first", "proj.consumers.slow"} <= {name.split()[0] for name in registered}
+    ((task,),) = json.loads(inspect("active")).values()
+    assert task["name"] == "proj.consumers.slow"
+    assert task["args"] == [event_text("e", "slow", seconds=20)] or "Event e" in str(task["args"])
+
+
+def test_a_stop_gives_the_engine_up_first_and_finishes_what_runs(start: Start, project: Project, topic: Topic) -> None:
+    """A task that runs at SIGTERM finishes; an event that was not taken stays in the queue."""
+    topic.send(event_text("s", "slow", seconds=3))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["slow", "s"] == 1)
+    assert stop(worker) == 0
+    assert project.runs()["slow-done", "s"] == 1
+    assert "engine stopped" in worker.output
+
+
+def engine_pids(worker: servers.Program) -> list[int]:
+    listing = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    marked = [line.split(None, 1) for line in listing.splitlines() if f"--worker-pid {worker.pid}" in line]
+    return [int(pid) for pid, _ in marked]
+
+
+def test_a_killed_engine_is_started_anew(start: Start, project: Project, topic: Topic) -> None:
+    """The worker goes on, and so do the events."""
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("engine started")
+    (pid,) = engine_pids(worker)
+    os.kill(pid, signal.SIGKILL)
+    worker.wait_for("the engine ended with exit code -9")
+    topic.send(event_text("e", values=[{"name": "n", "value": 1}]))
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    assert worker.running
+
+
+def test_an_engine_does_not_outlive_its_worker(start: Start, project: Project) -> None:
+    """Not even a worker that was killed."""
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("engine started")
+    (pid,) = engine_pids(worker)
+    os.kill(worker.pid, signal.SIGKILL)
+    servers.wait_until(lambda: not servers.alive(pid), 20, "the end of the engine")
+
+
+def test_ctrl_c_stops_worker_and_engine(start: Start, project: Project) -> None:
+    """It reaches the whole group; the exit code is Celery's own for it."""
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("engine started")
+    (pid,) = engine_pids(worker)
+    worker.signal_group(signal.SIGINT)
+    assert worker.wait(60) in (0, 1)
+    assert not servers.alive(pid)
+    assert "engine stopped" in worker.output
+
+
+def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: Topic) -> None:
+    """Its unacknowledged task is run again, by the next one."""
+    project.configure(
+        f"broker_url = {json.dumps(json.loads(json.dumps(_broker_url(project))))}\n"
+        "broker_transport_options = {'visibility_timeout': 5, 'unacked_restore_interval': 1, "
+        "'unacked_restore_throttle': 1}\n"
+    )
+    topic.send(event_text("s", "slow", seconds=2))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["slow", "s"] == 1)
+    worker.kill_group()
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["slow-done", "s"] == 1, 60)
+
+
+def _broker_url(project: Project) -> str:
+    namespace: dict[str, Any] = {}
+    exec((project.folder / "celeryconfig.py").read_text(), namespace)
+    return str(namespace["broker_url"])
+
+
+@contextmanager
+def failing(start: Start, *arguments: str) -> Iterator[servers.Program]:
+    program = start(*arguments, ready=None)
+    assert program.wait(60) != 0
+    yield program
+
+
+def test_a_missing_queue_stops_the_worker_at_start(start: Start, project: Project) -> None:
+    """With an error that names it."""
+    project.topic = "no-such-queue"
+    with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
+        assert "Error: there is no queue 'no-such-queue'" in worker.output
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("balog_regoin = 'x'", "unknown setting balog_regoin: did you mean balog_region?"),
+        ("balog_wait_time = 'soon'", "bad value 'soon' for setting balog_wait_time"),
+        ("balog_operator = 'proj.nothing:operator'", "balog_operator = 'proj.nothing:operator' cannot be imported"),
+        ("balog_packages = ['no_such_package']", "No module named 'no_such_package'"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_wrong_configuration_stops_the_worker_with_its_cause(
+    start: Start, project: Project, config: str, message: str
+) -> None:
+    """Not with Celery's fallback to some other broker."""
+    project.configure(f"broker_url = {_broker_url(project)!r}\n{config}\n")
+    with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
+        assert message in worker.output
+
+
+def test_consumers_are_listed_with_what_they_want(start: Start, project: Project) -> None:
+    """A table, one line each."""
+    listing = start("balog", "consumers", ready=None)
+    assert listing.wait(60) == 0
+    (line,) = [line for line in listing.output.splitlines() if line.startswith("proj.consumers.first")]
+    assert line.split()[1:5] == [project.topic, "metrics", "<1.0", "celery"]
+    assert "rate_limit='1000/s'" in line
+
+
+def test_send_sends_the_records_of_a_file(start: Start, project: Project, topic: Topic) -> None:
+    """All of them, or none if one is no record."""
+    file = project.folder / "events.jsonl"
+    file.write_text("".join(event_text(f"e{number}") + "\n" for number in range(25)))
+    assert start("balog", "send", str(file), ready=None).wait(60) == 0
+    assert topic.left() == 25
+    file.write_text(event_text() + "\n{}\n")
+    with failing(start, "balog", "send", str(file)) as program:
+        assert "line 2" in program.output
+    assert topic.left() == 25

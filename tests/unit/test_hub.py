@@ -1,0 +1,254 @@
+"""Finding consumers and routing events to them."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import pytest
+from balog_celery.records import decode
+
+from balog_celery import FacilityRecord, MetricsPayload, Payload
+from balog_celery.consumers import Consumer, ConsumerHub, consumer_config
+from balog_celery.errors import ConfigurationError, VersionConditionError
+from fakes import event_text
+
+Package = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
+    """Makes an importable package whose ``consumers`` module has the given source."""
+    made: list[str] = []
+
+    def make(source: str) -> ModuleType:
+        name = f"pkg{len(made)}_{tmp_path.name.replace('-', '_')}"
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "__init__.py").write_text("")
+        header = "from balog_celery.consumers import consumer_config\n"
+        (folder / "consumers.py").write_text(header + textwrap.dedent(source))
+        made.append(name)
+        return __import__(name)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield make
+    for module in [module for module in sys.modules if module.startswith(tuple(made or ["-"]))]:
+        del sys.modules[module]
+
+
+def names(hub: ConsumerHub) -> list[str | None]:
+    return [consumer.name for consumer in hub]
+
+
+def test_a_scan_finds_decorated_functions_in_all_modules(package: Package) -> None:
+    """And leaves the functions as they are."""
+    pkg = package("@consumer_config('t', 'metrics')\ndef process(event): return event")
+    hub = ConsumerHub()
+    hub.scan(pkg)
+    (consumer,) = hub
+    assert consumer.task_name == f"{pkg.__name__}.consumers.process"
+    assert consumer.func(5) == 5
+
+
+def test_scanning_again_adds_nothing_twice(package: Package) -> None:
+    """The same package, or a consumer by hand."""
+    pkg = package("@consumer_config('t')\ndef process(event): ...\nalias = process")
+    hub = ConsumerHub()
+    hub.scan(pkg)
+    hub.scan(pkg)
+    for consumer in hub:
+        hub.add_consumer(consumer)
+    assert len(hub) == 1
+
+
+def test_several_hubs_may_scan_the_same_package(package: Package) -> None:
+    """Each has a consumer of its own."""
+    pkg = package("@consumer_config('t', name='mine')\ndef process(event): ...")
+    hubs = [ConsumerHub(), ConsumerHub()]
+    for hub in hubs:
+        hub.scan(pkg)
+    assert [names(hub) for hub in hubs] == [["mine"], ["mine"]]
+
+
+def test_stacked_decorators_give_one_consumer_each(package: Package) -> None:
+    """Innermost first, with task names of their own."""
+    pkg = package(
+        """
+        @consumer_config('t2', 'log')
+        @consumer_config('t1', 'metrics')
+        def process(event): ...
+        """
+    )
+    hub = ConsumerHub()
+    hub.scan(pkg)
+    assert [consumer.topic for consumer in hub] == ["t1", "t2"]
+    assert [consumer.task_name.rpartition(".")[2] for consumer in hub] == ["process", "process#2"]
+
+
+def test_methods_are_called_on_an_instance_of_their_class(package: Package) -> None:
+    """Static and class methods as they are."""
+    pkg = package(
+        """
+        class Handlers:
+            def __init__(self, sign=1): self.sign = sign
+            @consumer_config('t')
+            def instance(self, event): return self.sign * event
+            @staticmethod
+            @consumer_config('t')
+            def static(event): return 2 * event
+            @classmethod
+            @consumer_config('t')
+            def klass(cls, event): return cls.__name__
+            @consumer_config('t')
+            @staticmethod
+            def outside(event): return 4 * event
+        """
+    )
+    hub = ConsumerHub()
+    hub.scan(pkg)
+    assert {consumer.name: consumer.func(5) for consumer in hub} == {
+        "Handlers.instance": 5,
+        "Handlers.static": 10,
+        "Handlers.klass": "Handlers",
+        "Handlers.outside": 20,
+    }
+
+
+def test_a_method_whose_class_needs_arguments_is_an_error(package: Package) -> None:
+    """It says what to do instead."""
+    pkg = package(
+        """
+        class Handlers:
+            def __init__(self, settings): ...
+            @consumer_config('t')
+            def process(self, event): ...
+        """
+    )
+    with pytest.raises(ConfigurationError, match=r"Handlers\.process is a method.*static method"):
+        ConsumerHub().scan(pkg)
+
+
+def test_two_consumers_cannot_be_given_one_name(package: Package) -> None:
+    """Their tasks would be the same."""
+    pkg = package(
+        """
+        @consumer_config('t', name='same')
+        def a(event): ...
+        @consumer_config('t', name='same')
+        def b(event): ...
+        """
+    )
+    with pytest.raises(ConfigurationError, match="two consumers are named"):
+        ConsumerHub().scan(pkg)
+
+
+def test_a_scan_leaves_out_what_it_is_told_to(package: Package) -> None:
+    """Relative names, as Venusian reads them."""
+    pkg = package("@consumer_config('t')\ndef process(event): ...")
+    hub = ConsumerHub()
+    hub.scan(pkg, ignore=".consumers")
+    assert len(hub) == 0
+
+
+@pytest.mark.parametrize("target", ["pkg", None, 5])
+def test_a_scan_takes_a_module(target: Any) -> None:
+    """A name is a common mistake, and is told."""
+    with pytest.raises(ConfigurationError, match="scan takes a package or a module"):
+        ConsumerHub().scan(target)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"topic": ""}, "bad topic ''"),
+        ({"topic": None}, "bad topic None"),
+        ({"topic": "t", "cls_type": 5}, "bad cls_type 5"),
+        ({"topic": "t", "name": ""}, "bad name ''"),
+        ({"topic": "t", "max_retry": 5}, "unknown Celery task option 'max_retry'.*did you mean 'max_retries'"),
+        ({"topic": "t", "bind": True}, "unknown Celery task option 'bind'"),
+    ],
+)
+def test_a_wrong_argument_fails_at_decoration(arguments: dict[str, Any], message: str) -> None:
+    """The error names the thing, the value and the way out."""
+    with pytest.raises(ConfigurationError, match=message):
+        consumer_config(**arguments)(lambda event: None)
+
+
+def test_a_bad_version_fails_at_decoration() -> None:
+    """Not at the first event, as in the original."""
+    with pytest.raises(VersionConditionError, match=r"'1\.0'"):
+        consumer_config("t", version="1.0")(lambda event: None)
+
+
+@pytest.mark.parametrize("target", ["text", None, 5])
+def test_only_something_callable_can_be_decorated(target: Any) -> None:
+    """Anything else is told at decoration."""
+    with pytest.raises(ConfigurationError, match="decorates functions and methods"):
+        consumer_config("t")(target)
+
+
+class DisputePayload(Payload):
+    cls_type: Literal["test-hub-dispute"] = "test-hub-dispute"
+    amount: int
+
+
+def test_a_function_gets_a_dict_unless_it_asks_for_a_model() -> None:
+    """The record, or the payload's model; a payload of another class is read as the model."""
+
+    def plain(settings: dict[str, Any], event): ...  # type: ignore[no-untyped-def]
+    def record(event: FacilityRecord) -> None: ...
+    def payload(settings: dict[str, Any], event: DisputePayload) -> None: ...
+
+    event = decode(event_text(cls_type="test-hub-dispute", amount=5))
+    assert Consumer(plain, "t").argument(event)["payload"] == {"cls_type": "test-hub-dispute", "amount": 5}
+    assert Consumer(record, "t").argument(event) is event
+    given = Consumer(payload, "t").argument(event)
+    assert isinstance(given, DisputePayload)
+    assert given.amount == 5
+
+
+def test_a_function_may_not_ask_for_two_models() -> None:
+    """Which one is the event would be a guess."""
+
+    def both(event: FacilityRecord, payload: MetricsPayload) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="asks for 2 event models"):
+        Consumer(both, "t")
+
+
+def routed(hub: ConsumerHub, **event: Any) -> list[str | None]:
+    return [consumer.name for consumer in hub.route(decode(event_text(**event)))]
+
+
+def test_events_are_routed_by_cls_type_and_version() -> None:
+    """In the order in which the consumers were added, whatever index found them."""
+    hub = ConsumerHub()
+
+    def func(event: Any) -> None: ...
+
+    for name, cls_type, version in [
+        ("any", None, None),
+        ("metrics", "metrics", None),
+        ("old", ["metrics", "log"], "<1.0"),
+        ("new", None, ">=1.0"),
+        ("log", "log", None),
+    ]:
+        hub.add_consumer(Consumer(func, "t", cls_type, version, name))
+    assert routed(hub) == ["any", "metrics", "old"]
+    assert routed(hub, schema="1.2") == ["any", "metrics", "new"]
+    assert routed(hub, schema="no version") == ["any", "metrics"]
+    assert routed(hub, cls_type="log", message="m", severity="info") == ["any", "old", "log"]
+    assert routed(hub, cls_type="unknown") == ["any"]
+
+
+def test_a_consumer_added_later_is_routed_to() -> None:
+    """What was worked out before is forgotten."""
+    hub = ConsumerHub()
+    assert routed(hub) == []
+    hub.add_consumer(Consumer(lambda event: None, "t", name="late"))
+    assert routed(hub) == ["late"]

@@ -1,0 +1,214 @@
+"""Leases, deletes and returns, against a scripted queue: no real SQS fails on demand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from balog_celery.consumers.delivery import Delivery
+from balog_celery.consumers.keeper import Keeper
+from balog_celery.consumers.stats import Stats
+from balog_celery.errors import QueueError
+from balog_celery.queues import EntryFailure, Message
+from fakes import FakeQueue
+
+Make = Callable[..., Keeper]
+STALE = "ReceiptHandleIsInvalid"
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes started keepers, and ends them."""
+    made: list[Keeper] = []
+
+    def start(queue: FakeQueue, visibility: int = 30, stats: Stats | None = None) -> Keeper:
+        keeper = Keeper(queue, visibility, stats or Stats())
+        keeper.start()
+        made.append(keeper)
+        return keeper
+
+    yield start
+    for keeper in made:
+        keeper.close(time.monotonic() + 5)
+
+
+def deliver(keeper: Keeper, handle: str, jobs: int = 1, received: float | None = None) -> Delivery:
+    message = Message("body", handle, f"m{handle}", time.monotonic() if received is None else received)
+    delivery = Delivery(message, jobs, keeper.settle)
+    keeper.hold(delivery)
+    return delivery
+
+
+def calls(queue: FakeQueue, what: str) -> list[Any]:
+    return [argument for name, argument in queue.calls if name == what]
+
+
+def test_ten_deletes_go_in_one_call_at_once(make: Make) -> None:
+    """Without waiting for the second that fewer would wait."""
+    queue = FakeQueue()
+    keeper = make(queue)
+    for number in range(10):
+        deliver(keeper, str(number)).settle_one(refused=False)
+    queue.wait_for(lambda: len(queue.deleted) == 10, 0.9)
+    assert calls(queue, "delete") == [[str(number) for number in range(10)]]
+
+
+def test_fewer_deletes_wait_for_company_but_not_for_ever(make: Make) -> None:
+    """They go together, after a second."""
+    queue = FakeQueue()
+    keeper = make(queue)
+    for number in range(3):
+        deliver(keeper, str(number)).settle_one(refused=False)
+    queue.wait_for(lambda: len(queue.deleted) == 3)
+    assert len(calls(queue, "delete")) == 1
+    assert keeper.drain(time.monotonic() + 5)
+
+
+def test_a_refused_delivery_is_given_back_at_once(make: Make) -> None:
+    """With visibility 0, and without a delete."""
+    queue = FakeQueue()
+    keeper = make(queue)
+    deliver(keeper, "a").settle_one(refused=True)
+    queue.wait_for(lambda: queue.returned == ["a"], 0.9)
+    assert not queue.deleted
+
+
+def test_what_is_in_flight_keeps_its_lease(make: Make) -> None:
+    """Well before its visibility ends, again and again."""
+    queue = FakeQueue()
+    keeper = make(queue, visibility=1)
+    delivery = deliver(keeper, "a")
+    queue.wait_for(lambda: len(queue.extended) >= 2)
+    delivery.settle_one(refused=False)
+    queue.wait_for(lambda: queue.deleted == ["a"])
+    assert keeper.drain(time.monotonic() + 5)
+
+
+def test_leases_are_extended_ten_at_a_time(make: Make) -> None:
+    """SQS takes no more."""
+    queue = FakeQueue()
+    keeper = make(queue, visibility=2)
+    for number in range(25):
+        deliver(keeper, str(number), received=time.monotonic() - 1.5)
+    queue.wait_for(lambda: len(set(queue.extended)) == 25)
+    assert max(map(len, calls(queue, "extend"))) == 10
+
+
+def test_a_lease_ends_after_twelve_hours(make: Make) -> None:
+    """SQS would refuse to extend it; it is let go of, and the delivery may still be settled."""
+    queue = FakeQueue()
+    keeper = make(queue)
+    delivery = deliver(keeper, "a", received=time.monotonic() - 43_190)
+    assert keeper.drain(time.monotonic() + 5)
+    assert not queue.extended
+    delivery.settle_one(refused=False)
+    queue.wait_for(lambda: queue.deleted == ["a"])
+
+
+def test_a_failed_entry_is_tried_again_and_a_stale_handle_is_not(make: Make) -> None:
+    """Each by its own code; the others of the batch are done."""
+    queue = FakeQueue()
+    stats = Stats()
+    answers = [
+        [EntryFailure(0, "InternalError", "", False), EntryFailure(1, STALE, "", True)],
+    ]
+    queue.on["delete"] = lambda handles: answers.pop() if answers else None
+    keeper = make(queue, stats=stats)
+    for handle in "abc":
+        deliver(keeper, handle).settle_one(refused=False)
+    queue.wait_for(lambda: sorted(queue.deleted) == ["a", "c"])
+    assert keeper.drain(time.monotonic() + 5)
+    assert calls(queue, "delete") == [["a", "b", "c"], ["a"]]
+    assert stats.of("topic")["stale_handles"] == 1
+
+
+@pytest.mark.parametrize("error", [QueueError("SQS is down", "ServiceUnavailable"), ValueError("a bug")])
+def test_a_failed_call_is_tried_again(make: Make, error: Exception) -> None:
+    """Whatever it raised: a delete that is owed stays owed."""
+    queue = FakeQueue()
+    problems = [error]
+
+    def delete(handles: list[str]) -> None:
+        if problems:
+            raise problems.pop()
+
+    queue.on["delete"] = delete
+    keeper = make(queue)
+    deliver(keeper, "a").settle_one(refused=False)
+    queue.wait_for(lambda: queue.deleted == ["a"])
+    assert keeper.drain(time.monotonic() + 5)
+
+
+def test_a_failed_extension_is_tried_again_and_keeps_nobody_waiting(make: Make) -> None:
+    """The entry that failed is extended at the next try, the stale one is let go of."""
+    queue = FakeQueue()
+    answers = [[EntryFailure(0, "Throttled", "", False), EntryFailure(1, STALE, "", True)]]
+    queue.on["extend"] = lambda handles: answers.pop() if answers else None
+    keeper = make(queue, visibility=4)
+    received = time.monotonic() - 3
+    for handle in "abc":
+        deliver(keeper, handle, received=received)
+    queue.wait_for(lambda: {"a", "c"} <= set(queue.extended))
+    assert keeper.in_flight == 2
+
+
+def test_closing_flushes_what_is_owed_and_gives_back_the_rest(make: Make) -> None:
+    """Nothing waits for company any more."""
+    queue = FakeQueue()
+    keeper = make(queue)
+    deliver(keeper, "done").settle_one(refused=False)
+    running = deliver(keeper, "running", jobs=2)
+    assert keeper.close(time.monotonic() + 5) == 0
+    assert queue.deleted == ["done"]
+    assert queue.returned == ["running"]
+    running.settle_one(refused=False)
+
+
+def test_closing_says_what_it_could_not_do(make: Make) -> None:
+    """SQS's visibility timeout has it then."""
+    queue = FakeQueue()
+
+    def refuse(handles: list[str]) -> None:
+        raise QueueError("down")
+
+    queue.on["delete"] = refuse
+    keeper = make(queue)
+    deliver(keeper, "a").settle_one(refused=False)
+    assert keeper.close(time.monotonic() + 0.3) in (0, 1)
+    assert not queue.deleted
+    queue.on.clear()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["ok", "again", "stale"])), min_size=1, max_size=60))
+def test_every_delivery_is_deleted_or_returned_as_it_was_settled(plan: list[tuple[bool, str]]) -> None:
+    """Whatever fails once: no handle is lost, and none is deleted that was refused."""
+    queue = FakeQueue()
+    trouble = {str(number): kind for number, (_, kind) in enumerate(plan)}
+
+    def answer(handles: list[str]) -> list[EntryFailure]:
+        failures = []
+        for index, handle in enumerate(handles):
+            kind = trouble.get(handle, "ok")
+            if kind == "again":
+                trouble[handle] = "ok"
+                failures.append(EntryFailure(index, "InternalError", "", False))
+            elif kind == "stale":
+                failures.append(EntryFailure(index, STALE, "", True))
+        return failures
+
+    queue.on["delete"] = queue.on["return"] = answer
+    keeper = Keeper(queue, 30, Stats())
+    keeper._backoff._first = 0.001
+    keeper.start()
+    for number, (refused, _) in enumerate(plan):
+        deliver(keeper, str(number)).settle_one(refused=refused)
+    assert keeper.close(time.monotonic() + 20) == 0
+    alive = {str(number): refused for number, (refused, kind) in enumerate(plan) if kind != "stale"}
+    assert sorted(queue.deleted) == sorted(handle for handle, refused in alive.items() if not refused)
+    assert sorted(queue.returned) == sorted(handle for handle, refused in alive.items() if refused)

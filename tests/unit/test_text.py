@@ -1,0 +1,54 @@
+"""Text from outside in a log line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balog_celery.text import printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, with spaces and 'quotes'", "plain, with spaces and 'quotes'"),
+        ("Grüße, 東京", "Grüße, 東京"),
+        ("one\ntwo\r\n", "one\\ntwo\\r\\n"),
+        ("tab\tand\x00null", "tab\\tand\\x00null"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("next\x85line\u2028and\u2029paragraph", "next\\x85line\\u2028and\\u2029paragraph"),
+        ("abc\u202edcba", "abc\\u202edcba"),
+        ("zero\u200bwidth", "zero\\u200bwidth"),
+        ("half a pair \ud800", "half a pair \\ud800"),
+        ("", ""),
+    ],
+)
+def test_what_could_forge_or_break_a_line_is_escaped(text: str, shown: str) -> None:
+    """Line breaks of every kind, terminal escapes and characters that nobody sees; other text is left alone."""
+    assert printable(text) == shown
+
+
+def test_any_object_will_do() -> None:
+    """Its ``str()`` is shown."""
+    assert printable(ValueError("no\nway")) == "no\\nway"
+    assert printable(None) == "None"
+    assert printable(b"\n") == "b'\\n'"
+
+
+def test_long_text_is_cut() -> None:
+    """To the limit, three dots included; one that fits is whole."""
+    assert printable("x" * 200) == "x" * 200
+    assert printable("x" * 201) == "x" * 197 + "..."
+    assert printable("abcdefghij", 5) == "ab..."
+
+
+@given(st.text(max_size=50), st.integers(3, 60))
+def test_whatever_comes_the_result_is_one_printable_line(text: str, limit: int) -> None:
+    """And it is the text itself where that is one already."""
+    shown = printable(text, limit)
+    assert shown.isprintable()
+    assert len(shown.splitlines()) <= 1
+    shown.encode()
+    if text.isprintable() and len(text) <= limit:
+        assert shown == text
