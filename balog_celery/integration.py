@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterable
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .consumers.status import StatusFile, engine_statuses, status_folder
 from .dead_letters import DeadLetters
 from .dispatch import PublishDispatcher
 from .errors import ConfigurationError
+from .once import Marks
 from .queues import SQSQueue
 from .settings import PREFIX, Settings
 from .tasks import Routes, register
@@ -142,7 +143,8 @@ class Integration:
             operator = self.operator
         for consumer in self.hub:
             topic = resolve_topic(operator, consumer)
-            register(self._app, consumer, operator, topic, self.dead_letters)
+            marks = self._marks if consumer.once else None
+            register(self._app, consumer, operator, topic, self.dead_letters, marks)
             self._routes.add(consumer)
         self._loaded = True
 
@@ -186,6 +188,20 @@ class Integration:
     def statuses(self) -> list[dict[str, Any]]:
         """The status of each of this app's engines that run on this machine."""
         return list(engine_statuses(self.status_dir, str(self._app.main)))
+
+    @cached_property
+    def _marks(self) -> Marks:
+        url = self.settings.once_url.get_secret_value() if self.settings.once_url else ""
+        if not url and self.local:
+            url = self._local_broker
+        if url:
+            return Marks(partial(_redis, url))
+        if str(self._app.conf.result_backend or "").startswith(("redis", "rediss", "sentinel", "valkey")):
+            # The backend makes a client for each process and thread that asks.
+            return Marks(lambda: self._app.backend.client)
+        raise ConfigurationError(
+            "a consumer has once=, which needs Redis: set balog_once_url, or a Redis result backend"
+        )
 
     @property
     def _endpoint(self) -> str | None:
@@ -241,6 +257,14 @@ def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celer
     # Sent when a worker, an engine or a report loads the app's modules; what is raised there reaches the user.
     signals.import_modules.connect(import_modules, sender=app, weak=False)
     return app
+
+
+@lru_cache
+def _redis(url: str) -> Any:
+    import redis
+
+    # redis-py itself knows a unix socket by another name than kombu does, and sees to forks.
+    return redis.Redis.from_url(url.replace("redis+socket://", "unix://"), socket_timeout=10, socket_connect_timeout=5)
 
 
 def _imported(setting: str, value: Any) -> Any:

@@ -84,7 +84,7 @@ class OutgoingMessage:
 
     def size(self) -> int:
         """Its size as SQS counts it, in bytes: body, names, types and values of the attributes."""
-        return len(self.body.encode()) + sum(
+        return len(self.body.encode("utf-8", "surrogatepass")) + sum(
             len(name.encode()) + len("String") + len(value.encode()) for name, value in self.attributes.items()
         )
 

@@ -74,6 +74,11 @@ class Settings(BaseModel):
         gt=0,
         description="With more tasks than this waiting in a queue on the broker, nothing is received from SQS.",
     )
+    once_url: SecretStr | None = Field(
+        None,
+        description="The Redis that remembers which events were finished, for consumers with once=: "
+        "'redis://host:6379/1'. Default: the result backend, if it is Redis.",
+    )
     status_dir: str | None = Field(
         None,
         description="The folder in which an engine keeps its status for `balog health` and for its worker. "

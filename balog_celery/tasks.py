@@ -14,6 +14,7 @@ from .consumers.consumer import Consumer
 from .consumers.options import ROUTING_OPTIONS
 from .dead_letters import DeadLetters
 from .errors import ConfigurationError, DecodeError
+from .once import LEASE, REMEMBER, AlreadyDone, InProgress, Marks
 from .records import FacilityRecord, decode
 from .text import printable
 
@@ -52,6 +53,7 @@ class ConsumerTask(Task):  # type: ignore[misc]
     operator: Any
     topic: str
     dead_letters: DeadLetters
+    marks: Marks | None
 
     def run(self, event: str) -> Any:
         """Have the operator call the consumer's function with *event*."""
@@ -59,6 +61,8 @@ class ConsumerTask(Task):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
+            if self.marks is not None:
+                return self._run_once(self.marks, *args, **kwargs)
             return self.run(*args, **kwargs)
         except (Retry, Ignore):
             raise
@@ -69,6 +73,27 @@ class ConsumerTask(Task):  # type: ignore[misc]
         except Exception as error:
             self.bury(args[0], error)
             raise
+
+    def _run_once(self, marks: Marks, event: str) -> Any:
+        event_id = decode(event).header.id
+        remember = REMEMBER if self.consumer.once is True else float(self.consumer.once)
+        began = False
+        try:
+            with marks.attempt(task_id(event_id, self.name), remember):
+                began = True
+                return self.run(event)
+        except AlreadyDone:
+            logger.info("%s has finished event %s before: skipped", self.name, printable(event_id))
+            return None
+        except InProgress:
+            logger.info("%s is being run for event %s: looking again later", self.name, printable(event_id))
+        except Exception as error:
+            if began:
+                raise
+            logger.warning("%s: the marks of once= cannot be read, trying again later: %r", self.name, error)
+        # Not a retry, which would count. The copy has the same id; this message is acknowledged when it is sent.
+        self.signature_from_request(self.request, countdown=LEASE / 4, retries=self.request.retries).apply_async()
+        raise Ignore
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """As Celery's; shows which event it is instead of the event, also when Celery retries."""
@@ -114,9 +139,12 @@ def _event_id(text: str) -> str:
         return "?"
 
 
-def register(app: Celery, consumer: Consumer, operator: Any, topic: str, dead_letters: DeadLetters) -> ConsumerTask:
+def register(
+    app: Celery, consumer: Consumer, operator: Any, topic: str, dead_letters: DeadLetters, marks: Marks | None
+) -> ConsumerTask:
     """Register the task of *consumer* with *app*, under the consumer's name and with its options.
 
+    :param marks: where it is remembered which events are done, for a consumer with ``once``.
     :raises ConfigurationError: another task has that name.
     """
     name = consumer.task_name
@@ -134,6 +162,7 @@ def register(app: Celery, consumer: Consumer, operator: Any, topic: str, dead_le
         "operator": operator,
         "topic": topic,
         "dead_letters": dead_letters,
+        "marks": marks if consumer.once else None,
     }
     task = type(str(consumer.name), (ConsumerTask,), members)()
     app.register_task(task)

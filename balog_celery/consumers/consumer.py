@@ -34,6 +34,7 @@ class Consumer:
     :param version: the schema versions it wants; None: any. Kept as a :class:`VersionCondition`.
     :param name: default: *found_as*, else the function's name.
     :param options: its Celery task options.
+    :param once: whether an event that it has finished is skipped when it comes again; a number: for how many seconds.
     :param module: the module that its task is named after; default: the function's.
     :param found_as: the name under which a scan found it.
     :raises ConfigurationError: an argument is wrong.
@@ -45,6 +46,7 @@ class Consumer:
     version: str | Iterable[str] | VersionCondition | None = None
     name: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    once: bool | float = False
     module: str = ""
     found_as: str = ""
 
@@ -54,6 +56,8 @@ class Consumer:
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise ConfigurationError(f"bad name {self.name!r} for a consumer of {self.topic!r}: give a text")
         check_task_options(self.options, f"a consumer of {self.topic!r}")
+        if isinstance(self.once, str) or not self.once >= 0:
+            raise ConfigurationError(f"bad once={self.once!r} for a consumer of {self.topic!r}: give True, or seconds")
         self.cls_type = self.cls_types = cls_types(self.cls_type)
         self.version = self.condition = version_condition(self.version)
         #: Whether the name was given, not found.
@@ -86,6 +90,8 @@ def consumer_config(
     cls_type: str | Iterable[str] | None = None,
     version: str | Iterable[str] | None = None,
     name: str | None = None,
+    *,
+    once: bool | float = False,
     **task_options: Any,
 ) -> Callable[[F], F]:
     """Declare that a function consumes events; :meth:`ConsumerHub.scan` finds it.
@@ -100,6 +106,8 @@ def consumer_config(
     :param version: which schema versions it wants: ``"<1.0"``, ``">=1.0,<2.0"``, ``"~=1.2"``, or several; default: any.
     :param name: the consumer's name, with which its Celery task is named, after the module; default: the function's.
         The task's id is derived from it, so give one where a function may be renamed.
+    :param once: skip an event that this consumer has finished if it is delivered again, to whatever worker. True
+        remembers for a day, a number for so many seconds. Needs Redis: ``balog_once_url``, or a Redis result backend.
     :param task_options: any Celery task option: ``autoretry_for``, ``retry_backoff``, ``max_retries``, ``rate_limit``,
         ``time_limit``, ``queue``, ``priority``, ``acks_late``, ...
     :returns: a decorator that returns the function unchanged.
@@ -110,15 +118,16 @@ def consumer_config(
         if not callable(func) and not isinstance(func, classmethod):
             raise ConfigurationError(f"consumer_config decorates functions and methods, not {func!r}")
         # Made here as well, so that what is wrong is told where it is written.
-        wanted = Consumer(func, topic, cls_type, version, name, task_options)
+        wanted = Consumer(func, topic, cls_type, version, name, task_options, once)
 
         def consumer(found_as: str, obj: Any) -> Consumer:
             target = obj
             if info.scope == "class":
                 method = func.__name__
                 target, found_as = _method(obj, method), f"{found_as}.{method}"
+            module = info.module.__name__
             return Consumer(
-                target, topic, wanted.cls_types, wanted.condition, name, task_options, info.module.__name__, found_as
+                target, topic, wanted.cls_types, wanted.condition, name, task_options, once, module, found_as
             )
 
         def found(scanner: Any, found_as: str, obj: Any) -> None:

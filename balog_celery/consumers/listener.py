@@ -176,7 +176,10 @@ class Listener:
         if jobs:
             self._dispatch(jobs)
         for other in others:
-            other()
+            try:
+                other()
+            except Exception:  # one message's trouble must not be that of the others; it stays in the queue
+                logger.exception("unexpected error with a message of %s: it comes again", printable(self.topic))
 
     def _route(self, message: Message, event: FacilityRecord) -> tuple[Consumer, ...]:
         if self._by_version and parse_version(event.schema_version) is None:

@@ -6,9 +6,11 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from project import CELERY, Project, Start, Topic
 
 import servers
 
@@ -66,3 +68,35 @@ def rabbitmq() -> Iterator[servers.RabbitMQ]:
         _missing("rabbitmq-server is not installed")
     with servers.RabbitMQ() as server:
         yield server
+
+
+@pytest.fixture
+def topic(sqs: servers.Sqs, queue_name: str) -> Iterator[Topic]:
+    """This test's topic."""
+    with closing(sqs.client()) as client:
+        yield Topic(client, queue_name)
+
+
+@pytest.fixture
+def project(tmp_path: Path, topic: Topic, broker: servers.Valkey) -> Project:
+    """A project on Valkey."""
+    return Project(tmp_path, topic.name, f"broker_url = {broker.url!r}\n", broker.url)
+
+
+@pytest.fixture
+def start(project: Project, sqs: servers.Sqs) -> Iterator[Start]:
+    """Starts programs of the project; all are killed in the end."""
+    programs: list[servers.Program] = []
+
+    def run(*arguments: str, ready: str | None = " ready.", command: list[str] = CELERY) -> servers.Program:
+        program = servers.Program([*command, *arguments], env={**project.env, **sqs.env}, cwd=project.folder)
+        programs.append(program)
+        program.start()
+        if ready:
+            program.wait_for(ready, 60)
+        return program
+
+    yield run
+    for program in programs:
+        print(program.output)  # shown if the test failed
+        program.__exit__(None, None, None)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import servers
 
 CONSUMERS = """
 import json, os, time
@@ -62,10 +67,38 @@ def slow(event):
     note("slow-done", event["header"]["id"])
 
 
+@consumer_config(topic=TOPIC, cls_type="crash", max_retries=2, default_retry_delay=0)
+def crash(event):
+    note("crash", event["header"]["id"])
+    os._exit(7)
+
+
+@consumer_config(topic=TOPIC, cls_type="single", once=True)
+def single(event):
+    note("single", event["header"]["id"])
+    time.sleep(event["payload"].get("seconds", 0))
+    note("single-done", event["header"]["id"])
+
+
 @consumer_config(topic=TOPIC, cls_type="long", time_limit=1)
 def too_long(event):
     note("too_long", event["header"]["id"])
     time.sleep(30)
+"""
+
+
+#: With this in its configuration, what a killed worker had comes back within seconds.
+QUICK_RESTORE = (
+    "broker_transport_options = {'visibility_timeout': 8, 'unacked_restore_interval': 1, 'unacked_restore_throttle': 1}"
+)
+
+BASE = """
+import os
+balog_packages = ['proj']
+balog_wait_time = 1
+balog_drain = 10
+balog_once_url = os.environ.get('ONCE_URL')
+balog_status_dir = os.environ.get('STATUS_DIR')
 """
 
 
@@ -75,8 +108,9 @@ class Project:
     :param config: the text of its ``celeryconfig.py``, besides the packages to scan.
     """
 
-    def __init__(self, folder: Path, topic: str, config: str = "") -> None:
+    def __init__(self, folder: Path, topic: str, config: str = "", once_url: str = "redis://127.0.0.1:1") -> None:
         self.folder = folder
+        self.once_url = once_url
         self.topic = topic
         self.ledger = folder / "ledger.jsonl"
         self.ledger.touch()
@@ -88,13 +122,19 @@ class Project:
 
     def configure(self, config: str) -> None:
         """Write the configuration."""
-        text = "balog_packages = ['proj']\nbalog_wait_time = 1\nbalog_drain = 10\n" + textwrap.dedent(config)
+        text = BASE + textwrap.dedent(config)
         (self.folder / "celeryconfig.py").write_text(text)
+
+    def add(self, config: str) -> None:
+        """Add to the configuration."""
+        with (self.folder / "celeryconfig.py").open("a") as file:
+            file.write(config + "\n")
 
     @property
     def env(self) -> dict[str, str]:
         """What the consumers need in their environment."""
-        return {"LEDGER": str(self.ledger), "TOPIC": self.topic}
+        status = str(self.folder / "status")
+        return {"LEDGER": str(self.ledger), "TOPIC": self.topic, "ONCE_URL": self.once_url, "STATUS_DIR": status}
 
     def entries(self) -> list[dict[str, Any]]:
         """What the consumers did, in order."""
@@ -112,3 +152,51 @@ class Project:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {timeout} s: {dict(runs)}")
             time.sleep(0.05)
+
+
+CELERY = [sys.executable, "-m", "celery", "-A", "balog_celery"]
+Start = Callable[..., servers.Program]
+
+
+class Topic:
+    """One test's queue and its dead-letter queue, and what is in them."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.client = client
+        self.name = name
+        self.url = client.get_queue_url(QueueName=name)["QueueUrl"]
+        self.dead_url = client.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+
+    def send(self, *bodies: str) -> None:
+        for body in bodies:
+            self.client.send_message(QueueUrl=self.url, MessageBody=body)
+
+    def left(self) -> int:
+        """How many messages it holds, visible or not."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        attributes = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        return sum(map(int, attributes.values()))
+
+    def dead(self) -> list[dict[str, Any]]:
+        """The dead letters: body and attributes."""
+        answer = self.client.receive_message(
+            QueueUrl=self.dead_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
+        )
+        return [
+            {
+                "body": message["Body"],
+                **{name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()},
+            }
+            for message in answer.get("Messages", [])
+        ]
+
+
+def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:
+    worker.signal(number)
+    return worker.wait(60)
+
+
+def engine_pids(worker: servers.Program) -> list[int]:
+    listing = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    marked = [line.split(None, 1) for line in listing.splitlines() if f"--worker-pid {worker.pid}" in line]
+    return [int(pid) for pid, _ in marked]

@@ -6,90 +6,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from project import Project
+from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, stop
 
 import servers
 from fakes import event_text
-
-CELERY = [sys.executable, "-m", "celery", "-A", "balog_celery"]
-Start = Callable[..., servers.Program]
-
-
-class Topic:
-    """One test's queue and its dead-letter queue, and what is in them."""
-
-    def __init__(self, client: Any, name: str) -> None:
-        self.client = client
-        self.name = name
-        self.url = client.get_queue_url(QueueName=name)["QueueUrl"]
-        self.dead_url = client.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
-
-    def send(self, *bodies: str) -> None:
-        for body in bodies:
-            self.client.send_message(QueueUrl=self.url, MessageBody=body)
-
-    def left(self) -> int:
-        """How many messages it holds, visible or not."""
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        attributes = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
-        return sum(map(int, attributes.values()))
-
-    def dead(self) -> list[dict[str, Any]]:
-        """The dead letters: body and attributes."""
-        answer = self.client.receive_message(
-            QueueUrl=self.dead_url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], VisibilityTimeout=0
-        )
-        return [
-            {
-                "body": message["Body"],
-                **{name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()},
-            }
-            for message in answer.get("Messages", [])
-        ]
-
-
-@pytest.fixture
-def topic(sqs: servers.Sqs, queue_name: str) -> Iterator[Topic]:
-    """This test's topic."""
-    with closing(sqs.client()) as client:
-        yield Topic(client, queue_name)
-
-
-@pytest.fixture
-def project(tmp_path: Path, topic: Topic, broker: servers.Valkey) -> Project:
-    """A project on Valkey."""
-    return Project(tmp_path, topic.name, f"broker_url = {broker.url!r}\n")
-
-
-@pytest.fixture
-def start(project: Project, sqs: servers.Sqs) -> Iterator[Start]:
-    """Starts programs of the project; all are killed in the end."""
-    programs: list[servers.Program] = []
-
-    def run(*arguments: str, ready: str | None = " ready.", command: list[str] = CELERY) -> servers.Program:
-        program = servers.Program([*command, *arguments], env={**project.env, **sqs.env}, cwd=project.folder)
-        programs.append(program)
-        program.start()
-        if ready:
-            program.wait_for(ready, 60)
-        return program
-
-    yield run
-    for program in programs:
-        print(program.output)  # shown if the test failed
-        program.__exit__(None, None, None)
-
-
-def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:
-    worker.signal(number)
-    return worker.wait(60)
 
 
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
@@ -180,12 +105,6 @@ def test_a_stop_gives_the_engine_up_first_and_finishes_what_runs(start: Start, p
     assert "engine stopped" in worker.output
 
 
-def engine_pids(worker: servers.Program) -> list[int]:
-    listing = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    marked = [line.split(None, 1) for line in listing.splitlines() if f"--worker-pid {worker.pid}" in line]
-    return [int(pid) for pid, _ in marked]
-
-
 def test_a_killed_engine_is_started_anew(start: Start, project: Project, topic: Topic) -> None:
     """The worker goes on, and so do the events."""
     worker = start("worker", "-l", "INFO", "-c", "1")
@@ -220,23 +139,13 @@ def test_ctrl_c_stops_worker_and_engine(start: Start, project: Project) -> None:
 
 def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: Topic) -> None:
     """Its unacknowledged task is run again, by the next one."""
-    project.configure(
-        f"broker_url = {json.dumps(json.loads(json.dumps(_broker_url(project))))}\n"
-        "broker_transport_options = {'visibility_timeout': 5, 'unacked_restore_interval': 1, "
-        "'unacked_restore_throttle': 1}\n"
-    )
+    project.add(QUICK_RESTORE)
     topic.send(event_text("s", "slow", seconds=2))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
     worker.kill_group()
     start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow-done", "s"] == 1, 60)
-
-
-def _broker_url(project: Project) -> str:
-    namespace: dict[str, Any] = {}
-    exec((project.folder / "celeryconfig.py").read_text(), namespace)
-    return str(namespace["broker_url"])
 
 
 @contextmanager
@@ -267,7 +176,7 @@ def test_a_wrong_configuration_stops_the_worker_with_its_cause(
     start: Start, project: Project, config: str, message: str
 ) -> None:
     """Not with Celery's fallback to some other broker."""
-    project.configure(f"broker_url = {_broker_url(project)!r}\n{config}\n")
+    project.add(config)
     with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
         assert message in worker.output
 

@@ -42,6 +42,7 @@ LAYERS = [
     "consumers.engine",
     "consumers.sqs",
     "consumers",
+    "once",
     "tasks",
     "depth",
     "dispatch",

@@ -1,0 +1,189 @@
+"""What a production night does: brokers that hang, fill up and die, handlers that kill, duplicates, frozen pollers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, stop
+
+import servers
+from fakes import event_text
+
+METRIC = [{"name": "n", "value": 1}]
+
+
+@pytest.fixture
+def own_broker(project: Project) -> Iterator[servers.Valkey]:
+    """A Valkey of this test's own, to be hurt; the project uses it."""
+    with servers.Valkey() as server:
+        project.add(f"broker_url = {server.url!r}")
+        project.add("balog_publish_timeout = 2")
+        project.add(QUICK_RESTORE)
+        yield server
+
+
+@pytest.mark.parametrize("trouble", ["freeze", "kill"])
+def test_a_broker_that_hangs_or_dies_loses_nothing(
+    start: Start, project: Project, topic: Topic, own_broker: servers.Valkey, trouble: str
+) -> None:
+    """Publishing fails in bounded time, nothing is deleted meanwhile, and it goes on by itself."""
+    engine = start("balog", "engine", ready="engine started")
+    topic.send(event_text("before", values=METRIC))
+    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    getattr(own_broker, trouble)()
+    topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
+    engine.wait_for("dispatching failed", 30)
+    assert topic.left() == 12
+    if trouble == "freeze":
+        own_broker.thaw()
+    else:
+        own_broker.start()
+    engine.wait_for("dispatching works again", 60)
+    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    start("worker", "-l", "INFO", "-c", "1", "--no-engine")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 13)
+
+
+def test_a_frozen_rabbitmq_gets_no_credit_for_what_it_did_not_take(
+    start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
+) -> None:
+    """An unconfirmed publish would "succeed": the commit is what counts."""
+    project.add(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\nbalog_publish_timeout = 2")
+    engine = start("balog", "engine", ready="engine started")
+    topic.send(event_text("before", values=METRIC))
+    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    rabbitmq.freeze()
+    try:
+        topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
+        engine.wait_for("dispatching failed", 30)
+        assert topic.left() == 12
+    finally:
+        rabbitmq.thaw()
+    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    start("worker", "-l", "INFO", "-c", "1", "--no-engine")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 13)
+
+
+def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:
+    """Above the high-water mark nothing is received, until the workers have caught up."""
+    project.add("balog_high_water = 20")
+    engine = start("balog", "engine", ready="engine started")
+    topic.send(*(event_text(f"a{number}", values=METRIC) for number in range(30)))
+    engine.wait_for("nothing is received until they are fewer", 30)
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    topic.send(*(event_text(f"b{number}", values=METRIC) for number in range(10)))
+    start("worker", "-l", "INFO", "-c", "1", "--no-engine")
+    engine.wait_for("receiving again", 30)
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 40)
+
+
+def test_an_event_that_kills_its_child_is_not_run_for_ever(start: Start, project: Project, topic: Topic) -> None:
+    """After its retries it is a dead letter, and others go on."""
+    topic.send(event_text("c", "crash"))
+    start("worker", "-l", "INFO", "-c", "1")
+    servers.wait_until(lambda: topic.dead(), 60, "the dead letter")
+    (letter,) = topic.dead()
+    assert letter["consumer"] == "proj.consumers.crash"
+    assert "WorkerLostError" in letter["error"]
+    topic.send(event_text("e", values=METRIC))
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    assert project.runs()["crash", "c"] == 3
+
+
+def test_once_skips_what_was_finished(start: Start, project: Project, topic: Topic) -> None:
+    """Whatever worker gets the event again."""
+    topic.send(event_text("s", "single"))
+    one = start("worker", "-l", "INFO", "-c", "1", "-n", "one@h")
+    project.wait_for(lambda runs: runs["single-done", "s"] == 1)
+    assert stop(one) == 0
+    topic.send(event_text("s", "single"))
+    two = start("worker", "-l", "INFO", "-c", "1", "-n", "two@h")
+    two.wait_for("has finished event s before: skipped", 30)
+    assert project.runs()["single", "s"] == 1
+
+
+def test_once_lets_no_two_attempts_run_at_a_time(start: Start, project: Project, topic: Topic) -> None:
+    """The second looks again later."""
+    topic.send(event_text("s", "single", seconds=4))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: runs["single", "s"] == 1)
+    topic.send(event_text("s", "single", seconds=4))
+    worker.wait_for("is being run for event s: looking again later", 30)
+    worker.wait_for("has finished event s before: skipped", 60)
+    assert project.runs() == {("single", "s"): 1, ("single-done", "s"): 1}
+
+
+def health(project: Project) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **project.env}
+    command = [*CELERY, "balog", "health"]
+    return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_health_tells_a_running_engine_from_none_and_from_a_frozen_one(
+    start: Start, project: Project, topic: Topic
+) -> None:
+    """By its exit code, and in words."""
+    assert health(project).returncode == 1
+    assert "no engine of this app runs" in health(project).stderr
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("engine started")
+    good = health(project)
+    assert good.returncode == 0, good.stderr
+    assert f"topic {topic.name}: polling" in good.stdout
+    (pid,) = engine_pids(worker)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        frozen = servers.wait_until(lambda: (h := health(project)).returncode and h, 60, "the verdict")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert f"the engine (pid {pid}) hangs" in frozen.stderr
+
+
+def test_inspect_stats_shows_the_engines_counters(start: Start, project: Project, topic: Topic) -> None:
+    """That is what Flower's page of the worker shows, too."""
+    topic.send(event_text("e", values=METRIC))
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+
+    def counted() -> dict[str, int]:
+        command = [*CELERY, "inspect", "stats", "--json", "-t", "5"]
+        env = {**os.environ, **project.env}
+        done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
+        (stats,) = json.loads(done.stdout).values()
+        return dict(stats["balog"]["topics"][topic.name]) if stats["balog"] else {}
+
+    servers.wait_until(lambda: counted().get("deleted") == 1, 40, "the counters")
+
+
+def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
+    start: Start, project: Project, topic: Topic
+) -> None:
+    """The engine says what is missing, and goes on."""
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("engine started")
+    topic.client.delete_queue(QueueUrl=topic.url)
+    worker.wait_for(f"there is no queue '{topic.name}'", 30)
+    topic.client.create_queue(QueueName=topic.name)
+    topic.send(event_text("e", values=METRIC))
+    project.wait_for(lambda runs: runs["first", "e"] == 1, 90)
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGQUIT,), (signal.SIGTERM, signal.SIGQUIT)])
+def test_a_cold_shutdown_loses_nothing(start: Start, project: Project, topic: Topic, numbers: tuple[int, ...]) -> None:
+    """What it killed is run again by the next worker."""
+    project.add(QUICK_RESTORE)
+    topic.send(*(event_text(f"s{number}", "slow", seconds=2) for number in range(4)))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(
+        lambda runs: runs["slow", "s0"] + runs["slow", "s1"] + runs["slow", "s2"] + runs["slow", "s3"] >= 1
+    )
+    for number in numbers:
+        worker.signal(number)
+    worker.wait(60)
+    start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] >= 1 for number in range(4)), 90)
