@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from .consumers.consumer import Consumer
 from .consumers.engine import Engine
 from .consumers.status import problems
 from .errors import BalogError, DecodeError
+from .link import Link
 from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue
 from .records import decode
 from .worker import EX_CONFIG, app_path
@@ -53,9 +55,12 @@ def _told() -> Iterator[None]:
 @click.option("-l", "--loglevel", default="INFO", type=LOG_LEVEL, help="Logging level.")
 @click.option("-f", "--logfile", default=None, help="Log to this file; default: stderr.")
 @click.option("--worker-pid", type=int, hidden=True, help="The worker beside which it runs, and with which it ends.")
+@click.option("--hand-off-fd", type=int, hidden=True, help="The socket over which that worker takes tasks.")
 @click.pass_context
 @handle_preload_options
-def engine(ctx: click.Context, loglevel: int, logfile: str | None, worker_pid: int | None) -> None:
+def engine(
+    ctx: click.Context, loglevel: int, logfile: str | None, worker_pid: int | None, hand_off_fd: int | None
+) -> None:
     """Run an engine: receive events, and put a task for each consumer on the broker.
 
     A worker runs one by itself; this is for engines apart from workers (started with --no-engine). Several may listen
@@ -69,7 +74,7 @@ def engine(ctx: click.Context, loglevel: int, logfile: str | None, worker_pid: i
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
         app.loader.import_default_modules()
-        running = app.balog.engine()
+        running = app.balog.engine(Link(socket.socket(fileno=hand_off_fd)) if hand_off_fd is not None else None)
         if worker_pid is not None:
             _stop_with(worker_pid, running)
         running.run()
@@ -122,12 +127,13 @@ def consumers(ctx: click.Context) -> None:
     with _told():
         app.loader.import_default_modules()
         rows = [_row(app, consumer) for consumer in app.balog.hub]
-    _table(("TASK", "TOPIC", "CLS_TYPE", "VERSION", "QUEUE", "OPTIONS"), rows)
+    _table(("TASK", "TOPIC", "CLS_TYPE", "VERSION", "QUEUE", "DISPATCH", "OPTIONS"), rows)
 
 
 def _row(app: Celery, consumer: Consumer) -> tuple[str, ...]:
     task = app.tasks[consumer.task_name]
     route = app.amqp.router.route({"queue": None}, task.name, (), {}, task)
+    dispatch = app.balog.settings.dispatch
     options = " ".join(f"{name}={value!r}" for name, value in consumer.options.items() if name != "queue")
     return (
         consumer.task_name,
@@ -135,6 +141,8 @@ def _row(app: Celery, consumer: Consumer) -> tuple[str, ...]:
         ",".join(sorted(consumer.cls_types or ("*",))),
         str(consumer.condition or "*"),
         route["queue"].name,
+        # A worker serves the default queue unless it is told otherwise.
+        dispatch if route["queue"].name == app.conf.task_default_queue else "publish",
         options,
     )
 

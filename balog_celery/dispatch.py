@@ -17,6 +17,8 @@ from celery.utils.nodenames import anon_nodename
 from .consumers.delivery import Job
 from .consumers.dispatcher import DispatchError
 from .depth import DepthWatch
+from .link import Link
+from .queues import BATCH_SIZE
 from .tasks import ConsumerTask, arguments_shown, task_id
 from .text import printable
 
@@ -50,6 +52,7 @@ class PublishDispatcher:
             self._drop_publisher()
             raise DispatchError(f"the broker did not take the tasks: {printable(repr(error), 500)}") from error
         for job in jobs:
+            self._depths.publishing_to(self.queue_of(job))
             job.acknowledge()
 
     def ready(self) -> bool:
@@ -60,12 +63,19 @@ class PublishDispatcher:
         for publisher in self._publishers:
             publisher.close()
 
+    def queue_of(self, job: Job) -> str:
+        """The queue on the broker to which the task of *job* goes."""
+        return self._envelope(job).queue
+
+    def topic_of(self, job: Job) -> str:
+        """The topic that the consumer of *job* listens to."""
+        return str(self._envelope(job).task.topic)
+
     def _envelope(self, job: Job) -> Envelope:
         name = job.consumer.task_name
         envelope = self._envelopes.get(name)
         if envelope is None:
             envelope = self._envelopes[name] = Envelope(self._app, self._app.tasks[name])
-        self._depths.publishing_to(envelope.queue)
         return envelope
 
     def _publisher(self) -> Publisher:
@@ -178,3 +188,85 @@ _TIMEOUT_OPTIONS = {
     "redis": ("socket_timeout", "socket_connect_timeout"),
     "amqp": ("read_timeout", "write_timeout"),
 }
+
+
+class HandOffDispatcher:
+    """Hands jobs to the worker beside the engine, over a socket; a job is acknowledged when its task has finished.
+
+    Finished means: it succeeded, it failed for good, or a retry of it is on the broker. Consumers whose queue that
+    worker does not serve are published, and all are while the worker cannot be handed tasks.
+
+    :param app: the Celery app; its consumers are registered.
+    :param link: the engine's end of the socket.
+    :param publish: serves what is not handed over.
+    """
+
+    def __init__(self, app: Celery, link: Link, publish: PublishDispatcher) -> None:
+        self._link = link
+        self._publish = publish
+        self._lock = threading.Lock()
+        # Guarded by the lock. Before the worker has said what it wants, nothing is received.
+        self._jobs: dict[int, Job] = {}
+        self._limit: int | None = 0
+        self._queues: frozenset[str] = frozenset()
+        self._number = 0
+        threading.Thread(target=self._listen, name="hand-off", daemon=True).start()
+
+    def ready(self) -> bool:
+        with self._lock:
+            if self._limit is not None:
+                # Room for a whole receive, or else receives get ever smaller, and each costs as much as one of ten.
+                return self._limit - len(self._jobs) >= min(BATCH_SIZE, max(1, self._limit // 2))
+        return self._publish.ready()
+
+    def dispatch(self, jobs: Sequence[Job]) -> None:
+        with self._lock:
+            queues = self._queues if self._limit is not None else frozenset()
+        handed = [job for job in jobs if self._publish.queue_of(job) in queues]
+        others = [job for job in jobs if self._publish.queue_of(job) not in queues]
+        if others:
+            # First, because it may fail, and then nothing may have been handed over.
+            self._publish.dispatch(others)
+        for job in handed:
+            self._hand_over(job)
+
+    def close(self) -> None:
+        self._publish.close()
+        self._link.close()
+
+    def _hand_over(self, job: Job) -> None:
+        name = job.consumer.task_name
+        with self._lock:
+            self._number += 1
+            number = self._number
+            self._jobs[number] = job
+        shown = arguments_shown(job.event, self._publish.topic_of(job))
+        try:
+            self._link.send("task", number, task_id(job.event.header.id, name), name, shown, job.text)
+        except OSError:
+            self._settle(number, refused=True)
+
+    def _listen(self) -> None:
+        while (lines := self._link.receive()) is not None:
+            for kind, *rest in lines:
+                if kind == "done":
+                    self._settle(rest[0], refused=False)
+                elif kind == "refused":
+                    self._settle(rest[0], refused=True)
+                else:
+                    with self._lock:
+                        self._limit = {"open": rest[0] if rest else 0, "publish": None, "closed": 0}[kind]
+                        if kind == "open":
+                            self._queues = frozenset(rest[1])
+        # The worker is gone, and whatever it ran with it.
+        with self._lock:
+            self._limit = 0
+            numbers = list(self._jobs)
+        for number in numbers:
+            self._settle(number, refused=True)
+
+    def _settle(self, number: int, *, refused: bool) -> None:
+        with self._lock:
+            job = self._jobs.pop(number, None)
+        if job is not None:
+            (job.refuse if refused else job.acknowledge)()

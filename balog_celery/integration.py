@@ -13,18 +13,20 @@ from celery import Celery, signals
 from celery.utils.imports import cwd_in_path, symbol_by_name
 
 from . import local
+from .consumers.dispatcher import Dispatcher
 from .consumers.engine import Engine
 from .consumers.hub import ConsumerHub
 from .consumers.operator import ConsumerOperator, check_operator, resolve_topic
 from .consumers.status import StatusFile, engine_statuses, status_folder
 from .dead_letters import DeadLetters
-from .dispatch import PublishDispatcher
+from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
+from .link import Link
 from .once import Marks
 from .queues import SQSQueue
 from .settings import PREFIX, Settings
 from .tasks import Routes, register
-from .worker import EngineStep, LocalStep, no_engine_option
+from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
 
 #: What this package would have in a configuration that does not say otherwise. JSON only is Celery's own default.
 CELERY_DEFAULTS = {
@@ -148,9 +150,10 @@ class Integration:
             self._routes.add(consumer)
         self._loaded = True
 
-    def engine(self) -> Engine:
-        """The engine of this app: it puts tasks on the app's broker.
+    def engine(self, link: Link | None = None) -> Engine:
+        """The engine of this app: it puts tasks on the app's broker, or hands them to a worker.
 
+        :param link: the socket to the worker beside which it runs, if that takes tasks.
         :raises ConfigurationError: a setting, a consumer or a topic is wrong.
         """
         self.load()
@@ -158,11 +161,15 @@ class Integration:
         wait_time = settings.wait_time
         if self.local and "wait_time" not in settings.model_fields_set:
             wait_time = _LOCAL_WAIT_TIME
+        dispatcher: Dispatcher
+        dispatcher = publish = PublishDispatcher(self._app, settings.publish_timeout, settings.high_water)
+        if link is not None:
+            dispatcher = HandOffDispatcher(self._app, link, publish)
         return Engine(
             self.hub,
             self.connect,
             consumer_operator=self.operator,
-            dispatcher=PublishDispatcher(self._app, settings.publish_timeout, settings.high_water),
+            dispatcher=dispatcher,
             default_event_handler=_imported("default_event_handler", settings.default_event_handler),
             wait_time=wait_time,
             visibility_timeout=settings.visibility_timeout,
@@ -243,6 +250,7 @@ def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celer
     app.user_options["worker"].add(no_engine_option())
     app.steps["worker"].add(LocalStep)
     app.steps["worker"].add(EngineStep)
+    app.steps["consumer"].add(HandOffStep)
 
     def configured(source: Any, **_: Any) -> None:
         integration.configure(source)

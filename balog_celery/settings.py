@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
@@ -46,6 +46,12 @@ class Settings(BaseModel):
     aws_session_token: SecretStr | None = Field(None, description="Goes with aws_access_key_id, if it is temporary.")
 
     engine: bool = Field(True, description="Whether a worker runs an engine beside it. The same as --no-engine.")
+    dispatch: Literal["hand-off", "publish"] = Field(
+        "publish",
+        description="How the engine beside a worker has tasks executed: 'hand-off' gives them to that worker over a "
+        "socket and deletes a message when its tasks have finished; 'publish' puts them on the broker and deletes it "
+        "when the broker has them. Consumers with a queue that the worker does not serve are published in any case.",
+    )
     wait_time: int = Field(20, ge=0, le=20, description="How long one poll waits for a first message, in seconds.")
     visibility_timeout: int | None = Field(
         None,

@@ -6,12 +6,15 @@ The engine is a process of its own, exec'd, so that nothing is shared with the p
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from celery import Celery, bootsteps
@@ -23,6 +26,8 @@ from celery.worker import state
 from . import local
 from .backoff import Backoff
 from .errors import ConfigurationError
+from .link import Link
+from .queues import BATCH_SIZE
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +75,16 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the engine when the pool runs, watches it, and stops it first."""
 
     name = "balog-engine"
-    # After the pool's first fork; stopped before the pool is drained.
-    requires = ("celery.worker.components:Pool", "celery.worker.components:Timer", LocalStep)
+    # Not the pool: a step that needs it is stopped before the pool is drained, and what runs in the pool then could not
+    # tell the engine that it has finished.
+    requires = ("celery.worker.components:Timer", LocalStep)
 
     def __init__(self, worker: Any, no_engine: bool = False, **_: Any) -> None:
         settings = worker.app.balog.settings
         self.enabled = settings.engine and not no_engine and len(worker.app.balog.hub) > 0
         self._drain = settings.drain
+        self._hand_off = HandOff() if settings.dispatch == "hand-off" else None
+        worker.balog_hand_off = self._hand_off
         self._backoff = Backoff()
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -120,7 +128,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _spawn(self) -> None:
         self._started = time.monotonic()
-        self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        if self._hand_off is None:
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            return
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [*self._command, "--hand-off-fd", str(theirs.fileno())]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._hand_off.use(Link(ours))
 
     def _supervise(self) -> None:
         if self._stopping or self._process is None:
@@ -142,6 +157,175 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         elif now >= self._start_at:
             self._start_at = 0.0
             self._spawn()
+
+
+class HandOffStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the engine hand tasks to this worker for as long as it is connected to its broker."""
+
+    name = "balog-hand-off"
+    # Its strategies are what tasks are given to (userguide/extending); Celery makes them anew at each connection.
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **_: Any) -> None:
+        # The worker's steps are made before the consumer's.
+        self._hand_off: HandOff | None = getattr(consumer.controller, "balog_hand_off", None)
+        self.enabled = self._hand_off is not None
+
+    def start(self, consumer: Any) -> None:
+        if self._hand_off is not None and consumer.hub is None:
+            self._hand_off.decline()
+
+    def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
+        """Called by Celery when the loop of an (again) connected consumer is about to run."""
+        if self._hand_off is not None:
+            self._hand_off.open(consumer, hub)
+
+    def stop(self, consumer: Any) -> None:
+        if self._hand_off is not None:
+            self._hand_off.shut()
+
+    terminate = stop
+
+
+class HandedTask:
+    """What a strategy needs of a message, for a task that no broker has seen."""
+
+    content_type = "application/json"
+    content_encoding = "utf-8"
+    _EMBED: ClassVar[dict[str, None]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+    def __init__(self, headers: dict[str, Any], event: str, queue: str) -> None:
+        self.headers = headers
+        self.properties = {"correlation_id": headers["id"], "reply_to": ""}
+        # Where a retry goes.
+        self.delivery_info = {"exchange": "", "routing_key": queue}
+        self.payload: tuple[Any, ...] = ((event,), {}, self._EMBED)
+        self.body = json.dumps(self.payload)
+
+
+class HandOff:
+    """The worker's side of the hand-off: takes tasks from the engine, and tells it what became of them."""
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._consumer: Any = None
+        self._hub: Any = None
+        self._reading = False
+        self._declined = False
+        # The ids of the tasks that were taken, by the engine's numbers for them.
+        self._taken: dict[int, str] = {}
+        self._headers: dict[str, dict[str, Any]] = {}
+
+    def use(self, link: Link) -> None:
+        """A new engine has been started; an old one's tasks go on, but nobody waits for them."""
+        self._forget_link()
+        self._link = link
+        if self._consumer is not None:
+            self._read()
+        elif self._declined:
+            self._tell("publish")
+
+    def open(self, consumer: Any, hub: Any) -> None:
+        """Take tasks from now on."""
+        self._consumer, self._hub = consumer, hub
+        self._read()
+
+    def decline(self) -> None:
+        """This worker has no event loop, and takes no tasks."""
+        self._declined = True
+        self._tell("publish")
+
+    def shut(self) -> None:
+        """Take no tasks for now. Celery forgets those that no child has accepted yet, so they go back."""
+        self._tell("closed")
+        if self._reading and self._link is not None:
+            self._hub.remove_reader(self._link.fileno())
+        self._consumer = self._hub = None
+        self._reading = False
+        running = {request.id for request in state.active_requests}
+        for number, task_id in list(self._taken.items()):
+            if task_id not in running:
+                self._settle(number, "refused")
+
+    def _read(self) -> None:
+        if self._link is None or self._reading:
+            return
+        self._reading = True
+        self._hub.add_reader(self._link.fileno(), self._on_readable)
+        concurrency = self._consumer.pool.num_processes
+        queues = list(self._consumer.app.amqp.queues.consume_from)
+        # As many as run, as many again to follow them, and room for a receive of ten.
+        self._tell("open", 2 * concurrency + BATCH_SIZE, queues)
+
+    def _on_readable(self) -> None:
+        lines = self._link.receive() if self._link is not None else None
+        if lines is None:
+            self._forget_link()
+            return
+        for _kind, number, task_id, name, shown, event in lines:
+            self._taken[number] = task_id
+            try:
+                self._execute(number, task_id, name, shown, event)
+            except Exception:
+                logger.exception("a task of %s could not be taken from the engine: its event comes again", name)
+                self._settle(number, "refused")
+
+    def _execute(self, number: int, task_id: str, name: str, shown: str, event: str) -> None:
+        headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
+        message = HandedTask(headers, event, self._consumer.app.conf.task_default_queue)
+
+        def ack(*_: Any) -> None:
+            self._settle(number, "done")
+
+        def reject(_logger: Any, _errors: Any, requeue: bool = False) -> None:
+            # Without requeue it has failed for good, and is a dead letter.
+            self._settle(number, "refused" if requeue else "done")
+
+        # How a strategy is called is not documented: see celery/worker/strategy.py, default().
+        self._consumer.strategies[name](message, None, ack, reject, [])
+
+    def _common_headers(self, name: str) -> dict[str, Any]:
+        known = self._headers.get(name)
+        if known is not None:
+            return known
+        app = self._consumer.app
+        task = app.tasks[name]
+        # As in dispatch.py: what Task.apply_async builds its message with.
+        message = app.amqp.create_task_message(
+            "",
+            name,
+            (),
+            {},
+            kwargsrepr="{}",
+            ignore_result=task.ignore_result,
+            time_limit=task.time_limit,
+            soft_time_limit=task.soft_time_limit,
+            expires=task.expires,
+        )
+        headers: dict[str, Any] = message.headers
+        if task.expires is None:  # else they differ: a time to live counts from now
+            self._headers[name] = headers
+        return headers
+
+    def _settle(self, number: int, how: str) -> None:
+        if self._taken.pop(number, None) is not None:
+            self._tell(how, number)
+
+    def _tell(self, *items: Any) -> None:
+        if self._link is not None:
+            # An engine that is gone needs to know nothing; SQS delivers again what it had.
+            with contextlib.suppress(OSError):
+                self._link.send(*items)
+
+    def _forget_link(self) -> None:
+        if self._link is None:
+            return
+        if self._reading:
+            self._hub.remove_reader(self._link.fileno())
+        self._reading = False
+        self._link.close()
+        self._link = None
+        self._taken.clear()
 
 
 def _engine_command(worker: Any) -> list[str]:

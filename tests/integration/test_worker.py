@@ -17,11 +17,13 @@ import servers
 from fakes import event_text
 
 
+@pytest.mark.parametrize("dispatch", ["publish", "hand-off"])
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
 def test_events_reach_every_consumer_and_leave_the_queue(
-    start: Start, project: Project, topic: Topic, pool: str
+    start: Start, project: Project, topic: Topic, pool: str, dispatch: str
 ) -> None:
-    """Once each, as a dict or as the record, whatever the pool."""
+    """Once each, as a dict or as the record, whatever the pool, and whether they pass the broker or not."""
+    project.add(f"balog_dispatch = {dispatch!r}")
     topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": "1.5"}]) for number in range(12)))
     worker = start("worker", "-l", "INFO", "-P", pool, "-c", "2")
     events = [f"e{number}" for number in range(12)]

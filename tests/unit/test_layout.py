@@ -44,6 +44,7 @@ LAYERS = [
     "consumers",
     "once",
     "tasks",
+    "link",
     "depth",
     "dispatch",
     "local",

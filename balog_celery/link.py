@@ -1,0 +1,58 @@
+"""The socket between an engine and the worker beside it: lines of JSON, each way.
+
+From the engine: ``["task", number, task id, task name, arguments shown, event]``. From the worker: ``["open", limit,
+[queue, ...]]``, hand me tasks of these queues, so many at a time; ``["publish"]``, I cannot be handed tasks;
+``["closed"]``, hand me none for now; ``["done", number]`` and ``["refused", number]``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from typing import Any
+
+_CHUNK = 262_144
+
+
+class Link:
+    """One end of the socket. Any thread may send; one thread receives.
+
+    :param sock: the end; it becomes this object's.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._sending = threading.Lock()
+        self._rest = b""
+
+    def fileno(self) -> int:
+        """The file descriptor, for an event loop."""
+        return self._socket.fileno()
+
+    def send(self, *items: Any) -> None:
+        """Send one line.
+
+        :raises OSError: the other end is gone.
+        """
+        line = json.dumps(items).encode() + b"\n"
+        with self._sending:
+            self._socket.sendall(line)
+
+    def receive(self) -> list[list[Any]] | None:
+        """The lines that have arrived, waiting for the first if none has; None when the other end is gone."""
+        try:
+            chunk = self._socket.recv(_CHUNK)
+        except OSError:
+            chunk = b""
+        if not chunk:
+            return None
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """Close this end; the other end is told by the end of its stream."""
+        with contextlib.suppress(OSError):  # the other end may have been faster
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
