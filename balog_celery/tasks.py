@@ -42,6 +42,8 @@ class ConsumerTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
+    # By name: the worker's own modules are not for a process that only publishes.
+    Request = "balog_celery.worker:ConsumerRequest"
     acks_late = True
     reject_on_worker_lost = True
     # An event that kills its pool child is tried as often as max_retries says, and is a dead letter then: rejecting
@@ -59,19 +61,19 @@ class ConsumerTask(Task):  # type: ignore[misc]
         """Have the operator call the consumer's function with *event*."""
         return self.operator.process_event(self.consumer, self.consumer.argument(decode(event)))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, event: str) -> Any:
         try:
             if self.marks is not None:
-                return self._run_once(self.marks, *args, **kwargs)
-            return self.run(*args, **kwargs)
+                return self._run_once(self.marks, event)
+            return self.run(event)
         except (Retry, Ignore):
             raise
         except Reject as error:
             if not error.requeue:
-                self.bury(args[0], error)
+                self.bury(event, error)
             raise
         except Exception as error:
-            self.bury(args[0], error)
+            self.bury(event, error)
             raise
 
     def _run_once(self, marks: Marks, event: str) -> Any:

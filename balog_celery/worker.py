@@ -22,6 +22,7 @@ from celery import Celery, bootsteps
 # celery.worker.state.should_stop is how Celery's own signal handlers ask for a warm stop; it is not documented. Raising
 # WorkerShutdown, which is, does not leave a timer's callback.
 from celery.worker import state
+from celery.worker.request import Request
 
 from . import local
 from .backoff import Backoff
@@ -157,6 +158,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         elif now >= self._start_at:
             self._start_at = 0.0
             self._spawn()
+
+
+class ConsumerRequest(Request):  # type: ignore[misc]
+    """A consumer's task in this worker; `inspect` shows which event it is for, not the event."""
+
+    def info(self, safe: bool = False) -> Any:
+        """As Celery's own when it is told to be safe."""
+        return super().info(safe=True)
 
 
 class HandOffStep(bootsteps.StartStopStep):  # type: ignore[misc]

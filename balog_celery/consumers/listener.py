@@ -157,29 +157,44 @@ class Listener:
 
     def _take(self, messages: Sequence[Message]) -> None:
         jobs: list[Job] = []
-        others: list[Callable[[], None]] = []
+        others: list[tuple[Message, Callable[[], None]]] = []
         for message in messages:
             try:
-                check_bounds(message.body, self._max_body_bytes, self._max_depth)
-                event = decode(message.body)
-            except DecodeError as error:
-                others.append(partial(self._undecodable, message, error))
-                continue
-            consumers = self._route(message, event)
-            if consumers:
-                delivery = Delivery(message, len(consumers), self.keeper.settle)
-                self.keeper.hold(delivery)
-                jobs += [Job(delivery, event, message.body, consumer) for consumer in consumers]
-            else:
-                others.append(partial(self._unwanted, message, event))
+                self._open(message, jobs, others)
+            except Exception:
+                self._leave(message)
         # What is good first: the others make calls of their own.
         if jobs:
             self._dispatch(jobs)
-        for other in others:
+        for message, action in others:
             try:
-                other()
-            except Exception:  # one message's trouble must not be that of the others; it stays in the queue
-                logger.exception("unexpected error with a message of %s: it comes again", printable(self.topic))
+                action()
+            except Exception:
+                self._leave(message)
+
+    def _open(self, message: Message, jobs: list[Job], others: list[tuple[Message, Callable[[], None]]]) -> None:
+        """Add to *jobs* what is to be dispatched of *message*, or to *others* what else is to be done about it."""
+        try:
+            check_bounds(message.body, self._max_body_bytes, self._max_depth)
+            event = decode(message.body)
+        except DecodeError as error:
+            others.append((message, partial(self._undecodable, message, error)))
+            return
+        consumers = self._route(message, event)
+        if not consumers:
+            others.append((message, partial(self._unwanted, message, event)))
+            return
+        delivery = Delivery(message, len(consumers), self.keeper.settle)
+        self.keeper.hold(delivery)
+        jobs += [Job(delivery, event, message.body, consumer) for consumer in consumers]
+
+    def _leave(self, message: Message) -> None:
+        # One message's trouble must not be that of the others. It is a fault of ours, so the message stays with SQS.
+        logger.exception(
+            "unexpected error with message %s of %s: it comes again",
+            printable(message.message_id),
+            printable(self.topic),
+        )
 
     def _route(self, message: Message, event: FacilityRecord) -> tuple[Consumer, ...]:
         if self._by_version and parse_version(event.schema_version) is None:
