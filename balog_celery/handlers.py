@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .backoff import Backoff
 from .errors import ConfigurationError
@@ -32,6 +33,7 @@ _BAD_MESSAGE = frozenset(
         "InvalidMessageContents",
         "InvalidParameterValue",
         "MessageTooLong",
+        "MissingParameter",
         "ParamValidationError",
     }
 )
@@ -122,7 +124,7 @@ class SQSHandler(logging.Handler):
             waiting = self._accepted - self._settled
             return {"sent": self._sent, "dropped": self._dropped, "refused": self._refused, "waiting": waiting}
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> Any:
         """Leave out what must not be shipped, before :mod:`logging` takes the handler's lock."""
         if getattr(_sender, "active", False) or record.name.partition(".")[0] in _IGNORED:
             return False
@@ -228,9 +230,10 @@ class SQSHandler(logging.Handler):
     def _ship(self, batch: list[_Entry]) -> None:
         """Send *batch*, again and again until all of it is settled or the handler is closed."""
         while batch and not self._closed:
+            flushes = self._flushes
             batch = self._try(batch)
             if batch:
-                self._pause(self._backoff.failed())
+                self._pause(self._backoff.failed(), flushes)
             else:
                 self._backoff.succeeded()
 
@@ -280,22 +283,19 @@ class SQSHandler(logging.Handler):
             refused = self._refused
         self._report("refused", f"{reason} ({refused} refused so far)")
 
-    def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until the next flush or the end."""
+    def _pause(self, seconds: float, flushes: int) -> None:
+        """Wait, but no longer than until the end or a flush later than the first *flushes*."""
         with self._changed:
-            flushes = self._flushes
             self._changed.wait_for(lambda: self._closed or self._flushes != flushes, seconds)
 
     def _report(self, kind: str, text: str) -> None:
-        """Tell standard error, seldom. Not logging: that may lead here again."""
+        """Tell standard error, seldom; the process's own, as sys.stderr may lead into logging, and so here again."""
         now = time.monotonic()
-        if now - self._reports.get(kind, -_REPORT_INTERVAL) < _REPORT_INTERVAL or sys.stderr is None:
+        if now - self._reports.get(kind, -_REPORT_INTERVAL) < _REPORT_INTERVAL or sys.__stderr__ is None:
             return
         self._reports[kind] = now
-        try:
-            print(f"balog_celery: {self!r}: {text}", file=sys.stderr, flush=True)
-        except (OSError, ValueError):  # standard error is closed: nobody is left to be told
-            pass
+        with contextlib.suppress(OSError, ValueError):  # it is closed: nobody is left to be told
+            print(f"balog_celery: {self!r}: {text}", file=sys.__stderr__, flush=True)
 
 
 _handlers: weakref.WeakSet[SQSHandler] = weakref.WeakSet()

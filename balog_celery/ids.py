@@ -16,10 +16,9 @@ LENGTH = 22
 
 _ALPHABET = "0123456789abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ"
 _DIGITS = {char: value for value, char in enumerate(_ALPHABET)}
-# Two characters at a time halve the divisions.
+# Two characters at a time, out of groups of eight and of four: small integers divide faster than one of 128 bits.
 _PAIRS = [high + low for high in _ALPHABET[:58] for low in _ALPHABET[:58]]
-_PAIR = 58**2
-_HALF = 58**10
+_2, _4, _8 = 58**2, 58**4, 58**8
 # RFC 9562, 5.4: a version 4 UUID is random but for the version's and the variant's bits.
 _RANDOM_BITS = ~(0xF << 76 | 0x3 << 62)
 _VERSION_4 = 0x4 << 76 | 0x2 << 62
@@ -58,15 +57,11 @@ def decode_id(text: str) -> uuid.UUID:
 
 
 def _text(number: int) -> str:
-    # Small integers divide faster than one of 128 bits: 2 + 10 + 10 digits.
-    number, low = divmod(number, _HALF)
-    number, high = divmod(number, _HALF)
-    return f"{PREFIX}{_PAIRS[number]}{_ten(high)}{_ten(low)}"
-
-
-def _ten(number: int) -> str:
-    number, e = divmod(number, _PAIR)
-    number, d = divmod(number, _PAIR)
-    number, c = divmod(number, _PAIR)
-    a, b = divmod(number, _PAIR)
-    return _PAIRS[a] + _PAIRS[b] + _PAIRS[c] + _PAIRS[d] + _PAIRS[e]
+    number, low = divmod(number, _8)
+    number, high = divmod(number, _8)
+    b, c, d, e, f = number % _4, high // _4, high % _4, low // _4, low % _4
+    pairs = _PAIRS
+    return (
+        f"{PREFIX}{pairs[number // _4]}{pairs[b // _2]}{pairs[b % _2]}{pairs[c // _2]}{pairs[c % _2]}"
+        f"{pairs[d // _2]}{pairs[d % _2]}{pairs[e // _2]}{pairs[e % _2]}{pairs[f // _2]}{pairs[f % _2]}"
+    )

@@ -155,14 +155,17 @@ class BoundLogger(structlog.BoundLoggerBase):
         return BoundLogger(self._logger, self._processors, new_values)  # structlog's own empties this one, too
 
     def _emit(self, level: int, name: str, event: Any, args: tuple[object, ...], fields: dict[str, Any]) -> None:
+        problem: Exception | None = None
         try:
             (line,), _ = self._process_event(name, _formatted(event, args) if args else event, fields)
         except structlog.DropEvent:
             return
         except Exception as error:
+            problem = error
+        if problem is not None:  # not above, where exc_info=True would mean the problem itself
             if _state.strict:
-                raise error if isinstance(error, RecordError) else RecordError(describe(error)) from error
-            line = self._invalid(error, event, args, fields)
+                raise problem if isinstance(problem, RecordError) else RecordError(describe(problem)) from problem
+            line = self._invalid(problem, event, args, fields)
         caller = sys._getframe(2)
         code = caller.f_code
         logger = self._logger
@@ -237,7 +240,9 @@ class SchemaFormatter(logging.Formatter):
         try:
             return self._record(record)
         except Exception as error:
-            return _invalid(str(record.name), error, vars(record))
+            problem = error
+        channel = record.name if isinstance(record.name, str) else shown(record.name)
+        return _invalid(channel, problem, {"msg": record.msg, "args": record.args, "exc_info": record.exc_info})
 
     def _record(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
@@ -267,14 +272,14 @@ def _is_record(text: str) -> bool:
     return True
 
 
-class _StandardOutput(logging.StreamHandler[TextIO]):
+class _StandardOutput(logging.StreamHandler):  # type: ignore[type-arg]  # not generic in Python 3.10
     """Where lines go that logging has no handler for. As ``logging.lastResort``, it looks up the stream each time."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self) -> TextIO:  # type: ignore[override]
+    def stream(self) -> TextIO:
         return sys.stdout
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import reprlib
+import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timezone
 from typing import Any
 
 from pydantic import ValidationError
-from structlog.processors import format_exc_info
 
 from .errors import ConfigurationError, RecordError
 from .ids import new_id
@@ -87,10 +88,9 @@ class BuildRecord:
 
         :raises RecordError: there is no payload, no channel, or the payload or the context is not valid.
         """
-        raw_event = event_dict.get("raw_event")
+        raw_event = event_dict.pop("raw_event", None)
         if raw_event is not None:
             return raw_event
-        event_dict.pop("raw_event", None)
         payload = event_dict.pop("payload", None)
         if payload is None:
             raise RecordError("there is no payload")
@@ -170,6 +170,12 @@ def describe(error: Exception) -> str:
 class _Repr(reprlib.Repr):
     """Shows what it can of a value that has a broken ``repr()`` somewhere in it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxdict = self.maxlist = self.maxtuple = 20
+        self.maxstring = self.maxother = self.maxlong = 200
+
     def repr1(self, x: Any, level: int) -> str:
         try:
             return super().repr1(x, level)
@@ -220,6 +226,17 @@ def _pop_channel(logger: Any, event_dict: MutableMapping[str, Any]) -> str:
 
 
 def pop_traceback(event_dict: MutableMapping[str, Any]) -> str | None:
-    """The traceback that exc_info stands for, or that a processor of the application has made of it."""
-    traceback = format_exc_info(None, "", event_dict).pop("exception", None)
-    return traceback if traceback is None or isinstance(traceback, str) else dumps(traceback)
+    """The traceback that exc_info stands for, or what a processor of the application has made of it."""
+    exc_info = event_dict.pop("exc_info", None)
+    made = event_dict.pop("exception", None)
+    if made is not None:
+        return made if isinstance(made, str) else dumps(made)
+    if isinstance(exc_info, tuple):
+        error = exc_info[1] if len(exc_info) == 3 else None
+    elif isinstance(exc_info, BaseException):
+        error = exc_info
+    else:
+        error = sys.exc_info()[1] if exc_info else None
+    if not isinstance(error, BaseException):
+        return None
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip("\n")

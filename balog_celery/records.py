@@ -106,6 +106,8 @@ def _from_iso8601(text: str) -> datetime:
 
 def _number(value: object) -> float:
     """A metric's value. A text may be a number in any way that the original wrote or read, ``"nan"`` included."""
+    if type(value) is float and math.isfinite(value):
+        return value
     if isinstance(value, str):
         if "_" in value:  # float() reads it since Python 3.6; no producer ever meant it
             raise ValueError("this text is not a number")
@@ -338,12 +340,14 @@ def as_event(record: FacilityRecord) -> dict[str, Any]:
 
 def payload_dict(payload: Payload) -> dict[str, Any]:
     """Return *payload* as a dict of its own, without the optional keys that were neither given nor have a default."""
-    content: dict[str, Any] = payload.__pydantic_serializer__.to_python(payload, warnings=False)
-    fields, given = type(payload).model_fields, payload.model_fields_set
+    # As model_dump(by_alias=True), without the cost of its many arguments.
+    content: dict[str, Any] = payload.__pydantic_serializer__.to_python(payload, by_alias=True, warnings=False)
+    given, fields = payload.__pydantic_fields_set__, type(payload).model_fields
     if len(given) < len(fields):
         for name in fields.keys() - given:
-            if content[name] is None:
-                del content[name]
+            key = fields[name].serialization_alias or name
+            if content[key] is None:
+                del content[key]
     return content
 
 

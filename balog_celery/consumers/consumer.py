@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import venusian
 
 from ..errors import ConfigurationError
-from ..records import FacilityRecord, Payload, as_event
+from ..records import FacilityRecord, Payload, as_event, payload_dict
 from .options import check_task_options
 from .predicates import VersionCondition, cls_types, version_condition
 
@@ -82,7 +82,7 @@ class Consumer:
             return record
         if isinstance(record.payload, self.event_type):
             return record.payload
-        return self.event_type.model_validate(record.payload.model_dump())
+        return self.event_type.model_validate(payload_dict(record.payload))
 
 
 def consumer_config(

@@ -1,0 +1,69 @@
+"""Record ids, against those that the original made."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balog_celery.ids import decode_id, encode_id, new_id
+
+PAIRS = [json.loads(line) for line in (Path(__file__).parents[1] / "golden/ids.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=[pair["id"] for pair in PAIRS])
+def test_the_original_s_ids_are_the_same(pair: dict[str, str]) -> None:
+    """Both ways."""
+    value = uuid.UUID(pair["uuid_hex"])
+    assert encode_id(value) == pair["id"]
+    assert decode_id(pair["id"]) == value
+
+
+@given(st.uuids())
+def test_an_id_is_24_characters_and_stands_for_one_uuid(value: uuid.UUID) -> None:
+    """Whatever the UUID is."""
+    text = encode_id(value)
+    assert len(text) == 24
+    assert text[:2] == "LG"
+    assert decode_id(text) == value
+
+
+def test_a_new_id_is_that_of_a_random_uuid() -> None:
+    """Version and variant say so, and no two are equal."""
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for text in ids:
+        value = decode_id(text)
+        assert value.version == 4
+        assert value.variant == uuid.RFC_4122
+
+
+def test_capital_z_is_read_as_58() -> None:
+    """The original never writes it, but reads it."""
+    assert decode_id("LG000000000000000000000Z").int == 58
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "22 characters"),
+        ("LG", "22 characters"),
+        ("LG" + "0" * 21, "22 characters"),
+        ("LG" + "0" * 23, "22 characters"),
+        ("lg" + "0" * 22, "22 characters"),
+        ("LG" + "0" * 21 + "l", "'l' cannot"),
+        ("LG" + "0" * 21 + "I", "'I' cannot"),
+        ("LG" + "0" * 21 + "O", "'O' cannot"),
+        ("LG" + "0" * 21 + "\N{ARABIC-INDIC DIGIT ONE}", "cannot stand"),
+        ("LGwAtDWJoz5hpYPJ4Je1SmjV", "128 bits"),
+        ("LG" + "Y" * 22, "128 bits"),
+    ],
+)
+def test_what_is_no_id_is_refused(text: str, reason: str) -> None:
+    """With the cause."""
+    with pytest.raises(ValueError, match=reason):
+        decode_id(text)
