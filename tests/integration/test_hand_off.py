@@ -1,0 +1,145 @@
+"""Tasks handed from the engine to the worker beside it: finished before their message is deleted, Celery's in all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, stop
+
+import servers
+from balog_celery.tasks import task_id
+from fakes import event_text
+
+METRIC = [{"name": "n", "value": 1}]
+
+
+@pytest.fixture(autouse=True)
+def hand_off(project: Project) -> None:
+    """Every test here hands over."""
+    project.add("balog_dispatch = 'hand-off'")
+
+
+def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, project: Project, topic: Topic) -> None:
+    """And keeps its lease until then: the task runs for several times its visibility, and once."""
+    project.add("balog_visibility_timeout = 2")
+    topic.send(event_text("s", "slow", seconds=9))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["slow", "s"] == 1)
+    assert topic.left() == 1
+    project.wait_for(lambda runs: runs["slow-done", "s"] == 1)
+    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    assert project.runs() == {("slow", "s"): 1, ("slow-done", "s"): 1}
+    assert stop(worker) == 0
+    assert "extended" in worker.output
+
+
+def test_nothing_passes_the_broker(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:
+    """But for consumers with a queue that this worker does not serve."""
+    topic.send(event_text("e", values=METRIC), event_text("o", "elsewhere"))
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["first", "e"] == 1 and runs["typed", "e"] == 1)
+    with broker.client() as client:
+        servers.wait_until(lambda: client.llen("other") == 1, 20, "the published task")
+        assert client.llen("celery") == 0
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+
+
+def test_a_retry_goes_through_the_broker_and_a_failure_becomes_a_dead_letter(
+    start: Start, project: Project, topic: Topic
+) -> None:
+    """As with tasks from the broker; time limits and lost children too."""
+    topic.send(event_text("f", "flaky"), event_text("d", "doomed"), event_text("l", "long"), event_text("c", "crash"))
+    start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: runs["flaky", "f"] == 3 and runs["crash", "c"] == 3)
+    dead: set[str] = set()
+
+    def all_dead() -> bool:
+        dead.update(letter["consumer"].rpartition(".")[2] for letter in topic.dead())
+        return dead == {"doomed", "too_long", "crash"}
+
+    servers.wait_until(all_dead, 60, "the dead letters")
+    servers.wait_until(lambda: topic.left() == 0, 30, "the deletes")
+
+
+def test_a_stop_finishes_what_runs_and_gives_back_the_rest_at_once(
+    start: Start, project: Project, topic: Topic
+) -> None:
+    """Nothing runs twice, nothing waits for its visibility timeout."""
+    topic.send(*(event_text(f"s{number}", "slow", seconds=2) for number in range(8)))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow") == 2)
+    assert stop(worker) == 0
+    begun = {event for name, event in project.runs() if name == "slow"}
+    assert begun == {event for name, event in project.runs() if name == "slow-done"}
+    assert topic.left() == 8 - len(begun)
+    start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow-done") == 8, 25)
+    assert set(project.runs().values()) == {1}
+
+
+@pytest.mark.parametrize("victim", ["engine", "worker"])
+def test_a_killed_engine_or_worker_loses_nothing(start: Start, project: Project, topic: Topic, victim: str) -> None:
+    """What was in flight is delivered again: at once if the engine lives to give it back, else by its visibility."""
+    project.add("balog_visibility_timeout = 5")
+    project.add(QUICK_RESTORE)
+    topic.send(*(event_text(f"s{number}", "slow", seconds=1) for number in range(6)))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow") >= 2)
+    if victim == "engine":
+        (pid,) = engine_pids(worker)
+        os.kill(pid, signal.SIGKILL)
+    else:
+        os.kill(worker.pid, signal.SIGKILL)
+        start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] for number in range(6)), 60)
+    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+
+
+def test_a_broker_that_is_restarted_interrupts_nothing_for_long(start: Start, project: Project, topic: Topic) -> None:
+    """While the worker is not connected it is handed nothing; then it goes on."""
+    with servers.Valkey() as own:
+        project.add(f"broker_url = {own.url!r}")
+        worker = start("worker", "-l", "INFO", "-c", "1")
+        topic.send(event_text("before", values=METRIC))
+        project.wait_for(lambda runs: runs["first", "before"] == 1)
+        own.kill()
+        worker.wait_for("consumer: Connection to broker lost", 30)
+        topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
+        own.start()
+        project.wait_for(lambda runs: all(runs["first", f"e{number}"] for number in range(12)), 60)
+        servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+
+
+def control(project: Project, *arguments: str) -> str:
+    env = {**os.environ, **project.env}
+    done = subprocess.run(
+        [*CELERY, *arguments], cwd=project.folder, env=env, capture_output=True, text=True, timeout=60
+    )
+    return done.stdout
+
+
+def test_a_revoked_task_is_not_run(start: Start, project: Project, topic: Topic) -> None:
+    """Its message is done: that is what was asked for. Rate limits can be changed as ever."""
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    revoked = task_id("r", "proj.consumers.slow")
+    control(project, "control", "revoke", revoked)
+    topic.send(event_text("r", "slow", seconds=0), event_text("e", values=METRIC))
+    worker.wait_for(f"Discarding revoked task: proj.consumers.slow[{revoked}]", 30)
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    assert runs_of(project, "slow") == 0
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    assert "new rate limit set" in control(project, "control", "rate_limit", "proj.consumers.slow", "1/m")
+    topic.send(*(event_text(f"q{number}", "slow", seconds=0) for number in range(3)))
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow") == 1)
+    topic.send(event_text("last", values=METRIC))
+    project.wait_for(lambda runs: runs["first", "last"] == 1)
+    assert runs_of(project, "slow") == 1
+    assert stop(worker) == 0
+    assert topic.left() == 2
+
+
+def runs_of(project: Project, name: str) -> int:
+    return sum(1 for consumer, _ in project.runs() if consumer == name)
