@@ -74,6 +74,9 @@ def engine(
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
         app.loader.import_default_modules()
+        if app.balog.local:
+            # Its worker may be killed; then the engine still has deletes to make.
+            local.hold(app.balog.state_dir)
         running = app.balog.engine(Link(socket.socket(fileno=hand_off_fd)) if hand_off_fd is not None else None)
         if worker_pid is not None:
             _stop_with(worker_pid, running)
@@ -183,8 +186,13 @@ def up(ctx: click.Context, file: IO[str] | None) -> None:
     celery = [sys.executable, "-m", "celery", "-A", app_path(app)]
     others = []
     if importlib.util.find_spec("flower"):
-        click.echo("Flower: http://127.0.0.1:5555")
-        others.append(subprocess.Popen([*celery, "flower", "--address=127.0.0.1", "--logging=warning"]))
+        port = int(os.environ.get("FLOWER_PORT", "5555"))  # Flower's own variable
+        if _is_free(port):
+            click.echo(f"Flower: http://127.0.0.1:{port}")
+            command = [*celery, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error"]
+            others.append(subprocess.Popen(command))
+        else:
+            click.echo(f"Flower is not started: port {port} is in use (set FLOWER_PORT to another)")
     worker = subprocess.Popen([*celery, "worker", "-l", "INFO"])
     # Ctrl-C reaches the worker as well, which knows what to do; this waits for it.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -194,6 +202,14 @@ def up(ctx: click.Context, file: IO[str] | None) -> None:
         other.terminate()
         other.wait()
     sys.exit(code)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
 
 
 def _send(app: Celery, file: IO[str], topic: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Iterable
@@ -178,8 +179,15 @@ class Integration:
             create_queues=self.local,
             max_body_bytes=settings.max_body_bytes,
             max_depth=settings.max_depth,
-            status_file=StatusFile(self.status_dir, str(self._app.main)),
+            status_file=StatusFile(self.status_dir, self._identity),
         )
+
+    @property
+    def _identity(self) -> str:
+        """Tells this app's engines from those of this user's other projects; hashed, for a URL may hold a password."""
+        settings = self.settings
+        said = f"{self._app.main}|{self._app.conf.broker_url}|{settings.region}|{sorted(settings.packages)}"
+        return f"{self._app.main}-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
     @property
     def status_dir(self) -> Path:
@@ -194,7 +202,7 @@ class Integration:
 
     def statuses(self) -> list[dict[str, Any]]:
         """The status of each of this app's engines that run on this machine."""
-        return list(engine_statuses(self.status_dir, str(self._app.main)))
+        return list(engine_statuses(self.status_dir, self._identity))
 
     @cached_property
     def _marks(self) -> Marks:

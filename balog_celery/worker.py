@@ -354,11 +354,15 @@ def app_path(app: Celery) -> str:
     given = context.find_root().params.get("app") if context is not None else None
     if isinstance(given, str):
         return given
+    main = sys.modules.get("__main__")
     for name, module in list(sys.modules.items()):
-        if name != "__main__":
-            for attribute, value in list(vars(module).items()):
-                if value is app:
-                    return f"{name}:{attribute}"
+        # The script itself cannot be imported (multiprocessing knows it as __mp_main__ as well), and what Celery's own
+        # modules hold is this process's current app.
+        if module is main or name.partition(".")[0] == "celery":
+            continue
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if value is app:
+                return f"{name}:{attribute}"
     raise ConfigurationError(
         f"the engine's process cannot find {app!r}: keep the app in a module that can be imported, "
         "or start the worker with `celery -A module worker`, or run engines by themselves and set balog_engine = False"

@@ -1,0 +1,339 @@
+"""``balog_celery.install`` in apps that have tasks, settings and habits of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+import balog_celery
+import servers
+from balog_celery.errors import ConfigurationError
+from fakes import event_text
+
+#: The consumers of the app.
+EVENTS = """
+import os
+from balog_celery.consumers import consumer_config
+
+@consumer_config(topic=os.environ["TOPIC"], cls_type="metrics", queue="special", priority=3)
+def routed(event):
+    print(f"routed {event['header']['id']}")
+
+@consumer_config(topic=os.environ["TOPIC"], cls_type="plain")
+def plain(event):
+    print(f"plain {event['header']['id']}")
+"""
+
+#: The app, as it was before; what a test gives for it stands at the end.
+APP = """
+import os
+from celery import Celery
+import balog_celery
+
+app = Celery("shop", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
+app.conf.task_default_queue = "shop"
+app.conf.balog_wait_time = 1
+
+@app.task
+def add(x, y):
+    return x + y
+
+"""
+
+
+class Shop:
+    """A folder with an app in the module ``shop``, and its consumers in ``shop_events``."""
+
+    def __init__(self, folder: Path, env: dict[str, str]) -> None:
+        self.folder = folder
+        self.env = env
+        (folder / "shop_events.py").write_text(EVENTS)
+        self.write("balog_celery.install(app, packages=['shop_events'])")
+        self.programs: list[servers.Program] = []
+
+    def write(self, *lines: str) -> None:
+        """Write the app, with *lines* at its end."""
+        (self.folder / "shop.py").write_text(APP + "".join(textwrap.dedent(line) + "\n" for line in lines))
+
+    def start(self, *command: str, ready: str | None = None) -> servers.Program:
+        """Run Python with *command*; it is killed in the end."""
+        program = servers.Program([sys.executable, *command], env=self.env, cwd=self.folder)
+        self.programs.append(program)
+        program.start()
+        if ready:
+            program.wait_for(ready, 60)
+        return program
+
+    def celery(self, *arguments: str, ready: str | None = None) -> servers.Program:
+        return self.start("-m", "celery", "-A", "shop", *arguments, ready=ready)
+
+    def told(self, code: str) -> Any:
+        """What Python says to *code*, in a process of its own, that prints JSON."""
+        command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
+        env = {**os.environ, **self.env}
+        answer = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
+        assert answer.returncode == 0, answer.stderr
+        return json.loads(answer.stdout)
+
+
+@pytest.fixture
+def send(sqs: servers.Sqs, queue_name: str) -> Iterator[Callable[..., None]]:
+    """Sends bodies to the topic."""
+    with closing(sqs.client()) as client:
+        url = client.get_queue_url(QueueName=queue_name)["QueueUrl"]
+
+        def run(*bodies: str) -> None:
+            for body in bodies:
+                client.send_message(QueueUrl=url, MessageBody=body)
+
+        yield run
+
+
+@pytest.fixture
+def shop(tmp_path: Path, sqs: servers.Sqs, broker: servers.Valkey, queue_name: str) -> Iterator[Shop]:
+    """The app, on Valkey and the SQS server."""
+    shop = Shop(tmp_path, {**sqs.env, "BROKER": broker.url, "TOPIC": queue_name})
+    yield shop
+    for program in shop.programs:
+        print(program.output)  # shown if the test failed
+        program.__exit__(None, None, None)
+
+
+def test_the_app_keeps_its_tasks_and_gains_the_consumers(shop: Shop, send: Callable[..., None]) -> None:
+    """One worker runs both, each on the queues that it was routed to."""
+    shop.write(
+        "app.conf.task_routes = {'shop.add': {'queue': 'sums'}}",
+        "balog_celery.install(app, packages=['shop_events'])",
+    )
+    send(event_text("e1"), event_text("e2", "plain"))
+    worker = shop.celery("worker", "-l", "INFO", "-c", "1", "-Q", "shop,special,sums", ready=" ready.")
+    assert shop.told("import json, shop; print(json.dumps(shop.add.delay(1, 2).get(timeout=30)))") == 3
+    worker.wait_for("routed e1", 30)
+    worker.wait_for("plain e2", 30)
+    assert "Traceback" not in worker.output
+
+
+def test_consumers_are_listed_with_the_apps_own_default_queue(shop: Shop) -> None:
+    """Where the tasks go is what the app's routing says."""
+    listing = shop.celery("balog", "consumers")
+    assert listing.wait(20) == 0
+    rows = {line.split()[0]: line.split()[1:5] for line in listing.output.splitlines()}
+    topic = shop.env["TOPIC"]
+    assert rows["shop_events.plain"] == [topic, "plain", "*", "shop"]
+    assert rows["shop_events.routed"] == [topic, "metrics", "*", "special"]
+
+
+def test_importing_the_app_imports_no_consumer(shop: Shop) -> None:
+    """A web process that only sends tasks must not pay for them, nor make an import cycle."""
+    assert shop.told(
+        """
+        import json, sys, shop
+        shop.add.name
+        print(json.dumps([name in sys.modules for name in ("shop_events", "boto3", "moto")]))
+        """
+    ) == [False, False, False]
+
+
+def test_a_worker_without_dash_a_starts_its_engine_as_well(shop: Shop, send: Callable[..., None]) -> None:
+    """The engine's process finds the app by the module that holds it."""
+    send(event_text("e", "plain"))
+    code = "import shop; shop.app.worker_main(['worker', '-l', 'INFO', '-c', '1'])"
+    worker = shop.start("-c", code, ready="engine started")
+    worker.wait_for("plain e", 30)
+
+
+def test_an_app_that_no_other_process_can_find_is_told_so(shop: Shop) -> None:
+    """At start, with what to do about it."""
+    script = shop.folder / "main.py"
+    script.write_text((shop.folder / "shop.py").read_text() + "\napp.worker_main(['worker', '-l', 'INFO', '-c', '1'])")
+    worker = shop.start("main.py")
+    worker.wait(20)  # worker_main gives no exit code
+    assert "the engine's process cannot find" in worker.output
+    assert "balog_engine = False" in worker.output
+
+
+def test_a_consumer_module_that_cannot_be_imported_stops_the_worker_with_its_cause(shop: Shop) -> None:
+    """The error is the module's own."""
+    (shop.folder / "shop_events.py").write_text("import no_such_library\n")
+    worker = shop.celery("worker", "-l", "INFO", "-c", "1")
+    assert worker.wait(20) != 0
+    assert "No module named 'no_such_library'" in worker.output
+
+
+def test_a_consumer_module_that_raises_stops_the_worker_with_its_cause(shop: Shop) -> None:
+    """Also where the error is one that libraries like to swallow."""
+    for error in ("ValueError", "AttributeError", "ImportError"):
+        (shop.folder / "shop_events.py").write_text(f"raise {error}('the true cause')\n")
+        worker = shop.celery("worker", "-l", "INFO", "-c", "1")
+        assert worker.wait(20) != 0
+        assert "the true cause" in worker.output
+
+
+def test_a_worker_without_consumers_runs_without_an_engine(shop: Shop) -> None:
+    """There is nothing to listen to; the app's own tasks are executed."""
+    (shop.folder / "shop_events.py").write_text("")
+    worker = shop.celery("worker", "-l", "INFO", "-c", "1", ready=" ready.")
+    assert shop.told("import json, shop; print(json.dumps(shop.add.delay(1, 2).get(timeout=30)))") == 3
+    assert "engine" not in worker.output
+
+
+def test_a_worker_may_be_told_to_run_no_engine_by_its_settings(shop: Shop, send: Callable[..., None]) -> None:
+    """``engine=False`` is for machines that only execute."""
+    shop.write("balog_celery.install(app, packages=['shop_events'], engine=False)")
+    worker = shop.celery("worker", "-l", "INFO", "-c", "1", ready=" ready.")
+    engine = shop.celery("balog", "engine", ready="engine started")
+    send(event_text("e", "plain"))
+    worker.wait_for("plain e", 30)
+    assert "engine started" not in worker.output
+    engine.signal_group(2)
+    assert engine.wait(30) == 0
+
+
+def test_a_shell_command_without_install_says_what_to_do(shop: Shop) -> None:
+    """The command is there for every app of the environment."""
+    shop.write()
+    listing = shop.celery("balog", "consumers")
+    assert listing.wait(20) != 0
+    assert "call balog_celery.install(app, packages=[...])" in listing.output
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app in this process, that nothing connects to a broker."""
+    app = Celery("own", broker="memory://", set_as_current=False)
+    yield app
+    app.close()
+
+
+def test_the_configuration_wins_over_what_install_was_given(app: Celery) -> None:
+    """Whether it comes before or after; what it leaves open is as it was given."""
+    balog_celery.install(app, packages=["a"], region="eu-west-1", wait_time=5)
+    app.conf.balog_region = "eu-central-1"
+    assert app.balog.settings.region == "eu-central-1"
+    assert app.balog.settings.wait_time == 5
+    assert app.balog.settings.packages == ("a",)
+
+
+def test_the_configuration_wins_also_where_it_was_read_before(app: Celery) -> None:
+    """An app may be configured when it is installed in."""
+    app.conf.update(balog_region="eu-central-1", balog_packages=["b"])
+    assert app.conf.balog_region == "eu-central-1"
+    balog_celery.install(app, packages=["a"], region="eu-west-1")
+    assert app.balog.settings.region == "eu-central-1"
+    assert app.balog.settings.packages == ("b",)
+
+
+def test_the_configuration_wins_from_an_object(app: Celery) -> None:
+    """As most apps have it."""
+
+    class Config:
+        balog_region = "eu-central-1"
+
+    app.config_from_object(Config)
+    balog_celery.install(app, packages=["a"], region="eu-west-1")
+    assert app.balog.settings.region == "eu-central-1"
+
+
+def test_one_package_needs_no_list(app: Celery) -> None:
+    """A text is one package, not its letters."""
+    balog_celery.install(app, packages="a.b")
+    assert app.balog.settings.packages == ("a.b",)
+
+
+def test_an_unknown_setting_is_an_error_where_it_is_used(app: Celery) -> None:
+    """It names the nearest one."""
+    balog_celery.install(app, packages=["a"], regoin="eu-west-1")
+    with pytest.raises(ConfigurationError, match="did you mean balog_region"):
+        _ = app.balog.settings
+
+
+WHEN = pytest.mark.parametrize("when", ["before", "after", "object"])
+
+
+def installed(app: Celery, when: str, **config: Any) -> Celery:
+    """Configure *app* before or after the install, or by an object that is read later."""
+    if when == "object":
+        app.config_from_object(type("Config", (), config))
+    elif when == "before":
+        app.conf.update(config)
+        assert app.conf.task_default_queue  # it is read now
+    balog_celery.install(app, packages=["a"])
+    if when == "after":
+        app.conf.update(config)
+    return app
+
+
+@WHEN
+def test_settings_of_the_users_own_are_kept(app: Celery, when: str) -> None:
+    """Ours are for what was left open."""
+    installed(app, when, worker_prefetch_multiplier=4, worker_send_task_events=False)
+    assert app.conf.worker_prefetch_multiplier == 4
+    assert app.conf.worker_send_task_events is False
+    assert app.conf.broker_connection_retry_on_startup is True
+
+
+@WHEN
+def test_what_was_left_open_is_filled_in(app: Celery, when: str) -> None:
+    """A prefetched task cannot go to an idle worker, and Flower needs the events."""
+    installed(app, when, task_default_queue="own")
+    assert app.conf.worker_prefetch_multiplier == 1
+    assert app.conf.worker_send_task_events is True
+    assert app.conf.task_default_queue == "own"
+
+
+def _router(name: str, *_args: Any, **_kwargs: Any) -> dict[str, str] | None:
+    return {"queue": "sums"} if name == "own.add" else None
+
+
+ROUTES = {"dict": {"own.add": {"queue": "sums"}}, "list": ([("own.*", {"queue": "sums"})],), "callable": _router}
+ROUTES |= {"list of a dict": [{"own.add": {"queue": "sums"}}], "list of both": [_router, {"other": {"queue": "o"}}]}
+
+
+@pytest.mark.parametrize("when", ["before", "object"])
+@pytest.mark.parametrize("form", ROUTES)
+def test_routes_of_the_users_own_are_kept(app: Celery, form: str, when: str) -> None:
+    """In every form that Celery takes; the user's come first, a consumer's queue where they say nothing."""
+    installed(app, when, task_routes=ROUTES[form])
+    consumer = _consumer("own.consumers")
+    app.balog._routes.add(consumer)
+
+    def queue_of(name: str) -> str:
+        return str(app.amqp.router.route({}, name)["queue"].name)
+
+    assert queue_of("own.add") == "sums"
+    assert queue_of("nobody.knows") == "celery"
+    assert queue_of(consumer.task_name) == ("sums" if form == "list" else "special")
+
+
+def _consumer(module: str) -> Any:
+    from balog_celery.consumers import Consumer
+
+    return Consumer(lambda event: None, "t", name="f", module=module, options={"queue": "special"})
+
+
+def test_installing_twice_is_an_error(app: Celery) -> None:
+    """It says to name all packages at once."""
+    balog_celery.install(app, packages=["a"])
+    with pytest.raises(ConfigurationError, match=r"installed in <Celery own.*name all packages in one call"):
+        balog_celery.install(app, packages=["b"])
+
+
+def test_two_apps_do_not_meet(app: Celery) -> None:
+    """Each has its own settings, hub and steps."""
+    other = Celery("other", broker="memory://", set_as_current=False)
+    assert balog_celery.install(app, packages=["a"]) is app
+    balog_celery.install(other, packages=["b"])
+    assert app.balog.settings.packages == ("a",)
+    assert other.balog.settings.packages == ("b",)
+    assert app.balog.hub is not other.balog.hub
+    other.close()

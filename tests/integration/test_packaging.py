@@ -1,0 +1,169 @@
+"""The wheel, in a virtual environment that has nothing but it and what it asks for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from documents import ROOT, Shell
+
+import balog_celery
+import servers
+from fakes import event_text
+
+# The environment is made in the first test's setup, and the package index may be slow.
+pytestmark = pytest.mark.timeout(600)
+
+CONSUMERS = """
+import time
+from balog_celery.consumers import consumer_config
+
+@consumer_config(topic="orders", cls_type="order")
+def book(event):
+    print(f"booked {event['header']['id']}")
+
+@consumer_config(topic="orders", cls_type="slow")
+def slow(event):
+    print(f"began {event['header']['id']}")
+    time.sleep(event["payload"]["seconds"])
+    print(f"ended {event['header']['id']}")
+"""
+
+
+def pip(python: Path, *arguments: str | Path) -> None:
+    """Run pip, without what the environment of this process would add."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", *map(str, arguments)]
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of what it is made of."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "balog_celery", source / "balog_celery", ignore=shutil.ignore_patterns("__pycache__"))
+    pip(Path(sys.executable), "wheel", "--no-deps", "-w", source / "dist", source)
+    (wheel,) = (source / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The programs of a new environment in which the wheel is installed, with its local stack."""
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=True)
+    programs = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)}))
+    pip(programs / "python", "install", f"{wheel}[local]")
+    yield programs
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def shell(programs: Path, tmp_path: Path) -> Iterator[Shell]:
+    """A shell in an empty folder, with that environment and nothing configured."""
+    with Shell(tmp_path, programs=programs) as shell:
+        yield shell
+
+
+@pytest.fixture
+def project(shell: Shell, tmp_path: Path) -> Path:
+    """A consumer package in that folder, and a configuration that names it."""
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "orders" / "__init__.py").write_text("")
+    (tmp_path / "orders" / "consumers.py").write_text(CONSUMERS)
+    (tmp_path / "celeryconfig.py").write_text('balog_packages = ["orders"]\nbalog_drain = 1\n')
+    return tmp_path
+
+
+def send(shell: Shell, *events: str) -> None:
+    (shell.folder / "events.jsonl").write_text("".join(event + "\n" for event in events))
+    assert f"sent {len(events)} records to orders" in shell.run("celery -A balog_celery balog send events.jsonl")
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    """With its types, and the license."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "balog_celery").rglob("*.py")}
+    assert modules | {"balog_celery/py.typed"} <= names
+    assert {name.partition("/")[0] for name in names} == {
+        "balog_celery",
+        f"balog_celery-{balog_celery.__version__}.dist-info",
+    }
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_it_is_what_is_installed(shell: Shell) -> None:
+    """Not this checkout."""
+    shown = shell.run("python -c 'import balog_celery; print(balog_celery.__version__, balog_celery.__file__)'")
+    version, file = shown.split()
+    assert version == balog_celery.__version__
+    assert not Path(file).is_relative_to(ROOT)
+    assert balog_celery.__version__ in shell.run("python -m pip show balog_celery")
+    shell.run("python -m pip check")
+
+
+def test_a_producer_logs_records(shell: Shell) -> None:
+    """A line of JSON on standard output."""
+    code = 'from balog_celery import get_logger; get_logger("a").info("done", payload={"cls_type": "null"})'
+    record = json.loads(shell.run(f"python -W error -c '{code}'"))
+    assert record["header"]["channel"] == "a.done"
+
+
+def test_a_worker_with_nothing_configured_brings_its_own_broker_and_sqs(shell: Shell, project: Path) -> None:
+    """Commands in the same folder find them; a kill leaves nothing behind, and a new start goes on."""
+    worker = shell.start("celery -A balog_celery worker -l INFO -c 1", ready=" ready.")
+    assert "Development only: a private broker runs at" in worker.output
+    assert "Development only: a local SQS runs at" in worker.output
+    send(shell, event_text("e1", "order"))
+    worker.wait_for("booked e1", 40)
+    assert "orders.consumers.book" in shell.run("celery -A balog_celery inspect registered")
+
+    send(shell, event_text("e2", "slow", seconds=3))
+    worker.wait_for("began e2", 40)
+    worker.signal(signal.SIGKILL)
+    worker.wait(10)
+    # The pool's own processes wait for the task that they execute, as Celery's do.
+    servers.wait_until(lambda: not shell.left_over(), 30, "the end of all that the worker had started")
+
+    worker = shell.start("celery -A balog_celery worker -l INFO -c 1", ready=" ready.")
+    worker.wait_for("ended e2", 40)
+    send(shell, event_text("e3", "order"))
+    worker.wait_for("booked e3", 40)
+    worker.signal_group(signal.SIGINT)
+    assert worker.wait(60) in (0, 1)
+    servers.wait_until(lambda: not shell.left_over(), 20, "the end of broker and SQS")
+
+
+def test_sending_before_anything_runs_says_what_to_do(shell: Shell, project: Path) -> None:
+    """In one line."""
+    (project / "events.jsonl").write_text(event_text("e", "order"))
+    sending = shell.start("celery -A balog_celery balog send events.jsonl")
+    assert sending.wait(60) == 1
+    assert "does not run: start a worker in this folder" in sending.output
+    assert "Traceback" not in sending.output
+
+
+def test_up_without_flower_runs_the_rest(shell: Shell, project: Path) -> None:
+    """It is no part of the local stack."""
+    assert "flower" not in shell.run("python -m pip list")
+    (project / "events.jsonl").write_text(event_text("e", "order") + "\n")
+    running = shell.start("celery -A balog_celery balog up --send events.jsonl")
+    running.wait_for("booked e", 60)
+    assert "Flower" not in running.output
+    running.signal_group(signal.SIGINT)
+    assert running.wait(60) in (0, 1)
+    servers.wait_until(lambda: not shell.left_over(), 20, "the end of all of it")

@@ -1,0 +1,349 @@
+"""SQSQueue against a real SQS server, and where there is none."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import servers
+from balog_celery.errors import AccessDenied, BalogError, QueueError, QueueNotFound
+from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue
+
+SECRETS = {"aws_access_key_id": "KEYID-0451", "aws_secret_access_key": "hush-1", "aws_session_token": "hush-2"}
+
+
+@pytest.fixture
+def queue(queue_name: str) -> SQSQueue:
+    """A queue by its name."""
+    return SQSQueue(queue_name)
+
+
+@pytest.fixture
+def client(sqs: servers.Sqs) -> Iterator[Any]:
+    """boto3 itself."""
+    with closing(sqs.client()) as client:
+        yield client
+
+
+def texts(*bodies: str) -> list[OutgoingMessage]:
+    return [OutgoingMessage(body) for body in bodies]
+
+
+def test_what_is_sent_is_received(queue: SQSQueue) -> None:
+    """Unchanged, with what the queue knows of it; it stays invisible then."""
+    assert queue.send(texts(' {"a": "é"}\n', "two")) == []
+    before = time.time() * 1000
+    messages = queue.receive(10, 5)
+    assert sorted(message.body for message in messages) == [' {"a": "é"}\n', "two"]
+    assert len({message.handle for message in messages}) == len({message.message_id for message in messages}) == 2
+    for message in messages:
+        assert message.receive_count == 1
+        assert abs(message.first_received - before) < 60_000
+        assert 0 <= time.monotonic() - message.received < 30
+    assert queue.receive(10, 0) == []
+
+
+def test_attributes_travel(queue: SQSQueue, client: Any) -> None:
+    """As texts."""
+    assert queue.send([OutgoingMessage("x", {"reason": "failed", "topic": "é"})]) == []
+    (raw,) = client.receive_message(QueueUrl=queue.url, MessageAttributeNames=["All"])["Messages"]
+    assert raw["MessageAttributes"] == {
+        "reason": {"DataType": "String", "StringValue": "failed"},
+        "topic": {"DataType": "String", "StringValue": "é"},
+    }
+
+
+def test_one_receive_gives_ten_at_most(queue: SQSQueue) -> None:
+    """And no more than was asked for."""
+    assert queue.send(texts(*"abcdefghij")) == []
+    assert queue.send(texts("k", "l")) == []
+    assert len(queue.receive(3, 0)) == 3
+    assert len(queue.receive(100, 0)) == 9
+
+
+def test_a_delete_is_for_good(queue: SQSQueue, client: Any) -> None:
+    """Of the messages whose handles were given, and no others."""
+    queue.send(texts(*"abc"))
+    messages = queue.receive(10, 5)
+    assert queue.delete([message.handle for message in messages if message.body != "b"]) == []
+    assert queue.change_visibility([message.handle for message in messages if message.body == "b"], 0) == []
+    assert [message.body for message in queue.receive(10, 5)] == ["b"]
+
+
+def test_what_was_not_deleted_is_told_by_its_position(queue: SQSQueue) -> None:
+    """SQS answers 200 all the same."""
+    queue.send(texts("a"))
+    (message,) = queue.receive(10, 5)
+    (failure,) = queue.delete([message.handle, "no handle"])
+    assert failure.index == 1
+    assert failure.code == "ReceiptHandleIsInvalid"
+    assert failure.message
+    assert failure.sender_fault
+
+
+def test_a_message_given_back_comes_again_with_its_count(queue: SQSQueue) -> None:
+    """At once; its id is the same, its handle another."""
+    queue.send(texts("a"))
+    (first,) = queue.receive(10, 5)
+    assert queue.change_visibility([first.handle], 0) == []
+    (second,) = queue.receive(10, 5)
+    assert second.message_id == first.message_id
+    assert second.handle != first.handle
+    assert second.receive_count == 2
+    assert second.first_received == first.first_received
+
+
+def test_an_extended_message_stays_away(queue_name: str) -> None:
+    """Longer than it would have, and one that is not comes back."""
+    queue = SQSQueue(queue_name, visibility_timeout=1)
+    queue.send(texts("a", "b"))
+    messages = {message.body: message for message in queue.receive(10, 5)}
+    assert queue.change_visibility([messages["a"].handle], 600) == []
+    again: list[str] = []
+
+    def returned() -> bool:
+        again.extend(message.body for message in queue.receive(10, 1))
+        return "b" in again
+
+    servers.wait_until(returned, 15, "the message that was not extended")
+    assert "a" not in again
+
+
+def test_a_handle_that_cannot_be_extended_is_told(queue: SQSQueue) -> None:
+    """By its position, as with a delete."""
+    (failure,) = queue.change_visibility(["no handle"], 60)
+    assert failure.index == 0
+    assert failure.sender_fault
+
+
+def test_a_topic_may_be_a_url(queue: SQSQueue, sqs: servers.Sqs) -> None:
+    """It is then used as it is, and named by its end."""
+    by_url = SQSQueue(queue.url)
+    assert by_url.name == queue.name
+    assert by_url.url == queue.url
+    by_url.send(texts("a"))
+    assert [message.body for message in queue.receive(10, 5)] == ["a"]
+    assert SQSQueue(queue.url + "/").name == queue.name
+
+
+def test_it_knows_whether_it_exists(queue: SQSQueue, sqs: servers.Sqs) -> None:
+    """Without an error."""
+    assert queue.exists()
+    assert not SQSQueue("no-such-queue").exists()
+
+
+def test_it_tells_its_attributes(queue: SQSQueue) -> None:
+    """By SQS's names."""
+    attributes = queue.attributes()
+    assert attributes["VisibilityTimeout"] == "30"
+    assert attributes["QueueArn"].endswith(f":{queue.name}")
+
+
+def test_creating_it_twice_is_creating_it_once(sqs: servers.Sqs) -> None:
+    """What is in it stays."""
+    queue = SQSQueue("made")
+    queue.create()
+    queue.send(texts("a"))
+    SQSQueue("made").create()
+    assert [message.body for message in queue.receive(10, 5)] == ["a"]
+
+
+def test_a_fifo_queue_is_one_by_its_suffix(sqs: servers.Sqs) -> None:
+    """Messages are in one group, and so in order."""
+    queue = SQSQueue("made.fifo")
+    queue.create()
+    assert queue.attributes()["FifoQueue"] == "true"
+    assert queue.send(texts("a", "b", "c")) == []
+    assert [message.body for message in queue.receive(10, 5)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("call", ["url", "receive", "delete", "change_visibility", "send", "attributes"])
+def test_a_missing_queue_is_named(sqs: servers.Sqs, call: str) -> None:
+    """By every call, with what to do."""
+    queue = SQSQueue("no-such-queue")
+    calls: dict[str, Any] = {
+        "url": lambda: queue.url,
+        "receive": lambda: queue.receive(1, 0),
+        "delete": lambda: queue.delete(["h"]),
+        "change_visibility": lambda: queue.change_visibility(["h"], 1),
+        "send": lambda: queue.send(texts("a")),
+        "attributes": queue.attributes,
+    }
+    with pytest.raises(QueueNotFound, match=r"there is no queue 'no-such-queue'.*create it, or correct") as error:
+        calls[call]()
+    assert "NonExistentQueue" in error.value.code or error.value.code == "QueueDoesNotExist"
+
+
+def test_a_missing_queue_of_a_url_is_named(queue: SQSQueue) -> None:
+    """A URL is not looked up first."""
+    missing = SQSQueue(queue.url.replace(queue.name, "no-such-queue"))
+    with pytest.raises(QueueNotFound, match="'no-such-queue'"):
+        missing.receive(1, 0)
+
+
+def test_a_queue_that_was_deleted_and_made_anew_is_found(queue: SQSQueue, client: Any) -> None:
+    """The error in between is told, and nothing of it is kept."""
+    queue.send(texts("a"))
+    client.delete_queue(QueueUrl=queue.url)
+    with pytest.raises(QueueNotFound):
+        queue.receive(1, 0)
+    client.create_queue(QueueName=queue.name)
+    assert queue.receive(1, 0) == []
+
+
+def test_a_body_that_is_too_large_does_not_hide_those_that_were_sent(queue: SQSQueue) -> None:
+    """Either SQS tells which one it refused, or the whole call is an error and nothing was sent."""
+    oversize = "x" * (MAX_MESSAGE_BYTES + 1)
+    error, failures = None, []
+    try:
+        failures = queue.send(texts("a", oversize, "b"))
+    except QueueError as caught:
+        error = caught
+    arrived = sorted(message.body for message in queue.receive(10, 0))
+    if error is None:
+        assert [failure.index for failure in failures] == [1]
+        assert arrived == ["a", "b"]
+    else:
+        assert f"sqs:SendMessage on queue {queue.name!r} failed" in str(error)
+        assert len(str(error)) < 1000
+        assert arrived == []
+
+
+def test_a_size_is_counted_as_sqs_does() -> None:
+    """Bytes, not characters, and the attributes with their names and types."""
+    assert OutgoingMessage("é").size() == 2
+    assert OutgoingMessage("x", {"né": "é"}).size() == 1 + 3 + 6 + 2
+
+
+def test_an_endpoint_where_nobody_listens_is_an_error_within_seconds(sqs: servers.Sqs) -> None:
+    """One of ours, that names the queue."""
+    queue = SQSQueue("events", endpoint_url=f"http://127.0.0.1:{servers.free_port()}")
+    before = time.monotonic()
+    with pytest.raises(QueueError, match=r"'events'.*EndpointConnectionError"):
+        queue.receive(1, 20)
+    assert time.monotonic() - before < 15
+
+
+def test_an_endpoint_that_is_no_url_is_an_error(sqs: servers.Sqs) -> None:
+    """Before anything is connected to."""
+    with pytest.raises(QueueError, match="nonsense"):
+        _ = SQSQueue("events", endpoint_url="nonsense").url
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str | None]:
+    """An environment in which boto3 finds nothing."""
+    return {
+        "HOME": str(tmp_path),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **dict.fromkeys(
+            [
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_SESSION_TOKEN",
+                "AWS_DEFAULT_REGION",
+                "AWS_REGION",
+                "AWS_PROFILE",
+                "AWS_CONFIG_FILE",
+                "AWS_SHARED_CREDENTIALS_FILE",
+                "AWS_ENDPOINT_URL",
+                "AWS_ENDPOINT_URL_SQS",
+                "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+                "AWS_WEB_IDENTITY_TOKEN_FILE",
+            ]
+        ),
+    }
+
+
+@pytest.fixture
+def bare_boto3(bare: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process, in that environment."""
+    for name, value in bare.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("bare_boto3")
+def test_without_credentials_access_is_denied(sqs_server: servers.Sqs) -> None:
+    """The error says which permission is asked for, and to check the credentials."""
+    # A region that no other test uses: a client is kept, with the credentials that it was made with.
+    queue = SQSQueue("events", region="eu-north-1", endpoint_url=sqs_server.endpoint_url)
+    with pytest.raises(AccessDenied, match=r"'events'.*sqs:GetQueueUrl.*check the credentials.*NoCredentials") as error:
+        queue.receive(1, 0)
+    assert error.value.code == "NoCredentialsError"
+
+
+@pytest.mark.usefixtures("bare_boto3")
+def test_without_a_region_the_error_says_where_to_set_one(sqs_server: servers.Sqs) -> None:
+    """An error of ours, not boto3's."""
+    with pytest.raises(QueueError, match=r"no AWS region.*balog_region.*AWS_DEFAULT_REGION") as error:
+        _ = SQSQueue("events", endpoint_url=sqs_server.endpoint_url, **SECRETS).url
+    assert error.value.code == "NoRegionError"
+
+
+@pytest.mark.usefixtures("bare_boto3")
+def test_a_region_is_read_from_an_aws_url() -> None:
+    """A worker may listen to queues of several."""
+    queue = SQSQueue("https://sqs.eu-west-3.amazonaws.com/123456789012/events", **SECRETS)
+    assert queue._client.meta.region_name == "eu-west-3"
+    assert queue._client.meta.endpoint_url == "https://sqs.eu-west-3.amazonaws.com"
+
+
+def test_no_secret_is_shown(sqs: servers.Sqs) -> None:
+    """Neither by the object nor by its errors, their causes included."""
+    shown: list[str] = []
+    for endpoint in (sqs.endpoint_url, f"http://127.0.0.1:{servers.free_port()}", "nonsense"):
+        queue = SQSQueue("no-such-queue", region="us-east-1", endpoint_url=endpoint, **SECRETS)
+        with pytest.raises(BalogError) as caught:
+            queue.receive(1, 0)
+        error: BaseException | None = caught.value
+        while error is not None:
+            shown += [str(error), repr(error)]
+            error = error.__cause__ or error.__context__
+        shown.append(repr(queue))
+    assert not [text for text in shown if any(secret in text for secret in SECRETS.values())]
+    assert repr(SQSQueue("events", **SECRETS)) == "<SQSQueue events>"
+
+
+FORK = """
+import json, os, sys, threading
+from balog_celery import queues
+from balog_celery.queues import OutgoingMessage, SQSQueue
+
+queue = SQSQueue(sys.argv[1])
+queue.send([OutgoingMessage("parent")])
+mine = queue._client
+# Held over the fork, as a thread that makes a client at that moment would.
+queues._clients._lock.acquire()
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    queue.send([OutgoingMessage("child")])
+    os.write(writer, json.dumps({"same": queue._client is mine}).encode())
+    os._exit(0)
+queues._clients._lock.release()
+os.close(writer)
+answer = json.loads(os.read(reader, 1000))
+_, status = os.waitpid(child, 0)
+queue.send([OutgoingMessage("parent again")])
+print(json.dumps({**answer, "status": status, "kept": queue._client is mine}), flush=True)
+"""
+
+
+def test_a_forked_child_has_a_client_of_its_own(queue: SQSQueue, sqs: servers.Sqs) -> None:
+    """It shares no connection with its parent, nor waits for a lock that nobody will release."""
+    with servers.Program([sys.executable, "-W", "ignore", "-c", FORK, queue.name], env=sqs.env) as program:
+        assert program.wait(30) == 0, program.output
+        assert json.loads(program.output) == {"same": False, "status": 0, "kept": True}
+    bodies = {message.body for message in queue.receive(10, 5)}
+    assert bodies == {"parent", "child", "parent again"}

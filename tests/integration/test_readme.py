@@ -1,0 +1,307 @@
+"""The README, as a reader would take it: its code runs, its commands run, and what it promises comes true."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from documents import ROOT, Shell, code_blocks, commands, copy_of_the_repository
+
+import servers
+from balog_celery.records import decode
+from fakes import event_text
+
+README = (ROOT / "README.md").read_text()
+REGION = "eu-west-1"
+TOPIC = "myproj-events-prod"
+
+#: Makes seen what the README's consumer, which does nothing, is called with: a module of the scanned package.
+WITNESS = """
+import os
+from celery import signals
+
+@signals.task_success.connect
+def note(sender, **_):
+    with open("seen", "a") as seen:
+        seen.write(f"{sender.name} {sender.request.id}\\n")
+"""
+
+#: Executes the README's Python blocks in order, in one module, and uses what they define.
+READER = """
+import json, logging, sys, types
+
+with open("blocks.json") as file:
+    blocks = json.load(file)
+module = types.ModuleType("justitia.scripts.process_results")
+sys.modules[module.__name__] = module
+sys.path.insert(0, ".")
+for number, block in enumerate(blocks):
+    exec(compile(block, f"README block {number}", "exec"), module.__dict__)
+    if "SQSHandler(" in block:
+        # What the first block does, now that records are shipped.
+        exec(compile(blocks[0], "README block 0, again", "exec"), module.__dict__)
+        (handler,) = [one for one in logging.getLogger().handlers if isinstance(one, module.SQSHandler)]
+        assert handler.flush(20), handler.stats()
+        print("shipped", json.dumps(handler.stats()), flush=True)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+original = module.ConsumerOperator.process_event
+
+def process_event(self, consumer, event):
+    print("processed", consumer.func.__name__, event["header"]["id"], flush=True)
+    return original(self, consumer, event)
+
+module.ConsumerOperator.process_event = process_event
+print("read", flush=True)
+module.process_events(
+    {
+        "api.sqs.queue_env": "prod",
+        "api.sqs.region": "eu-west-1",
+        "api.sqs.aws_access_key_id": "test",
+        "api.sqs.aws_secret_access_key": "test",
+    }
+)
+print("returned", flush=True)
+"""
+
+
+def python(containing: str) -> str:
+    """The README's Python block that has this text."""
+    (block,) = [block for block in code_blocks(README, "python") if containing in block]
+    return block
+
+
+class Queue:
+    """The topic of the README, and its dead-letter queue, which is beside it."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._url = client.create_queue(QueueName=TOPIC)["QueueUrl"]
+        client.create_queue(QueueName=f"{TOPIC}-dead")
+
+    def send(self, body: str) -> None:
+        self._client.send_message(QueueUrl=self._url, MessageBody=body)
+
+    def receive(self) -> list[str]:
+        """Take what is in it."""
+        answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10)
+        return [message["Body"] for message in answer.get("Messages", [])]
+
+    def empty(self) -> bool:
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        attributes = self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=names)["Attributes"]
+        return not any(map(int, attributes.values()))
+
+
+@pytest.fixture
+def queue(sqs: servers.Sqs) -> Iterator[Queue]:
+    """The queue that the README's consumer listens to."""
+    with closing(boto3.client("sqs", region_name=REGION)) as client:
+        yield Queue(client)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the package of the README: its consumer and its operator are the README's own text."""
+    package = tmp_path / "yourpackage"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "witness.py").write_text(WITNESS)
+    (package / "events.py").write_text(python("@consumer_config(") + python("class ConsumerOperator"))
+    return tmp_path
+
+
+@pytest.fixture
+def shell(folder: Path, sqs: servers.Sqs, broker: servers.Valkey, queue: Queue) -> Iterator[Shell]:
+    """A shell there, whose environment has the broker and SQS in the place of those that the README names."""
+    env = {**sqs.env, "AWS_DEFAULT_REGION": REGION, "CELERY_BROKER_URL": broker.url}
+    with Shell(folder, env) as shell:
+        yield shell
+
+
+@pytest.fixture
+def configured(shell: Shell) -> Shell:
+    """That shell, with the README's configuration, and with the file that it sends."""
+    (shell.folder / "celeryconfig.py").write_text(python("balog_packages"))
+    (shell.folder / "events.jsonl").write_text(event_text("e1") + "\n" + event_text("e2") + "\n")
+    return shell
+
+
+def seen(shell: Shell) -> list[str]:
+    """The tasks that were executed, by name."""
+    file = shell.folder / "seen"
+    return [line.split()[0] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def command(containing: str) -> str:
+    """The README's command line that ends so."""
+    (found,) = [line for line in commands(README) if line.endswith(containing)]
+    return found
+
+
+@pytest.fixture
+def await_events(configured: Shell, queue: Queue) -> Callable[[], None]:
+    """Waits until the README's consumer has had both events."""
+
+    def wait() -> None:
+        servers.wait_until(lambda: len(seen(configured)) == 2, 60, "the tasks")
+        assert seen(configured) == ["yourpackage.events.process_metrics"] * 2
+        servers.wait_until(queue.empty, 30, "the deletes")
+
+    return wait
+
+
+def test_the_python_blocks_run_in_order(shell: Shell, queue: Queue) -> None:
+    """The logger logs, the handler ships, and the script processes an event until it is stopped."""
+    (shell.folder / "blocks.json").write_text(json.dumps(code_blocks(README, "python")))
+    (shell.folder / "reader.py").write_text(READER)
+    program = shell.start("python -W error reader.py")
+    lines = program.wait_for("read\n", 60).splitlines()
+
+    printed = decode(lines[0])
+    (block,) = code_blocks(README, "json")
+    shown = decode(block)
+    assert printed.header.channel == shown.header.channel == "justitia.scripts.process_results.done"
+    assert [value.name for value in printed.payload.values] == ["total", "succeeded", "failed"]
+
+    (statistics,) = [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("shipped")]
+    assert statistics == {"sent": 1, "dropped": 0, "refused": 0, "waiting": 0}
+    # The script takes what was shipped, and then what comes.
+    program.wait_for("processed process_metrics LG", 30)
+    queue.send(event_text("later"))
+    program.wait_for("processed process_metrics later", 30)
+    servers.wait_until(queue.empty, 30, "the deletes")
+    program.signal(signal.SIGTERM)
+    # A stop waits for the long poll under way, which a message ends.
+    queue.send(event_text("last"))
+    program.wait_for("returned", 60)
+    assert program.wait(30) == 0
+    assert "Traceback" not in program.output
+
+
+def test_the_json_block_is_a_record() -> None:
+    """As it stands, with what the text says of it."""
+    (block,) = code_blocks(README, "json")
+    record = decode(block)
+    assert record.header.id == "LGk37Fo3xLLVx9GrfnyTuvBd"
+    assert record.payload.cls_type == "metrics"
+
+
+def test_no_block_is_in_another_language() -> None:
+    """Whatever is shown is run by a test of this file."""
+    assert README.count("```") == 2 * (len(code_blocks(README, "python")) + len(code_blocks(README, "json")))
+
+
+def test_every_command_line_is_run() -> None:
+    """A new one must be run by a test of this file as well."""
+    assert [line for line in commands(README) if not line.startswith("python3 -m venv ")] == [
+        "celery -A balog_celery worker",
+        "celery -A balog_celery worker --no-engine",
+        "celery -A balog_celery balog engine",
+        "celery -A balog_celery balog consumers",
+        "celery -A balog_celery balog send events.jsonl",
+        "celery -A balog_celery balog health",
+    ]
+
+
+def test_a_worker_reads_sqs_and_runs_every_match(configured: Shell, await_events: Callable[[], None]) -> None:
+    """The README's commands: a worker, and a file that is sent."""
+    sent = configured.run(command("balog send events.jsonl"))
+    assert f"sent 2 records to {TOPIC}" in sent
+    worker = configured.start(command("celery worker"))
+    await_events()
+    assert "Traceback" not in worker.output
+
+
+def test_an_engine_reads_and_a_worker_executes(configured: Shell, await_events: Callable[[], None]) -> None:
+    """The README's commands: each does its half."""
+    configured.run(command("balog send events.jsonl"))
+    none = configured.start(command("balog health"))
+    assert none.wait(60) == 1
+    assert "no engine of this app runs on this machine" in none.output
+    engine = configured.start(command("balog engine"), ready="engine started")
+    worker = configured.start(command("worker --no-engine"))
+    await_events()
+    assert f"topic {TOPIC}" in configured.run(command("balog health"))
+    assert "Traceback" not in engine.output + worker.output
+    assert not [text for text in configured.left_over().values() if "--worker-pid" in text]
+
+
+def test_the_consumers_are_listed(configured: Shell) -> None:
+    """With what the decorator says."""
+    listing = configured.run(command("balog consumers"))
+    (line,) = [line for line in listing.splitlines() if line.startswith("yourpackage.events.process_metrics")]
+    assert line.split()[1:5] == [TOPIC, "metrics", "<1.0", "celery"]
+    assert "max_retries=5" in line
+    assert "rate_limit='100/s'" in line
+
+
+def test_an_app_of_ones_own_runs_an_engine(shell: Shell, queue: Queue) -> None:
+    """``celery -A proj worker``, as the text below the block says."""
+    assert "`celery -A proj worker` now runs an engine as well" in README
+    (shell.folder / "proj.py").write_text(python("balog_celery.install(app"))
+    queue.send(event_text("e"))
+    shell.start("celery -A proj worker")
+    servers.wait_until(lambda: seen(shell) == ["yourpackage.events.process_metrics"], 60, "the task")
+    servers.wait_until(queue.empty, 30, "the deletes")
+
+
+def test_the_two_commands_at_the_top() -> None:
+    """One tries it, one runs the tests, and that is what CI runs."""
+    tried, tested = [line for line in commands(README) if line.startswith("python3 -m venv ")]
+    assert tried == (
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[local]' && "
+        ".venv/bin/celery -A balog_celery balog up --send examples/metrics/events.jsonl"
+    )
+    assert tested == "python3 -m venv .venv && .venv/bin/pip install -e '.[dev]' && .venv/bin/pytest"
+    assert tested in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def test_trying_it_processes_the_example_and_ctrl_c_stops_all_of_it(tmp_path: Path) -> None:
+    """The last part of the command, in a copy of the repository; the parts before it are another test's."""
+    tried, _ = [line for line in commands(README) if line.startswith("python3 -m venv ")]
+    last = tried.rpartition("&& ")[2].removeprefix(".venv/bin/")
+    flower = servers.free_port()
+    with Shell(copy_of_the_repository(tmp_path), {"FLOWER_PORT": str(flower)}) as shell:
+        running = shell.start(last)
+        for total in (100, 200, 300, 400, 500):
+            running.wait_for(f"develop: total = {float(total)}", 60)
+        texts = "\n".join(shell.left_over().values())
+        for part in ("balog_celery.local", "valkey-server", "--worker-pid", " worker "):
+            assert part in texts
+        if importlib.util.find_spec("flower"):
+            assert " flower " in texts
+            servers.wait_until(lambda: answers(flower), 40, "Flower")
+        running.signal_group(signal.SIGINT)
+        assert running.wait(60) in (0, 1)
+        servers.wait_until(lambda: not shell.left_over(), 20, "the end of all of it")
+        assert "Traceback" not in running.output
+
+
+def answers(port: int) -> bool:
+    """Whether a page is served there."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{port}/", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
+def test_left_over_processes_are_seen(tmp_path: Path) -> None:
+    """The check that nothing is left over would notice it if something was."""
+    with Shell(tmp_path) as shell:
+        shell.start("sh -c 'sleep 60 & echo started; wait'", ready="started")
+        assert any("sleep 60" in text for text in shell.left_over().values())
+    assert not shell.left_over()

@@ -1,0 +1,386 @@
+"""What this package uses of Celery and kombu without their documentation saying so: it must still be as it was.
+
+A failure here after an upgrade names what to look at in ``dispatch.py``, ``worker.py`` or ``tasks.py``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from celery import Celery, Task, bootsteps, signals
+from celery.app import autoretry, routes
+from celery.app.task import extract_exec_options
+from celery.app.trace import build_tracer
+from celery.exceptions import CDeprecationWarning, TimeLimitExceeded, WorkerLostError, WorkerShutdown
+from celery.utils.imports import cwd_in_path, symbol_by_name
+from celery.utils.nodenames import anon_nodename
+from celery.worker import components, state
+from celery.worker.request import Request
+from kombu import Connection, Producer
+
+from balog_celery.consumers.options import ROUTING_OPTIONS, TASK_OPTIONS
+
+#: Read by Celery where a task is registered.
+AUTORETRY_OPTIONS = {
+    "autoretry_for",
+    "dont_autoretry_for",
+    "retry_backoff",
+    "retry_backoff_max",
+    "retry_jitter",
+    "retry_kwargs",
+}
+
+TASK_ID = "0b0f5c55-3f0a-5b7c-9a3e-5a5a5a5a5a5a"
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app on a broker in memory, with a task."""
+    app = Celery("contract", broker="memory://", set_as_current=False)
+    app.conf.task_default_queue = f"contract-{id(app)}"
+
+    @app.task(name="contract.task", shared=False)
+    def task(event: str) -> None:
+        pass
+
+    yield app
+    app.close()
+
+
+def message(app: Celery, **more: Any) -> Any:
+    """A task message as dispatch.py has it made."""
+    options = {
+        "argsrepr": "(<Event>,)",
+        "kwargsrepr": "{}",
+        "ignore_result": True,
+        "time_limit": 5.0,
+        "soft_time_limit": 4.0,
+        "expires": None,
+        "create_sent_event": False,
+        "origin": anon_nodename(),
+        **more,
+    }
+    return app.amqp.create_task_message(TASK_ID, "contract.task", ("the text",), {}, **options)
+
+
+def sent(app: Celery, messages: list[Any], **options: Any) -> list[Any]:
+    """What a broker hands over of *messages*, sent as dispatch.py does."""
+    route = app.amqp.router.route({"queue": None}, "contract.task", (), {}, app.tasks["contract.task"])
+    with app.connection_for_write() as connection:
+        producer = app.amqp.Producer(connection, auto_declare=False)
+        with producer.batch():
+            for one in messages:
+                app.amqp.send_task_message(
+                    producer,
+                    "contract.task",
+                    one,
+                    serializer="json",
+                    retry=False,
+                    declare=None,
+                    confirm_timeout=1.0,
+                    **{**route, **options},
+                )
+        queue = route["queue"](connection.default_channel)
+        received = []
+        while (got := queue.get(accept=["json"], no_ack=True)) is not None:
+            received.append(got)
+        return received
+
+
+def test_a_task_message_is_made_of_what_dispatch_gives(app: Celery) -> None:
+    """Four parts; the headers say what a worker and Flower go by."""
+    headers, properties, (args, kwargs, _embed), sent_event = message(app)
+    assert (headers["id"], headers["root_id"], headers["task"]) == (TASK_ID, TASK_ID, "contract.task")
+    assert headers["lang"] == "py"
+    assert headers["argsrepr"] == "(<Event>,)"
+    assert headers["kwargsrepr"] == "{}"
+    assert headers["timelimit"] == [5.0, 4.0]
+    assert headers["retries"] == 0
+    assert headers["ignore_result"] is True
+    assert headers["expires"] is None
+    assert headers["origin"] == anon_nodename()
+    assert properties["correlation_id"] == TASK_ID
+    assert (args, kwargs) == (("the text",), {})
+    assert sent_event is None
+
+
+def test_an_expiry_in_seconds_becomes_a_moment(app: Celery) -> None:
+    """As with ``Task.apply_async``."""
+    headers, *_ = message(app, expires=60)
+    assert headers["expires"] > "2000-01-01"
+
+
+def test_a_sent_event_is_made_where_it_is_asked_for(app: Celery) -> None:
+    """It is what makes Flower show a task before a worker has it."""
+    *_, sent_event = message(app, create_sent_event=True)
+    assert sent_event["uuid"] == TASK_ID
+    assert sent_event["args"] == "(<Event>,)"
+
+
+def test_the_functions_take_what_dispatch_gives() -> None:
+    """By the names of their parameters, so that a new meaning of a position is noticed."""
+    app = Celery("contract", broker="memory://", set_as_current=False)
+    create = inspect.signature(app.amqp.create_task_message).parameters
+    assert list(create)[:4] == ["task_id", "name", "args", "kwargs"]
+    assert {
+        "argsrepr",
+        "kwargsrepr",
+        "ignore_result",
+        "time_limit",
+        "soft_time_limit",
+        "expires",
+        "create_sent_event",
+        "origin",
+    } <= set(create)
+    send = inspect.signature(app.amqp.send_task_message).parameters
+    assert list(send)[:3] == ["producer", "name", "message"]
+    assert {"serializer", "retry", "declare", "confirm_timeout", "queue", "compression"} <= set(send)
+    assert any(parameter.kind is parameter.VAR_KEYWORD for parameter in send.values())  # priority
+
+
+def test_a_broker_hands_over_what_was_sent(app: Celery) -> None:
+    """Body, id and arguments; the message is what a worker would get of ``apply_async``."""
+    (received,) = sent(app, [message(app)])
+    assert json.loads(received.body)[:2] == [["the text"], {}]
+    assert received.headers["id"] == TASK_ID
+    assert received.headers["argsrepr"] == "(<Event>,)"
+    assert received.content_type == "application/json"
+    with app.connection_for_write() as connection:
+        app.tasks["contract.task"].apply_async(("the text",), task_id=TASK_ID, connection=connection)
+        queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
+        usual = queue.get(accept=["json"], no_ack=True)
+    assert usual.body == received.body
+    assert set(usual.headers) == set(received.headers)
+    assert set(usual.properties) == set(received.properties)
+
+
+def test_a_priority_and_a_compression_travel(app: Celery) -> None:
+    """They are options of the route."""
+    (received,) = sent(app, [message(app)], priority=3, compression="gzip")
+    assert received.properties["priority"] == 3
+    assert received.headers["compression"] == "application/x-gzip"
+    assert json.loads(received.body)[0] == ["the text"] or received.body
+
+
+def test_both_publish_signals_fire(app: Celery) -> None:
+    """Instrumentation such as OpenTelemetry's hangs on them, and may add headers."""
+    seen: list[tuple[str, str]] = []
+
+    def before(sender: str, headers: dict[str, Any], **_: Any) -> None:
+        headers["traceparent"] = "00-1-2-01"
+        seen.append(("before", headers["id"]))
+
+    def after(sender: str, headers: dict[str, Any], **_: Any) -> None:
+        seen.append(("after", headers["id"]))
+
+    signals.before_task_publish.connect(before, sender="contract.task", weak=False)
+    signals.after_task_publish.connect(after, sender="contract.task", weak=False)
+    try:
+        (received,) = sent(app, [message(app)])
+    finally:
+        signals.before_task_publish.disconnect(before, sender="contract.task")
+        signals.after_task_publish.disconnect(after, sender="contract.task")
+    assert seen == [("before", TASK_ID), ("after", TASK_ID)]
+    assert received.headers["traceparent"] == "00-1-2-01"
+
+
+def test_a_batch_ends_with_all_of_it_sent(app: Celery) -> None:
+    """In order; on a transport that has no batches, one by one."""
+    messages = [message(app, argsrepr=str(number)) for number in range(12)]
+    assert [one.headers["argsrepr"] for one in sent(app, messages)] == [str(number) for number in range(12)]
+
+
+def test_a_batch_takes_no_more_than_it_says_and_ten_fit() -> None:
+    """A receive's tasks, a few consumers each, must fit into one batch."""
+    default = inspect.signature(Producer.batch).parameters["max_size"].default
+    assert default >= 100
+
+
+def test_a_connection_is_dropped_without_waiting(app: Celery) -> None:
+    """``collect`` takes a limit; ``driver_type`` is what the options of the transports are chosen by."""
+    assert "socket_timeout" in inspect.signature(Connection.collect).parameters
+    connection = app.connection_for_write(connect_timeout=1.0)
+    assert connection.connect_timeout == 1.0
+    assert connection.transport.driver_type == "memory"
+    connection.collect(1.0)
+    assert Connection("redis://").transport_cls
+    for url, driver in (("redis://", "redis"), ("amqp://", "amqp")):
+        pytest.importorskip({"redis": "redis", "amqp": "amqp"}[driver])
+        assert Connection(url).get_transport_cls().driver_type == driver
+
+
+def test_an_amqp_channel_has_transactions() -> None:
+    """Publishing to RabbitMQ relies on them."""
+    from amqp import Channel
+
+    assert callable(Channel.tx_select)
+    assert callable(Channel.tx_commit)
+
+
+def test_a_route_is_a_queue_and_its_options(app: Celery) -> None:
+    """Routers are functions that are given a task's name."""
+    app.conf.task_routes = (lambda name, *_, **__: {"queue": "other", "priority": 7},)
+    route = app.amqp.router.route({"queue": None}, "contract.task", (), {}, app.tasks["contract.task"])
+    assert route["queue"].name == "other"
+    assert route["priority"] == 7
+    assert len(routes.prepare([{"a": {"queue": "b"}}, lambda *_, **__: None])) == 2
+
+
+def test_a_flag_asks_a_worker_for_a_warm_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``should_stop`` is looked at by the worker's loops; None and False mean no."""
+    assert state.should_stop is None
+    state.maybe_shutdown()
+    monkeypatch.setattr(state, "should_stop", 1)
+    with pytest.raises(WorkerShutdown):
+        state.maybe_shutdown()
+
+
+def test_a_workers_steps_are_where_they_were() -> None:
+    """The engine's step names two of them as what it needs, and is told of each kind of stop."""
+    assert {components.Pool.name, components.Timer.name} == {
+        "celery.worker.components.Pool",
+        "celery.worker.components.Timer",
+    }
+    assert {"start", "stop", "close", "terminate", "create", "include_if"} <= set(dir(bootsteps.StartStopStep))
+    app = Celery("contract", broker="memory://", set_as_current=False)
+    assert isinstance(app.steps["worker"], set)
+    assert isinstance(app.user_options["worker"], set)
+
+
+def test_the_remaining_names_are_there() -> None:
+    """Used by integration.py and celery.py."""
+    assert symbol_by_name("json:loads") is json.loads
+    with cwd_in_path():
+        pass
+    assert signals.import_modules.providing_args is not None
+
+
+@pytest.mark.parametrize("name", sorted(TASK_OPTIONS - ROUTING_OPTIONS - AUTORETRY_OPTIONS - {"compression"}))
+def test_a_task_option_is_an_attribute_of_celerys_task(name: str) -> None:
+    """A misspelt or renamed one would be set, and never be looked at."""
+    assert name in vars(Task)
+
+
+@pytest.mark.parametrize("name", sorted(AUTORETRY_OPTIONS))
+def test_a_retry_option_is_looked_at_by_celery(name: str) -> None:
+    """It is an attribute of the task, if there is one."""
+
+    class Probe:
+        asked: ClassVar[set[str]] = set()
+
+        def __getattr__(self, attribute: str) -> Any:
+            self.asked.add(attribute)
+            raise AttributeError(attribute)
+
+    autoretry.add_autoretry_behaviour(Probe())
+    assert name in Probe.asked
+
+
+@pytest.mark.parametrize("name", ["compression", "expires", "priority", "queue", "soft_time_limit", "time_limit"])
+def test_a_publishing_option_is_read_from_a_task(name: str) -> None:
+    """By ``apply_async``, so that a retry has it as well."""
+    assert extract_exec_options(SimpleNamespace(**{name: 1}))[name] == 1
+
+
+@pytest.mark.parametrize("name", sorted(ROUTING_OPTIONS))
+def test_a_routing_option_on_a_task_is_deprecated(app: Celery, name: str) -> None:
+    """Which is why a router gives it."""
+    task = type("Routed", (Task,), {"name": "contract.routed", "run": lambda self: None, name: "1"})()
+    with pytest.warns(CDeprecationWarning, match=f"The '{name}' task attribute"):
+        app.register_task(task)
+
+
+def test_a_registered_task_retries_by_itself(app: Celery) -> None:
+    """``register_task`` reads the retry options of a class."""
+
+    class Retrying(Task):  # type: ignore[misc]
+        name = "contract.retrying"
+        autoretry_for = (OSError,)
+        max_retries = 2
+        default_retry_delay = 0
+        calls = 0
+
+        def run(self) -> None:
+            type(self).calls += 1
+            raise OSError("again")
+
+    app.register_task(Retrying())
+    result = app.tasks["contract.retrying"].apply()
+    assert Retrying.calls == 3
+    assert isinstance(result.result, OSError)
+
+
+def test_a_task_class_with_a_call_of_its_own_is_called_by_the_worker(app: Celery) -> None:
+    """The worker goes around ``__call__`` where it is Celery's own."""
+    called: list[str] = []
+
+    class Wrapped(Task):  # type: ignore[misc]
+        name = "contract.wrapped"
+
+        def run(self) -> str:
+            return "ran"
+
+        def __call__(self) -> Any:
+            called.append("called")
+            return self.run()
+
+    app.register_task(Wrapped())
+    task = app.tasks["contract.wrapped"]
+    task.__trace__ = build_tracer(task.name, task, app=app)
+    answer = task.__trace__(TASK_ID, (), {}, {"id": TASK_ID, "task": task.name, "is_eager": True})
+    assert called == ["called"]
+    assert answer.retval == "ran"
+
+
+@pytest.fixture
+def failures(app: Celery) -> Iterator[list[Any]]:
+    """The exceptions of which the task_failure signal told, with the arguments."""
+    told: list[Any] = []
+
+    def note(sender: Any, exception: Any, args: Any, **_: Any) -> None:
+        told.append((type(exception), tuple(args), threading.current_thread() is threading.main_thread()))
+
+    task = app.tasks["contract.task"]
+    signals.task_failure.connect(note, sender=task, weak=False)
+    yield told
+    signals.task_failure.disconnect(note, sender=task)
+
+
+def request(app: Celery) -> Request:
+    """What a worker's main process knows of a task that a pool child executes."""
+    (received,) = sent(app, [message(app)])
+    return Request(
+        received,
+        app=app,
+        task=app.tasks["contract.task"],
+        hostname="h",
+        eventer=SimpleNamespace(enabled=False, send=lambda *_, **__: None),
+        on_ack=lambda *_: None,
+        on_reject=lambda *_: None,
+        connection_errors=(),
+        decoded=False,
+    )
+
+
+def test_a_hard_time_limit_is_told_where_the_request_is(app: Celery, failures: list[Any]) -> None:
+    """The pool child is dead by then, so this signal is the only word of it."""
+    request(app).on_timeout(soft=False, timeout=5)
+    assert failures == [(TimeLimitExceeded, ("the text",), True)]
+
+
+def test_a_lost_worker_is_told_where_the_request_is(app: Celery, failures: list[Any]) -> None:
+    """With a task that is not given back."""
+    from billiard.einfo import ExceptionInfo
+
+    try:
+        raise WorkerLostError("killed")
+    except WorkerLostError:
+        info = ExceptionInfo()
+    request(app).on_failure(info)
+    assert failures == [(WorkerLostError, ("the text",), True)]
