@@ -6,6 +6,7 @@ A dead letter's body is the body of the message, unchanged; what is known of the
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
 import time
@@ -20,6 +21,18 @@ logger = logging.getLogger(__name__)
 
 #: How long a missing dead-letter queue counts as missing before it is looked for again, in seconds.
 _LOOK_AGAIN = 60.0
+
+
+class Outcome(enum.Enum):
+    """What became of a dead letter. Only :attr:`KEPT` is true."""
+
+    KEPT = "SQS has it"
+    NO_QUEUE = "there is no dead-letter queue for it"
+    REFUSED = "the dead-letter queue refused it"
+    NOT_NOW = "the dead-letter queue cannot be reached"
+
+    def __bool__(self) -> bool:
+        return self is Outcome.KEPT
 
 
 class DeadLetters:
@@ -58,11 +71,11 @@ class DeadLetters:
         error: str = "",
         first_received: int = 0,
         receive_count: int = 0,
-    ) -> bool:
-        """Keep *body* as a dead letter of *topic*; True when SQS has it.
+    ) -> Outcome:
+        """Keep *body* as a dead letter of *topic*.
 
-        False, with the cause logged, where there is no dead-letter queue or it did not take the letter: the event must
-        then be kept in another way.
+        Where the outcome is not true, its cause is logged, and the event must be kept in another way: later again if it
+        is ``NOT_NOW``.
 
         :param reason: one of ``undecodable``, ``failed``, ``default_event_handler``.
         :param consumer: the name of the task that failed.
@@ -85,21 +98,23 @@ class DeadLetters:
         try:
             queue = self._queue(topic)
             if queue is None:
-                return False
+                return Outcome.NO_QUEUE
             failures = queue.send([letter])
         except QueueError as problem:
             if isinstance(problem, QueueNotFound):
                 self._forget(topic)
-            logger.error("the dead-letter queue of %s did not take an event: %s", printable(topic), problem)
-            return False
+            logger.warning("the dead-letter queue of %s did not take an event: %s", printable(topic), problem)
+            return Outcome.NOT_NOW
         for failure in failures:
-            logger.error(
+            logger.warning(
                 "the dead-letter queue of %s did not take an event: %s (%s)",
                 printable(topic),
                 failure.code,
                 printable(failure.message),
             )
-        return not failures
+        if not failures:
+            return Outcome.KEPT
+        return Outcome.REFUSED if failures[0].sender_fault else Outcome.NOT_NOW
 
     def _queue(self, topic: str) -> Queue | None:
         name = self.name(topic)

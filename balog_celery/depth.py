@@ -50,6 +50,12 @@ class DepthWatch:
         """Whether the broker has room for more tasks."""
         return not self._full and not self._failing
 
+    def wait_open(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds until the broker has room; whether it has."""
+        if not self.open:
+            self._stop.wait(timeout)
+        return self.open
+
     def publishing_to(self, queue: str) -> None:
         """Tasks were published to *queue*: watch it."""
         self._active = True

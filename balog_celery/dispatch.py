@@ -55,8 +55,8 @@ class PublishDispatcher:
             self._depths.publishing_to(self.queue_of(job))
             job.acknowledge()
 
-    def ready(self) -> bool:
-        return self._depths.open
+    def ready(self, timeout: float) -> bool:
+        return self._depths.wait_open(timeout)
 
     def close(self) -> None:
         self._depths.close()
@@ -204,23 +204,27 @@ class HandOffDispatcher:
     def __init__(self, app: Celery, link: Link, publish: PublishDispatcher) -> None:
         self._link = link
         self._publish = publish
-        self._lock = threading.Lock()
-        # Guarded by the lock. Before the worker has said what it wants, nothing is received.
+        self._changed = threading.Condition()
+        # Guarded by the condition's lock. Before the worker has said what it wants, nothing is received.
         self._jobs: dict[int, Job] = {}
         self._limit: int | None = 0
         self._queues: frozenset[str] = frozenset()
         self._number = 0
         threading.Thread(target=self._listen, name="hand-off", daemon=True).start()
 
-    def ready(self) -> bool:
-        with self._lock:
-            if self._limit is not None:
-                # Room for a whole receive, or else receives get ever smaller, and each costs as much as one of ten.
-                return self._limit - len(self._jobs) >= min(BATCH_SIZE, max(1, self._limit // 2))
-        return self._publish.ready()
+    def ready(self, timeout: float) -> bool:
+        with self._changed:
+            if not self._changed.wait_for(self._has_room, timeout):
+                return False
+            publishing = self._limit is None
+        return not publishing or self._publish.ready(timeout)
+
+    def _has_room(self) -> bool:
+        # Room for a whole receive, or else receives get ever smaller, and each costs as much as one of ten.
+        return self._limit is None or self._limit - len(self._jobs) >= min(BATCH_SIZE, max(1, self._limit // 2))
 
     def dispatch(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
+        with self._changed:
             queues = self._queues if self._limit is not None else frozenset()
         handed = [job for job in jobs if self._publish.queue_of(job) in queues]
         others = [job for job in jobs if self._publish.queue_of(job) not in queues]
@@ -236,10 +240,17 @@ class HandOffDispatcher:
 
     def _hand_over(self, job: Job) -> None:
         name = job.consumer.task_name
-        with self._lock:
+        with self._changed:
+            # Other topics' pollers may have filled the room that this one saw.
+            self._changed.wait_for(lambda: not self._limit or len(self._jobs) < self._limit)
+            taking = bool(self._limit)
             self._number += 1
             number = self._number
-            self._jobs[number] = job
+            if taking:
+                self._jobs[number] = job
+        if not taking:  # the worker stops, or has lost its broker
+            job.refuse()
+            return
         shown = arguments_shown(job.event, self._publish.topic_of(job))
         try:
             self._link.send("task", number, task_id(job.event.header.id, name), name, shown, job.text)
@@ -254,19 +265,22 @@ class HandOffDispatcher:
                 elif kind == "refused":
                     self._settle(rest[0], refused=True)
                 else:
-                    with self._lock:
+                    with self._changed:
+                        self._changed.notify_all()
                         self._limit = {"open": rest[0] if rest else 0, "publish": None, "closed": 0}[kind]
                         if kind == "open":
                             self._queues = frozenset(rest[1])
         # The worker is gone, and whatever it ran with it.
-        with self._lock:
+        with self._changed:
             self._limit = 0
+            self._changed.notify_all()
             numbers = list(self._jobs)
         for number in numbers:
             self._settle(number, refused=True)
 
     def _settle(self, number: int, *, refused: bool) -> None:
-        with self._lock:
+        with self._changed:
             job = self._jobs.pop(number, None)
+            self._changed.notify_all()
         if job is not None:
             (job.refuse if refused else job.acknowledge)()

@@ -26,7 +26,7 @@ from .link import Link
 from .once import Marks
 from .queues import SQSQueue
 from .settings import PREFIX, Settings
-from .tasks import Routes, register
+from .tasks import Routes, register, register_bury
 from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
 
 #: What this package would have in a configuration that does not say otherwise. JSON only is Celery's own default.
@@ -144,6 +144,7 @@ class Integration:
             for package in self.settings.packages:
                 self.hub.scan(importlib.import_module(package), ignore=self.settings.ignore)
             operator = self.operator
+        register_bury(self._app, self.dead_letters)
         for consumer in self.hub:
             topic = resolve_topic(operator, consumer)
             marks = self._marks if consumer.once else None

@@ -47,7 +47,7 @@ class Settings(BaseModel):
 
     engine: bool = Field(True, description="Whether a worker runs an engine beside it. The same as --no-engine.")
     dispatch: Literal["hand-off", "publish"] = Field(
-        "publish",
+        "hand-off",
         description="How the engine beside a worker has tasks executed: 'hand-off' gives them to that worker over a "
         "socket and deletes a message when its tasks have finished; 'publish' puts them on the broker and deletes it "
         "when the broker has them. Consumers with a queue that the worker does not serve are published in any case.",

@@ -9,16 +9,20 @@ from typing import Any
 
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+from celery.utils.time import get_exponential_backoff_interval
 
 from .consumers.consumer import Consumer
 from .consumers.options import ROUTING_OPTIONS
-from .dead_letters import DeadLetters
+from .dead_letters import DeadLetters, Outcome
 from .errors import ConfigurationError, DecodeError
 from .once import LEASE, REMEMBER, AlreadyDone, InProgress, Marks
 from .records import FacilityRecord, decode
 from .text import printable
 
 logger = logging.getLogger(__name__)
+
+#: The name of the task that keeps dead letters which could not be kept at once.
+BURY = "balog_celery.bury"
 
 #: The namespace of task ids: a name-based UUID (RFC 9562, version 5) of event id and task name.
 _NAMESPACE = uuid.UUID("5a0c8a5e-52f3-5d0b-9c39-6d6c0f6b4f0a")
@@ -35,15 +39,15 @@ def arguments_shown(event: FacilityRecord, topic: str) -> str:
     return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
 
 
-class ConsumerTask(Task):  # type: ignore[misc]
-    """The base of every consumer's task; its one argument is the event's JSON text.
+class EventTask(Task):  # type: ignore[misc]
+    """The base of the tasks whose first argument is an event's JSON text.
 
     It travels as text, so that the broker's serializer neither changes it nor reads anything into it.
     """
 
     abstract = True
     # By name: the worker's own modules are not for a process that only publishes.
-    Request = "balog_celery.worker:ConsumerRequest"
+    Request = "balog_celery.worker:EventRequest"
     acks_late = True
     reject_on_worker_lost = True
     # An event that kills its pool child is tried as often as max_retries says, and is a dead letter then: rejecting
@@ -51,10 +55,38 @@ class ConsumerTask(Task):  # type: ignore[misc]
     retry_on_worker_lost = True
     serializer = "json"
 
+    topic: str = ""
+    dead_letters: DeadLetters
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """As Celery's; shows which event it is instead of the event, also when Celery retries."""
+        if args and "argsrepr" not in options:
+            with contextlib.suppress(DecodeError):
+                options["argsrepr"] = arguments_shown(decode(args[0]), self.topic)
+        return super().apply_async(args, kwargs, **options)
+
+
+class BuryTask(EventTask):
+    """Keeps an event as a dead letter when that was not possible at once: an outage of SQS must not lose it."""
+
+    name = BURY
+    max_retries = None
+
+    def run(self, event: str, topic: str, consumer: str, error: str) -> None:
+        """Put *event* into the dead-letter queue of *topic*, trying for as long as that cannot be reached."""
+        outcome = self.dead_letters.put(event, topic, "failed", consumer=consumer, error=error)
+        if outcome is Outcome.NOT_NOW:
+            raise self.retry(countdown=get_exponential_backoff_interval(5, self.request.retries, 300, True))
+        _say_fate(outcome, event, self.dead_letters.name(topic), consumer, error)
+
+
+class ConsumerTask(EventTask):
+    """The base of every consumer's task."""
+
+    abstract = True
+
     consumer: Consumer
     operator: Any
-    topic: str
-    dead_letters: DeadLetters
     marks: Marks | None
 
     def run(self, event: str) -> Any:
@@ -97,34 +129,43 @@ class ConsumerTask(Task):  # type: ignore[misc]
         self.signature_from_request(self.request, countdown=LEASE / 4, retries=self.request.retries).apply_async()
         raise Ignore
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """As Celery's; shows which event it is instead of the event, also when Celery retries."""
-        if args and "argsrepr" not in options:
-            with contextlib.suppress(DecodeError):
-                options["argsrepr"] = arguments_shown(decode(args[0]), self.topic)
-        return super().apply_async(args, kwargs, **options)
+    def bury(self, event: str, failure: BaseException) -> None:
+        """Keep an event that failed for good: as a dead letter, now or as soon as SQS can be reached.
 
-    def bury(self, event: str, error: BaseException) -> None:
-        """Keep an event that failed for good: as a dead letter, or else whole in an ERROR record."""
-        reason = repr(error)
-        kept = self.dead_letters.put(event, self.topic, "failed", consumer=self.name, error=reason)
-        event_id = _event_id(event)
-        if kept:
-            logger.error(
-                "%s failed for good on event %s: it is in %s now (%s)",
-                self.name,
-                event_id,
-                self.dead_letters.name(self.topic),
-                printable(reason),
-            )
-        else:
-            logger.error(
-                "%s failed for good on event %s (%s), and there is no dead-letter queue for it. The event: %s",
-                self.name,
-                event_id,
-                printable(reason),
-                printable(event, len(event) * 12),
-            )
+        Where there is no dead-letter queue, the whole event is logged as an ERROR.
+        """
+        error = repr(failure)
+        outcome = self.dead_letters.put(event, self.topic, "failed", consumer=self.name, error=error)
+        if outcome is Outcome.NOT_NOW:
+            try:
+                # To the queue of this task: whoever runs that runs this.
+                queue = self.app.amqp.router.route({}, self.name)["queue"]
+                self.app.tasks[BURY].apply_async((event, self.topic, self.name, error), countdown=5, queue=queue)
+            except Exception:
+                logger.exception("neither SQS nor the broker takes an event that failed for good")
+            else:
+                return
+        _say_fate(outcome, event, self.dead_letters.name(self.topic), self.name, error)
+
+
+def _say_fate(outcome: Outcome, event: str, dead_letter_queue: str | None, consumer: str, error: str) -> None:
+    if outcome:
+        logger.error(
+            "%s failed for good on event %s: it is in %s now (%s)",
+            consumer,
+            _event_id(event),
+            dead_letter_queue,
+            printable(error),
+        )
+        return
+    logger.error(
+        "%s failed for good on event %s (%s), and %s. The event: %s",
+        consumer,
+        _event_id(event),
+        printable(error),
+        outcome.value,
+        printable(event, len(event)),
+    )
 
 
 @signals.task_failure.connect  # type: ignore[untyped-decorator]
@@ -169,6 +210,11 @@ def register(
     task = type(str(consumer.name), (ConsumerTask,), members)()
     app.register_task(task)
     return task  # type: ignore[no-any-return]
+
+
+def register_bury(app: Celery, dead_letters: DeadLetters) -> None:
+    """Register the task that keeps dead letters later, with *app*."""
+    app.register_task(type("bury", (BuryTask,), {"dead_letters": dead_letters})())
 
 
 class Routes:

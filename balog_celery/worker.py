@@ -160,8 +160,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._spawn()
 
 
-class ConsumerRequest(Request):  # type: ignore[misc]
-    """A consumer's task in this worker; `inspect` shows which event it is for, not the event."""
+class EventRequest(Request):  # type: ignore[misc]
+    """The task of an event in this worker; `inspect` shows which event it is, not what is in it."""
 
     def info(self, safe: bool = False) -> Any:
         """As Celery's own when it is told to be safe."""

@@ -26,8 +26,11 @@ class Dispatcher(Protocol):
         :raises DispatchError: none was taken and none settled; the engine keeps them and tries again.
         """
 
-    def ready(self) -> bool:
-        """Whether it wants more jobs now; while it does not, nothing is received."""
+    def ready(self, timeout: float) -> bool:
+        """Whether it wants more jobs; while it does not, nothing is received.
+
+        :param timeout: for how many seconds to wait until it does.
+        """
 
     def close(self) -> None:
         """Let go of connections. Nothing is dispatched any more."""
@@ -50,7 +53,7 @@ class InlineDispatcher:
         for job in jobs:
             self._run(job)
 
-    def ready(self) -> bool:
+    def ready(self, timeout: float) -> bool:
         return True
 
     def close(self) -> None:

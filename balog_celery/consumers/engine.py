@@ -229,8 +229,8 @@ class Engine:
         try:
             dead = self._dead_letters.name(topic) if self._dead_letters.exists(topic) else None
         except QueueError as error:
-            dead = None
-            logger.warning("the dead-letter queue of %s cannot be used: %s", printable(topic), error)
+            logger.warning("the dead-letter queue of %s cannot be looked at yet: %s", printable(topic), error)
+            return
         unwanted = "deleted" if self._default_event_handler is None else "given to the default event handler"
         if dead is not None:
             logger.info(
@@ -292,4 +292,4 @@ class Engine:
         )
         if kept:
             self.stats.add(topic, "dead")
-        return kept
+        return bool(kept)

@@ -192,7 +192,7 @@ class Keeper:
         handles = [delivery.message.handle for delivery in deliveries]
         if not handles:
             return
-        failures = self._call("extend", lambda: self._queue.change_visibility(handles, self._visibility))
+        failures = self._call("extend", handles, lambda: self._queue.change_visibility(handles, self._visibility))
         if failures is None:
             return
         failed = {deliveries[failure.index] for failure in failures}
@@ -207,9 +207,9 @@ class Keeper:
     def _carry_out(self, kind: Owed, deliveries: list[Delivery]) -> None:
         handles = [delivery.message.handle for delivery in deliveries]
         if kind == "delete":
-            failures = self._call(kind, lambda: self._queue.delete(handles))
+            failures = self._call(kind, handles, lambda: self._queue.delete(handles))
         else:
-            failures = self._call(kind, lambda: self._queue.change_visibility(handles, 0))
+            failures = self._call(kind, handles, lambda: self._queue.change_visibility(handles, 0))
         if failures is None:
             again = deliveries
         else:
@@ -226,8 +226,14 @@ class Keeper:
                 self._held.pop(delivery, None)
             self._wake.notify_all()
 
-    def _call(self, what: str, call: Callable[[], list[EntryFailure]]) -> list[EntryFailure] | None:
-        """Make one batch call; None if all of it failed. What is to be tried again waits for the back-off."""
+    def _call(
+        self, what: str, handles: Sequence[str], call: Callable[[], list[EntryFailure]]
+    ) -> list[EntryFailure] | None:
+        """Make one batch call; None if all of it failed.
+
+        While calls fail as a whole, or for every entry, the next ones wait for the back-off. Single entries that failed
+        are simply in the next batch.
+        """
         problem: object = None
         failures: list[EntryFailure] | None = None
         try:
@@ -246,7 +252,7 @@ class Keeper:
                 len(stale),
                 stale[0].code,
             )
-        if failures is not None and len(failures) > len(stale):
+        if failures is not None and len(failures) == len(handles) > len(stale):
             problem = next(failure.code for failure in failures if not failure.sender_fault)
         if problem is None:
             if self._backoff.failing:

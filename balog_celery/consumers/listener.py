@@ -138,9 +138,12 @@ class Listener:
         self._stop.wait(self._sqs.failed())
 
     def _poll(self) -> None:
-        if self.keeper.owed > MAX_OWED or not self._dispatcher.ready():
+        if self.keeper.owed > MAX_OWED:
             self._doing = "paused"
             self._stop.wait(1.0)
+            return
+        if not self._dispatcher.ready(1.0):
+            self._doing = "paused"
             return
         self._doing = "polling"
         messages = self._queue.receive(BATCH_SIZE, self._wait_time)
@@ -285,7 +288,7 @@ class Listener:
         if kept:
             self._stats.add(self.topic, "dead")
             self._done(message)
-        return kept
+        return bool(kept)
 
     def _done(self, message: Message) -> None:
         delivery = Delivery(message, 1, self.keeper.settle)

@@ -97,7 +97,6 @@ import os
 balog_packages = ['proj']
 balog_wait_time = 1
 balog_drain = 10
-balog_dispatch = os.environ.get('DISPATCH', 'publish')
 balog_once_url = os.environ.get('ONCE_URL')
 balog_status_dir = os.environ.get('STATUS_DIR')
 """

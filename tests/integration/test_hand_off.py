@@ -16,12 +16,6 @@ from fakes import event_text
 METRIC = [{"name": "n", "value": 1}]
 
 
-@pytest.fixture(autouse=True)
-def hand_off(project: Project) -> None:
-    """Every test here hands over."""
-    project.add("balog_dispatch = 'hand-off'")
-
-
 def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, project: Project, topic: Topic) -> None:
     """And keeps its lease until then: the task runs for several times its visibility, and once."""
     project.add("balog_visibility_timeout = 2")

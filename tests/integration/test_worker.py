@@ -39,7 +39,7 @@ def test_a_worker_on_rabbitmq_does_the_same(
     start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
 ) -> None:
     """Tasks are published in a transaction there."""
-    project.configure(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\n")
+    project.add(f"balog_dispatch = 'publish'\nbroker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\n")
     topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": 1}]) for number in range(12)))
     worker = start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: len(runs) == 24)

@@ -180,7 +180,7 @@ def test_a_queue_that_fails_is_told_and_the_caller_keeps_the_event(
     queue.on["send"] = fail
     assert not letters.put("x", "events", "failed")
     (record,) = caplog.records
-    assert record.levelno == logging.ERROR
+    assert record.levelno == logging.WARNING
     assert str(error) in record.getMessage()
     del queue.on["send"]
     assert letters.put("x", "events", "failed")

@@ -273,7 +273,7 @@ class ScriptedDispatcher:
             raise DispatchError("the broker is down")
         self.taken += jobs
 
-    def ready(self) -> bool:
+    def ready(self, timeout: float) -> bool:
         return True
 
     def close(self) -> None:
