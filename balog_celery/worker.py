@@ -17,7 +17,7 @@ import time
 from typing import Any, ClassVar
 
 import click
-from celery import Celery, bootsteps
+from celery import Celery, bootsteps, signals
 
 # celery.worker.state.should_stop is how Celery's own signal handlers ask for a warm stop; it is not documented. Raising
 # WorkerShutdown, which is, does not leave a timer's callback.
@@ -76,8 +76,6 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Starts the engine when the pool runs, watches it, and stops it first."""
 
     name = "balog-engine"
-    # Not the pool: a step that needs it is stopped before the pool is drained, and what runs in the pool then could not
-    # tell the engine that it has finished.
     requires = ("celery.worker.components:Timer", LocalStep)
 
     def __init__(self, worker: Any, no_engine: bool = False, **_: Any) -> None:
@@ -100,6 +98,9 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         return {"balog": next((status for status in statuses if status["pid"] == pid), None)}
 
     def start(self, worker: Any) -> None:
+        # Sent when the pool has been drained. A step's own stop may come before that, and to wait there would keep the
+        # pool's tasks from telling the engine that they have finished.
+        signals.worker_shutdown.connect(self._wait, sender=worker, weak=False)
         self._command = _engine_command(worker)
         self._spawn()
         worker.timer.call_repeatedly(1.0, self._supervise)
@@ -111,13 +112,16 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self._process.terminate()
 
     def stop(self, worker: Any) -> None:
-        self._end(worker, self._drain + _GRACE)
+        self.close(worker)
 
     def terminate(self, worker: Any) -> None:
-        self._end(worker, _HURRY)
-
-    def _end(self, worker: Any, patience: float) -> None:
         self.close(worker)
+        self._end(_HURRY)
+
+    def _wait(self, **_: Any) -> None:
+        self._end(self._drain + _GRACE)
+
+    def _end(self, patience: float) -> None:
         if self._process is None:
             return
         try:

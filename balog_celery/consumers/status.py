@@ -47,7 +47,7 @@ class StatusFile:
         if not now and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL
-        document = {"app": self._app, "pid": os.getpid(), "written": time.time(), **status}
+        document = {**status, "app": self._app, "pid": os.getpid(), "written": time.time()}
         part = self._path.with_suffix(".part")
         part.write_text(json.dumps(document))
         part.replace(self._path)

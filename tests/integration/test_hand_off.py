@@ -17,9 +17,9 @@ METRIC = [{"name": "n", "value": 1}]
 
 
 def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, project: Project, topic: Topic) -> None:
-    """And keeps its lease until then: the task runs for several times its visibility, and once."""
+    """And keeps its lease until then: the task runs for ten times its visibility, and once."""
     project.add("balog_visibility_timeout = 2")
-    topic.send(event_text("s", "slow", seconds=9))
+    topic.send(event_text("s", "slow", seconds=21))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
     assert topic.left() == 1

@@ -69,6 +69,27 @@ def test_a_frozen_rabbitmq_gets_no_credit_for_what_it_did_not_take(
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 13)
 
 
+def test_a_full_broker_loses_nothing(start: Start, project: Project, topic: Topic, own_broker: servers.Valkey) -> None:
+    """Redis refuses to store more: nothing is deleted, and it goes on when there is room."""
+    engine = start("balog", "engine", ready="engine started")
+    with own_broker.client() as client:
+        client.config_set("maxmemory", "1")
+        topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
+        engine.wait_for("dispatching failed", 30)
+        assert topic.left() == 12
+        client.config_set("maxmemory", "0")
+    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    start("worker", "-l", "INFO", "-c", "1", "--no-engine")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 12)
+
+
+def test_a_queue_that_no_worker_serves_is_reported(start: Start, project: Project, topic: Topic) -> None:
+    """With what to do about it."""
+    topic.send(event_text("e", "elsewhere"))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("tasks wait in other, which no worker serves: start one with -Q other", 60)
+
+
 def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:
     """Above the high-water mark nothing is received, until the workers have caught up."""
     project.add("balog_high_water = 20")
@@ -173,10 +194,21 @@ def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
     project.wait_for(lambda runs: runs["first", "e"] == 1, 90)
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGQUIT,), (signal.SIGTERM, signal.SIGQUIT)])
-def test_a_cold_shutdown_loses_nothing(start: Start, project: Project, topic: Topic, numbers: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "config"),
+    [
+        ((signal.SIGQUIT,), ""),
+        ((signal.SIGTERM, signal.SIGQUIT), "balog_dispatch = 'publish'"),
+        ((signal.SIGQUIT,), "worker_soft_shutdown_timeout = 3"),
+    ],
+    ids=["cold", "warm-then-cold", "soft"],
+)
+def test_a_cold_shutdown_loses_nothing(
+    start: Start, project: Project, topic: Topic, numbers: tuple[int, ...], config: str
+) -> None:
     """What it killed is run again by the next worker."""
     project.add(QUICK_RESTORE)
+    project.add(config + "\nbalog_visibility_timeout = 5")
     topic.send(*(event_text(f"s{number}", "slow", seconds=2) for number in range(4)))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(

@@ -1,0 +1,74 @@
+"""Judging an engine by its status."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balog_celery.consumers.status import StatusFile, engine_statuses, problems, status_folder
+
+
+def status(**topic: Any) -> dict[str, Any]:
+    state = {"doing": "polling", "trouble": "", "last_poll": 1.0, **topic}
+    return {"pid": 1, "written": time.time(), "wait_time": 20, "topics": {"events": state}}
+
+
+def test_an_engine_that_polls_is_well() -> None:
+    """Also one whose long poll has just begun again."""
+    assert problems(status(last_poll=21.0)) == []
+
+
+def test_a_frozen_poller_shows_within_a_minute() -> None:
+    """With the last trouble it told of."""
+    (problem,) = problems(status(last_poll=59.0, trouble="SQS is down"))
+    assert problem == "topic events: the last successful poll was 59 s ago: SQS is down"
+
+
+def test_a_pause_for_the_brokers_sake_is_no_illness() -> None:
+    """Restarting the engine would not help."""
+    assert problems(status(last_poll=600.0, doing="paused")) == []
+
+
+def test_an_engine_that_no_longer_writes_hangs() -> None:
+    """Whatever it wrote last."""
+    (problem,) = problems({**status(), "written": time.time() - 30})
+    assert "hangs: it wrote its status 30 s ago" in problem
+
+
+def test_only_running_engines_of_the_same_app_count(tmp_path: Path) -> None:
+    """The files of those that were killed are removed."""
+    StatusFile(tmp_path, "mine").write(status())
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait(20)
+    for name, pid, app in [("ended", ended.pid, "mine"), ("other", os.getpid(), "other")]:
+        (tmp_path / f"engine-{name}.json").write_text(json.dumps({**status(), "pid": pid, "app": app}))
+    (tmp_path / "engine-bad.json").write_text("{")
+    assert [found["pid"] for found in engine_statuses(tmp_path, "mine")] == [os.getpid()]
+    assert not (tmp_path / "engine-ended.json").exists()
+
+
+def test_a_status_is_written_again_only_after_a_while(tmp_path: Path) -> None:
+    """Unless it must be now; and it is gone when the engine has stopped."""
+    file = StatusFile(tmp_path, "mine")
+    for number, now in enumerate([False, False, True]):
+        file.write({"number": number}, now=now)
+    (found,) = tmp_path.glob("engine-*.json")
+    assert json.loads(found.read_text())["number"] == 2
+    file.remove()
+    assert not found.exists()
+
+
+def test_the_folder_is_for_this_user_alone(tmp_path: Path) -> None:
+    """A file in its place is an error."""
+    folder = status_folder(str(tmp_path / "status"))
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        status_folder(str(tmp_path / "file"))
