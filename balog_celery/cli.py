@@ -136,7 +136,7 @@ def consumers(ctx: click.Context) -> None:
 def _row(app: Celery, consumer: Consumer) -> tuple[str, ...]:
     task = app.tasks[consumer.task_name]
     route = app.amqp.router.route({"queue": None}, task.name, (), {}, task)
-    dispatch = app.balog.settings.dispatch
+    dispatch = app.balog.dispatch
     options = " ".join(f"{name}={value!r}" for name, value in consumer.options.items() if name != "queue")
     return (
         consumer.task_name,

@@ -92,6 +92,11 @@ class Integration:
         return self._may_be_local and self._app.conf.broker_url in (None, self._local_broker) and not self._endpoint
 
     @property
+    def dispatch(self) -> str:
+        """Whether an engine beside a worker hands tasks over (``"hand-off"``) or publishes them (``"publish"``)."""
+        return self.settings.dispatch or ("publish" if self.local else "hand-off")
+
+    @property
     def state_dir(self) -> Path:
         """The folder of the embedded broker and SQS."""
         return Path(self.settings.state_dir)

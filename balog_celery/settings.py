@@ -46,11 +46,12 @@ class Settings(BaseModel):
     aws_session_token: SecretStr | None = Field(None, description="Goes with aws_access_key_id, if it is temporary.")
 
     engine: bool = Field(True, description="Whether a worker runs an engine beside it. The same as --no-engine.")
-    dispatch: Literal["hand-off", "publish"] = Field(
-        "hand-off",
+    dispatch: Literal["hand-off", "publish"] | None = Field(
+        None,
         description="How the engine beside a worker has tasks executed: 'hand-off' gives them to that worker over a "
         "socket and deletes a message when its tasks have finished; 'publish' puts them on the broker and deletes it "
-        "when the broker has them. Consumers with a queue that the worker does not serve are published in any case.",
+        "when the broker has them. Consumers with a queue that the worker does not serve are published in any case. "
+        "Default: hand-off; publish with the embedded SQS, which forgets what it holds when it stops.",
     )
     wait_time: int = Field(20, ge=0, le=20, description="How long one poll waits for a first message, in seconds.")
     visibility_timeout: int | None = Field(

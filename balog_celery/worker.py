@@ -82,7 +82,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         settings = worker.app.balog.settings
         self.enabled = settings.engine and not no_engine and len(worker.app.balog.hub) > 0
         self._drain = settings.drain
-        self._hand_off = HandOff() if settings.dispatch == "hand-off" else None
+        self._hand_off = HandOff() if worker.app.balog.dispatch == "hand-off" else None
         worker.balog_hand_off = self._hand_off
         self._backoff = Backoff()
         self._process: subprocess.Popen[bytes] | None = None

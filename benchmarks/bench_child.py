@@ -1,0 +1,192 @@
+"""The processes whose CPU is measured: each works on the queue named after its role, until it is killed.
+
+    python bench_child.py ROLE
+
+It writes ``ready`` when it has started, and its CPU time for each ``cpu`` that it reads. All that is measured of a role
+is from there on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+TOPIC = os.environ["BENCH_TOPIC"]
+#: Room as a worker with two pool children announces it.
+LIMIT = 14
+
+
+def serve() -> None:
+    """Tell this process's CPU time whenever it is asked for."""
+
+    def listen() -> None:
+        for _ in sys.stdin:
+            print(time.process_time(), flush=True)
+        os._exit(0)
+
+    print("ready", flush=True)
+    threading.Thread(target=listen, daemon=True).start()
+
+
+def client() -> tuple[Any, str]:
+    """A plain boto3 client, and the queue's URL."""
+    import boto3
+
+    sqs: Any = boto3.client("sqs")
+    return sqs, sqs.get_queue_url(QueueName=TOPIC)["QueueUrl"]
+
+
+def receive(sqs: Any, url: str) -> list[Any]:
+    """One receive of ten, as everybody writes it."""
+    messages: list[Any] = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=20).get(
+        "Messages", []
+    )
+    return messages
+
+
+def delete(sqs: Any, url: str, messages: list[Any]) -> None:
+    """One delete for all of them."""
+    entries = [{"Id": str(number), "ReceiptHandle": m["ReceiptHandle"]} for number, m in enumerate(messages)]
+    sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+
+
+def floor() -> None:
+    """The floor: receive ten, delete ten, nothing else."""
+    sqs, url = client()
+    serve()
+    while True:
+        if messages := receive(sqs, url):
+            delete(sqs, url, messages)
+
+
+def naive() -> None:
+    """The loop that people write: receive ten, ``delay()`` each, delete one by one."""
+    from bench_project import naive as task
+
+    sqs, url = client()
+    serve()
+    while True:
+        for message in receive(sqs, url):
+            task.delay(json.loads(message["Body"]))
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+
+
+def _floor_and_publish(publish: Callable[[Any], None]) -> None:
+    from bench_project import app
+
+    sqs, url = client()
+    connection = app.connection_for_write()
+    producer = app.amqp.Producer(connection, auto_declare=False)
+    app.amqp.queues["celery"](producer.channel).declare()
+    serve()
+    while True:
+        if messages := receive(sqs, url):
+            with producer.batch():
+                for _ in messages:
+                    publish(producer)
+            delete(sqs, url, messages)
+
+
+def _prebuilt() -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Body, headers and properties of the task message of one event, as Celery makes them."""
+    from bench_project import app
+    from stub_sqs import record
+
+    message = app.amqp.create_task_message(
+        "00000000-0000-4000-8000-000000000000",
+        "bench_project.first",
+        (record("LG" + "0" * 22),),
+        {},
+        argsrepr="(<Event LG0000000000000000000000 cls_type=metrics topic=bench>,)",
+        kwargsrepr="{}",
+    )
+    return message.body, message.headers, message.properties
+
+
+def floor_publish_bytes() -> None:
+    """The floor, and publishing ten prebuilt messages whose bodies are encoded already."""
+    body, headers, properties = _prebuilt()
+    text = json.dumps(body)
+
+    def publish(producer: Any) -> None:
+        producer.publish(
+            text,
+            routing_key="celery",
+            exchange="",
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers=headers,
+            delivery_mode=2,
+            **properties,
+        )
+
+    _floor_and_publish(publish)
+
+
+def floor_publish() -> None:
+    """The floor, and publishing ten prebuilt messages; kombu encodes their bodies."""
+    body, headers, properties = _prebuilt()
+
+    def publish(producer: Any) -> None:
+        producer.publish(
+            body,
+            routing_key="celery",
+            exchange="",
+            serializer="json",
+            headers=headers,
+            delivery_mode=2,
+            **properties,
+        )
+
+    _floor_and_publish(publish)
+
+
+def _engine(link: Any = None) -> None:
+    from bench_project import app
+
+    app.loader.import_default_modules()
+    engine = app.balog.engine(link)
+    threading.Timer(1.0, serve).start()
+    engine.run()
+
+
+def engine_publish() -> None:
+    """The engine as `celery -A app balog engine` runs it."""
+    _engine()
+
+
+def engine_hand_off() -> None:
+    """The engine as it runs beside a worker that takes tasks; ``acker`` is that worker."""
+    from balog_celery.link import Link
+
+    _engine(Link(socket.socket(fileno=int(os.environ["BENCH_FD"]))))
+
+
+engine_hand_off_wide = engine_hand_off
+
+
+def acker() -> None:
+    """A worker's end of the link: each task is done as soon as it is read."""
+    link = socket.socket(fileno=int(os.environ["BENCH_FD"]))
+    serve()
+    limit = int(os.environ.get("BENCH_LIMIT", LIMIT))
+    link.sendall(json.dumps(["open", limit, ["celery"]]).encode() + b"\n")
+    rest = b""
+    while chunk := link.recv(262_144):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            number = line.split(b",", 2)[1]
+            link.sendall(b'["done",%b]\n' % number)  # one by one, as a worker's tasks end
+
+
+if __name__ == "__main__":
+    {
+        function.__name__: function
+        for function in (floor, naive, floor_publish, floor_publish_bytes, engine_publish, engine_hand_off, acker)
+    }[sys.argv[1]]()

@@ -1,0 +1,56 @@
+"""The project that the benchmarks run: a Celery app with one or two consumers that do nothing, set up by variables."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from celery import Celery
+
+from balog_celery import install
+from balog_celery.consumers import consumer_config
+
+TOPIC = os.environ.get("BENCH_TOPIC", "bench")
+LEDGER = os.environ.get("BENCH_LEDGER")
+SLEEP = float(os.environ.get("BENCH_SLEEP", "0"))
+
+app = Celery("bench_project")
+app.conf.update(
+    broker_url=os.environ.get("BENCH_BROKER", "memory://"),
+    worker_hijack_root_logger=False,
+    balog_dispatch=os.environ.get("BENCH_DISPATCH", "publish"),
+    balog_packages=["bench_project"],
+    balog_status_dir=os.environ.get("BENCH_STATUS_DIR"),
+    balog_high_water=int(os.environ.get("BENCH_HIGH_WATER", "10000")),
+)
+install(app)
+
+_ledger = os.open(LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if LEDGER else -1
+
+
+def note(name: str, event: Any) -> None:
+    """Do nothing, and leave 32 bytes that say so: what ran, and for which event."""
+    if SLEEP:
+        time.sleep(SLEEP)
+    if _ledger >= 0:
+        os.write(_ledger, f"{name:<7}{event['header']['id']}\n".encode())
+
+
+@consumer_config(topic=TOPIC, cls_type="metrics")
+def first(event: Any) -> None:
+    """The consumer that there always is."""
+    note("first", event)
+
+
+if os.environ.get("BENCH_CONSUMERS") == "2":
+
+    @consumer_config(topic=TOPIC, cls_type="metrics", version=">=0.0.1")
+    def second(event: Any) -> None:
+        """Another one that wants the same events."""
+        note("second", event)
+
+
+@app.task(name="naive")  # type: ignore[untyped-decorator]
+def naive(event: Any) -> None:
+    """What the loop without this package calls ``delay()`` on."""
