@@ -129,7 +129,8 @@ def test_a_revoked_task_is_not_run(start: Start, project: Project, topic: Topic)
     topic.send(*(event_text(f"q{number}", "slow", seconds=0) for number in range(3)))
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow") == 1)
     topic.send(event_text("last", values=METRIC))
-    project.wait_for(lambda runs: runs["first", "last"] == 1)
+    project.wait_for(lambda runs: runs["first", "last"] == 1 and runs["typed", "last"] == 1)
+    servers.wait_until(lambda: topic.left() == 2, 20, "the deletes")
     assert runs_of(project, "slow") == 1
     assert stop(worker) == 0
     assert topic.left() == 2
