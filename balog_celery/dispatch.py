@@ -14,6 +14,7 @@ from typing import Any
 from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
+from .brokers import bounded_connection
 from .consumers.delivery import Job
 from .consumers.dispatcher import DispatchError
 from .depth import DepthWatch
@@ -175,21 +176,6 @@ class Publisher:
         self._declared.add(envelope.queue)
 
 
-def bounded_connection(app: Celery, timeout: float) -> Any:
-    """A new connection to the broker of *app*, that never waits for it longer than *timeout* seconds."""
-    connection = app.connection_for_write(connect_timeout=timeout)
-    for option in _TIMEOUT_OPTIONS.get(connection.transport.driver_type, ()):
-        connection.transport_options.setdefault(option, timeout)
-    return connection
-
-
-#: The transport options that bound how long a transport waits for its broker.
-_TIMEOUT_OPTIONS = {
-    "redis": ("socket_timeout", "socket_connect_timeout"),
-    "amqp": ("read_timeout", "write_timeout"),
-}
-
-
 class HandOffDispatcher:
     """Hands jobs to the worker beside the engine, over a socket; a job is acknowledged when its task has finished.
 
@@ -226,61 +212,67 @@ class HandOffDispatcher:
     def dispatch(self, jobs: Sequence[Job]) -> None:
         with self._changed:
             queues = self._queues if self._limit is not None else frozenset()
-        handed = [job for job in jobs if self._publish.queue_of(job) in queues]
+        handed: Sequence[Job] = [job for job in jobs if self._publish.queue_of(job) in queues]
         others = [job for job in jobs if self._publish.queue_of(job) not in queues]
         if others:
             # First, because it may fail, and then nothing may have been handed over.
             self._publish.dispatch(others)
-        for job in handed:
-            self._hand_over(job)
+        while handed:
+            handed = self._hand_over(handed)
 
     def close(self) -> None:
         self._publish.close()
         self._link.close()
 
-    def _hand_over(self, job: Job) -> None:
-        name = job.consumer.task_name
+    def _hand_over(self, jobs: Sequence[Job]) -> Sequence[Job]:
+        """Hand over as many of *jobs* as there is room for, waiting for some; return the others."""
         with self._changed:
             # Other topics' pollers may have filled the room that this one saw.
             self._changed.wait_for(lambda: not self._limit or len(self._jobs) < self._limit)
-            taking = bool(self._limit)
-            self._number += 1
-            number = self._number
-            if taking:
-                self._jobs[number] = job
-        if not taking:  # the worker stops, or has lost its broker
-            job.refuse()
-            return
-        shown = arguments_shown(job.event, self._publish.topic_of(job))
+            room = self._limit - len(self._jobs) if self._limit else 0
+            first = self._number + 1
+            taken = dict(enumerate(jobs[:room], first))
+            self._number += len(taken)
+            self._jobs.update(taken)
+        if not taken:  # the worker stops, or has lost its broker
+            for job in jobs:
+                job.refuse()
+            return []
         try:
-            self._link.send("task", number, task_id(job.event.header.id, name), name, shown, job.text)
+            self._link.send(*[self._line(number, job) for number, job in taken.items()])
         except OSError:
-            self._settle(number, refused=True)
+            self._settle([(number, True) for number in taken])
+        return jobs[room:]
+
+    def _line(self, number: int, job: Job) -> tuple[Any, ...]:
+        name = job.consumer.task_name
+        shown = arguments_shown(job.event, self._publish.topic_of(job))
+        return ("task", number, task_id(job.event.header.id, name), name, shown, job.text)
 
     def _listen(self) -> None:
         while (lines := self._link.receive()) is not None:
+            self._settle([(rest[0], kind == "refused") for kind, *rest in lines if kind in ("done", "refused")])
             for kind, *rest in lines:
-                if kind == "done":
-                    self._settle(rest[0], refused=False)
-                elif kind == "refused":
-                    self._settle(rest[0], refused=True)
-                else:
-                    with self._changed:
-                        self._changed.notify_all()
-                        self._limit = {"open": rest[0] if rest else 0, "publish": None, "closed": 0}[kind]
-                        if kind == "open":
-                            self._queues = frozenset(rest[1])
+                if kind in ("open", "publish", "closed"):
+                    self._heed(kind, *rest)
         # The worker is gone, and whatever it ran with it.
+        self._heed("closed")
         with self._changed:
-            self._limit = 0
-            self._changed.notify_all()
-            numbers = list(self._jobs)
-        for number in numbers:
-            self._settle(number, refused=True)
+            left = [(number, True) for number in self._jobs]
+        self._settle(left)
 
-    def _settle(self, number: int, *, refused: bool) -> None:
+    def _heed(self, kind: str, limit: int = 0, queues: Sequence[str] = ()) -> None:
+        """Do as the worker says: hand it tasks of these queues, none for now, or none at all."""
         with self._changed:
-            job = self._jobs.pop(number, None)
+            self._limit = None if kind == "publish" else limit
+            self._queues = frozenset(queues)
             self._changed.notify_all()
-        if job is not None:
-            (job.refuse if refused else job.acknowledge)()
+
+    def _settle(self, settled: Sequence[tuple[int, bool]]) -> None:
+        """Settle jobs by their numbers: refused, or not."""
+        with self._changed:
+            jobs = [(self._jobs.pop(number, None), refused) for number, refused in settled]
+            self._changed.notify_all()
+        for job, refused in jobs:
+            if job is not None:
+                (job.refuse if refused else job.acknowledge)()

@@ -11,6 +11,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 _CHUNK = 262_144
@@ -31,14 +32,14 @@ class Link:
         """The file descriptor, for an event loop."""
         return self._socket.fileno()
 
-    def send(self, *items: Any) -> None:
-        """Send one line.
+    def send(self, *lines: Sequence[Any]) -> None:
+        """Send some lines.
 
         :raises OSError: the other end is gone.
         """
-        line = json.dumps(items).encode() + b"\n"
+        data = "".join([json.dumps(line) + "\n" for line in lines]).encode()
         with self._sending:
-            self._socket.sendall(line)
+            self._socket.sendall(data)
 
     def receive(self) -> list[list[Any]] | None:
         """The lines that have arrived, waiting for the first if none has; None when the other end is gone."""

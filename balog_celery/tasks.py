@@ -11,6 +11,7 @@ from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.utils.time import get_exponential_backoff_interval
 
+from .brokers import confirmed_producer
 from .consumers.consumer import Consumer
 from .consumers.options import ROUTING_OPTIONS
 from .dead_letters import DeadLetters, Outcome
@@ -57,13 +58,26 @@ class EventTask(Task):  # type: ignore[misc]
 
     topic: str = ""
     dead_letters: DeadLetters
+    #: After how many seconds without an answer the broker counts as down.
+    publish_timeout: float = 10.0
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """As Celery's; shows which event it is instead of the event, also when Celery retries."""
         if args and "argsrepr" not in options:
             with contextlib.suppress(DecodeError):
                 options["argsrepr"] = arguments_shown(decode(args[0]), self.topic)
-        return super().apply_async(args, kwargs, **options)
+        if "producer" in options or "connection" in options:
+            return super().apply_async(args, kwargs, **options)
+        # What is acknowledged once a retry is published must be published for certain.
+        with confirmed_producer(self.app, self.publish_timeout) as producer:
+            return super().apply_async(args, kwargs, producer=producer, confirm_timeout=self.publish_timeout, **options)
+
+    def retry(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""
+        try:
+            return super().retry(*args, **kwargs)
+        except Reject as error:
+            raise Reject(error.reason, requeue=True) from error
 
 
 class BuryTask(EventTask):

@@ -328,7 +328,7 @@ class HandOff:
         if self._link is not None:
             # An engine that is gone needs to know nothing; SQS delivers again what it had.
             with contextlib.suppress(OSError):
-                self._link.send(*items)
+                self._link.send(items)
 
     def _forget_link(self) -> None:
         if self._link is None:

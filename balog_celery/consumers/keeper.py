@@ -66,12 +66,14 @@ class Keeper:
     def settle(self, delivery: Delivery) -> None:
         """All jobs of *delivery* are settled: delete its message, or give it back if one was refused."""
         with self._wake:
+            # The thread is woken only when it must plan anew: waking it for each delivery costs more than its work.
             if self._owed_count() == 0:
                 self._flush_at = time.monotonic() + LINGER
+                self._wake.notify_all()
             self._owed["return" if delivery.refused else "delete"].append(delivery)
-            if delivery.refused or len(self._owed["delete"]) >= BATCH_SIZE:
+            if self._flush_at and (delivery.refused or len(self._owed["delete"]) >= BATCH_SIZE):
                 self._flush_at = 0.0
-            self._wake.notify_all()
+                self._wake.notify_all()
 
     def give_back(self, messages: Sequence[Message]) -> None:
         """Return messages to the queue at once, without having looked at them."""

@@ -43,6 +43,7 @@ LAYERS = [
     "consumers.sqs",
     "consumers",
     "once",
+    "brokers",
     "tasks",
     "link",
     "depth",

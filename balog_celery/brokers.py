@@ -1,0 +1,52 @@
+"""Connections to the Celery broker that neither wait for ever nor take silence for a yes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from celery import Celery
+
+#: The transport options that bound how long a transport waits for its broker.
+_TIMEOUT_OPTIONS = {
+    "redis": ("socket_timeout", "socket_connect_timeout"),
+    "amqp": ("read_timeout", "write_timeout"),
+}
+
+_local = threading.local()
+
+
+def bounded_connection(app: Celery, timeout: float) -> Any:
+    """A new connection to the broker of *app*, that never waits for it longer than *timeout* seconds."""
+    connection = app.connection_for_write(connect_timeout=timeout)
+    for option in _TIMEOUT_OPTIONS.get(connection.transport.driver_type, ()):
+        connection.transport_options.setdefault(option, timeout)
+    return connection
+
+
+@contextlib.contextmanager
+def confirmed_producer(app: Celery, timeout: float) -> Iterator[Any]:
+    """A producer whose publishes return when the broker has the message; one for each thread of each process.
+
+    RabbitMQ takes a message without a word, whether or not it will keep it, unless it is asked to confirm. If the block
+    raises, the connection is dropped.
+
+    :param timeout: after how many seconds without an answer the broker counts as down.
+    """
+    key = (id(app), os.getpid())
+    if getattr(_local, "key", None) != key:
+        connection = bounded_connection(app, timeout)
+        if connection.transport.driver_type == "amqp":
+            connection.transport_options["confirm_publish"] = True
+        _local.key, _local.producer = key, app.amqp.Producer(connection, auto_declare=False)
+    try:
+        yield _local.producer
+    except BaseException:
+        _local.key = None
+        with contextlib.suppress(Exception):
+            # Not close(), which would wait for the answer of a broker that may have none.
+            _local.producer.connection.collect(timeout)
+        raise
