@@ -10,11 +10,11 @@ from types import ModuleType
 from typing import Any, Literal
 
 import pytest
-from balog_celery.records import decode
 
 from balog_celery import FacilityRecord, MetricsPayload, Payload
 from balog_celery.consumers import Consumer, ConsumerHub, consumer_config
 from balog_celery.errors import ConfigurationError, VersionConditionError
+from balog_celery.records import decode
 from fakes import event_text
 
 Package = Callable[[str], ModuleType]
