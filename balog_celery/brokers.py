@@ -17,6 +17,8 @@ _TIMEOUT_OPTIONS = {
 }
 
 _local = threading.local()
+#: What a forked child found of its parent's. Never closed, nor collected: that would shut the parent's own connection.
+_inherited: list[Any] = []
 
 
 def bounded_connection(app: Celery, timeout: float) -> Any:
@@ -38,6 +40,7 @@ def confirmed_producer(app: Celery, timeout: float) -> Iterator[Any]:
     """
     key = (id(app), os.getpid())
     if getattr(_local, "key", None) != key:
+        _inherited.append(getattr(_local, "producer", None))
         connection = bounded_connection(app, timeout)
         if connection.transport.driver_type == "amqp":
             connection.transport_options["confirm_publish"] = True
@@ -46,7 +49,8 @@ def confirmed_producer(app: Celery, timeout: float) -> Iterator[Any]:
         yield _local.producer
     except BaseException:
         _local.key = None
+        producer, _local.producer = _local.producer, None
         with contextlib.suppress(Exception):
             # Not close(), which would wait for the answer of a broker that may have none.
-            _local.producer.connection.collect(timeout)
+            producer.connection.collect(timeout)
         raise
