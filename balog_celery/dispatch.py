@@ -179,8 +179,9 @@ class Publisher:
 class HandOffDispatcher:
     """Hands jobs to the worker beside the engine, over a socket; a job is acknowledged when its task has finished.
 
-    Finished means: it succeeded, it failed for good, or a retry of it is on the broker. Consumers whose queue that
-    worker does not serve are published, and all are while the worker cannot be handed tasks.
+    Finished means: it succeeded, it failed for good, or a retry of it is on the broker. One that waits in the worker to
+    be retried there has not finished, and takes no room. Consumers whose queue that worker does not serve are
+    published, and all are while the worker cannot be handed tasks.
 
     :param app: the Celery app; its consumers are registered.
     :param link: the engine's end of the socket.
@@ -193,6 +194,7 @@ class HandOffDispatcher:
         self._changed = threading.Condition()
         # Guarded by the condition's lock. Before the worker has said what it wants, nothing is received.
         self._jobs: dict[int, Job] = {}
+        self._waiting: dict[int, Job] = {}
         self._limit: int | None = 0
         self._queues: frozenset[str] = frozenset()
         self._number = 0
@@ -251,6 +253,7 @@ class HandOffDispatcher:
 
     def _listen(self) -> None:
         while (lines := self._link.receive()) is not None:
+            self._set_aside([rest[0] for kind, *rest in lines if kind == "waiting"])
             self._settle([(rest[0], kind == "refused") for kind, *rest in lines if kind in ("done", "refused")])
             for kind, *rest in lines:
                 if kind in ("open", "publish", "closed"):
@@ -258,7 +261,7 @@ class HandOffDispatcher:
         # The worker is gone, and whatever it ran with it.
         self._heed("closed")
         with self._changed:
-            left = [(number, True) for number in self._jobs]
+            left = [(number, True) for number in (*self._jobs, *self._waiting)]
         self._settle(left)
 
     def _heed(self, kind: str, limit: int = 0, queues: Sequence[str] = ()) -> None:
@@ -268,10 +271,20 @@ class HandOffDispatcher:
             self._queues = frozenset(queues)
             self._changed.notify_all()
 
+    def _set_aside(self, numbers: Sequence[int]) -> None:
+        """These wait in the worker, to be retried there."""
+        if numbers:
+            with self._changed:
+                self._waiting.update({number: self._jobs.pop(number) for number in numbers if number in self._jobs})
+                self._changed.notify_all()
+
     def _settle(self, settled: Sequence[tuple[int, bool]]) -> None:
         """Settle jobs by their numbers: refused, or not."""
         with self._changed:
-            jobs = [(self._jobs.pop(number, None), refused) for number, refused in settled]
+            jobs = [
+                (self._jobs.pop(number, None) or self._waiting.pop(number, None), refused)
+                for number, refused in settled
+            ]
             self._changed.notify_all()
         for job, refused in jobs:
             if job is not None:

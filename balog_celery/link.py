@@ -2,7 +2,8 @@
 
 From the engine: ``["task", number, task id, task name, arguments shown, event]``. From the worker: ``["open", limit,
 [queue, ...]]``, hand me tasks of these queues, so many at a time; ``["publish"]``, I cannot be handed tasks;
-``["closed"]``, hand me none for now; ``["done", number]`` and ``["refused", number]``.
+``["closed"]``, hand me none for now; ``["waiting", number]``, it will be retried here, so do not count it against the
+limit; ``["done", number]`` and ``["refused", number]``.
 """
 
 from __future__ import annotations

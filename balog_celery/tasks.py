@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
 from typing import Any
 
-from celery import Celery, Task, signals
+from celery import Celery, Signature, Task, signals
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.utils.time import get_exponential_backoff_interval
 
@@ -25,6 +26,17 @@ logger = logging.getLogger(__name__)
 #: The name of the task that keeps dead letters which could not be kept at once.
 BURY = "balog_celery.bury"
 
+#: The message property that says until when, by ``time.monotonic()``, a task that was handed over may stay with its
+#: worker to be retried there. No broker's message has it.
+STAYS_UNTIL = "balog_stays_until"
+#: The message property that says why an event failed for good, where only its dead letter is left to be made.
+BURYING = "balog_burying"
+#: The longest countdown of a retry that stays with its worker, in seconds.
+MAX_STAY = 3600.0
+
+#: After how many seconds a dead letter that could not be made is tried again, at first.
+_BURY_AGAIN = 5
+
 #: The namespace of task ids: a name-based UUID (RFC 9562, version 5) of event id and task name.
 _NAMESPACE = uuid.UUID("5a0c8a5e-52f3-5d0b-9c39-6d6c0f6b4f0a")
 
@@ -38,6 +50,32 @@ def arguments_shown(event: FacilityRecord, topic: str) -> str:
     """What Flower, ``inspect`` and the logs show as a task's arguments: which event it is, not what is in it."""
     cls_type, event_id = printable(event.payload.cls_type, 100), printable(event.header.id, 100)
     return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
+
+
+class LocalRetry(Retry):  # type: ignore[misc]
+    """A retry that is published nowhere: the worker that was handed the task executes it again, and SQS has it.
+
+    :param retries: how often the task will have been retried then.
+    :param burying: why it failed for good, if only its dead letter is left to be made.
+    """
+
+    def __init__(
+        self, message: Any = None, exc: Any = None, when: Any = None, retries: int = 0, burying: str | None = None
+    ) -> None:
+        super().__init__(message, exc, when)
+        self.retries = retries
+        self.burying = burying
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # It travels from the pool's child to the worker's main process.
+        return type(self), (self.message, self.exc, self.when, self.retries, self.burying)
+
+
+class LocalSignature(Signature):  # type: ignore[misc]
+    """The signature of a retry that stays with its worker."""
+
+    def apply_async(self, *_: Any, **__: Any) -> None:
+        """Publish nothing."""
 
 
 class EventTask(Task):  # type: ignore[misc]
@@ -72,12 +110,43 @@ class EventTask(Task):  # type: ignore[misc]
         with confirmed_producer(self.app, self.publish_timeout) as producer:
             return super().apply_async(args, kwargs, producer=producer, confirm_timeout=self.publish_timeout, **options)
 
+    def signature_from_request(
+        self, request: Any = None, args: Any = None, kwargs: Any = None, queue: Any = None, **options: Any
+    ) -> Any:
+        """As Celery's, which makes retries with it; one that can stay with its worker publishes nothing."""
+        signature = super().signature_from_request(request, args, kwargs, queue=queue, **options)
+        changed = args is not None or kwargs is not None or queue is not None or options.get("eta") is not None
+        if changed or options.keys() - {"countdown", "eta", "retries"}:
+            return signature
+        request = self.request if request is None else request
+        return LocalSignature(signature) if self.may_stay(request, options.get("countdown") or 0.0) else signature
+
+    def may_stay(self, request: Any, delay: float) -> bool:
+        """Whether a retry after *delay* seconds can stay with the worker that was handed the task of *request*."""
+        until = (request.properties or {}).get(STAYS_UNTIL, 0.0)
+        if not until or not self.acks_late or delay > MAX_STAY or time.monotonic() + delay > until:
+            return False
+        # What a task that was handed over has none of, and a function may have added for its retry.
+        return not (request.headers or request.chain or request.callbacks or request.errbacks or request.chord)
+
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""
         try:
-            return super().retry(*args, **kwargs)
+            retry = super().retry(*args, **kwargs)
         except Reject as error:
             raise Reject(error.reason, requeue=True) from error
+        except Retry as error:
+            if isinstance(error.sig, LocalSignature):
+                raise self._local(error) from error.exc
+            raise
+        return self._local(retry) if isinstance(retry.sig, LocalSignature) else retry
+
+    def _local(self, retry: Retry) -> LocalRetry:
+        local = LocalRetry(retry.message, retry.exc, retry.when, self.request.retries + 1)
+        # Nobody has published it, so a function that catches it, or asks for it without having it thrown, must not
+        # make it disappear.
+        self.request.local_retry = local
+        return local
 
 
 class BuryTask(EventTask):
@@ -90,7 +159,7 @@ class BuryTask(EventTask):
         """Put *event* into the dead-letter queue of *topic*, trying for as long as that cannot be reached."""
         outcome = self.dead_letters.put(event, topic, "failed", consumer=consumer, error=error)
         if outcome is Outcome.NOT_NOW:
-            raise self.retry(countdown=get_exponential_backoff_interval(5, self.request.retries, 300, True))
+            raise self.retry(countdown=get_exponential_backoff_interval(_BURY_AGAIN, self.request.retries, 300, True))
         _say_fate(outcome, event, self.dead_letters.name(topic), consumer, error)
 
 
@@ -108,19 +177,25 @@ class ConsumerTask(EventTask):
         return self.operator.process_event(self.consumer, self.consumer.argument(decode(event)))
 
     def __call__(self, event: str) -> Any:
+        if (burying := (self.request.properties or {}).get(BURYING)) is not None:
+            self._bury_now(event, burying)
         try:
-            if self.marks is not None:
-                return self._run_once(self.marks, event)
-            return self.run(event)
+            result = self.run(event) if self.marks is None else self._run_once(self.marks, event)
         except (Retry, Ignore):
             raise
-        except Reject as error:
-            if not error.requeue:
-                self.bury(event, error)
-            raise
         except Exception as error:
-            self.bury(event, error)
+            if not (self._local_retry or (isinstance(error, Reject) and error.requeue)):
+                self._failed(event, error)
+            if self._local_retry:
+                raise self._local_retry from error
             raise
+        if self._local_retry:
+            raise self._local_retry
+        return result
+
+    @property
+    def _local_retry(self) -> LocalRetry | None:
+        return getattr(self.request, "local_retry", None)
 
     def _run_once(self, marks: Marks, event: str) -> Any:
         event_id = decode(event).header.id
@@ -139,22 +214,60 @@ class ConsumerTask(EventTask):
             if began:
                 raise
             logger.warning("%s: the marks of once= cannot be read, trying again later: %r", self.name, error)
-        # Not a retry, which would count. The copy has the same id; this message is acknowledged when it is sent.
-        self.signature_from_request(self.request, countdown=LEASE / 4, retries=self.request.retries).apply_async()
+        # Not a retry that counts.
+        later, retries = LEASE / 4, self.request.retries
+        if self.may_stay(self.request, later):
+            raise LocalRetry(when=later, retries=retries)
+        # The copy has the same id; this message is acknowledged when it is sent.
+        self.signature_from_request(self.request, countdown=later, retries=retries).apply_async()
         raise Ignore
+
+    def _failed(self, event: str, failure: Exception) -> None:
+        """Bury *event* here, in the pool's child.
+
+        :raises LocalRetry: SQS cannot be reached; as it has the message yet, this task's place is kept, to try again.
+        """
+        outcome = self._put(event, repr(failure))
+        if outcome is Outcome.NOT_NOW and self.may_stay(self.request, _BURY_AGAIN):
+            raise LocalRetry(
+                exc=failure, when=_BURY_AGAIN, retries=self.request.retries, burying=repr(failure)
+            ) from failure
+        self._see_to(outcome, event, repr(failure))
+
+    def _bury_now(self, event: str, error: str) -> None:
+        """Make the dead letter that could not be made before, and nothing else.
+
+        :raises LocalRetry: not now either.
+        :raises Reject: it is made, and so this task has failed for good.
+        """
+        outcome = self._put(event, error)
+        if outcome is Outcome.NOT_NOW:
+            retries = self.request.retries
+            later = get_exponential_backoff_interval(_BURY_AGAIN, retries, 300, True)
+            if self.may_stay(self.request, later):
+                raise LocalRetry(error, when=later, retries=retries + 1, burying=error)
+        self._see_to(outcome, event, error)
+        raise Reject(error, requeue=False)
 
     def bury(self, event: str, failure: BaseException) -> None:
         """Keep an event that failed for good: as a dead letter, now or as soon as SQS can be reached.
 
         Where there is no dead-letter queue, the whole event is logged as an ERROR.
         """
-        error = repr(failure)
-        outcome = self.dead_letters.put(event, self.topic, "failed", consumer=self.name, error=error)
+        self._see_to(self._put(event, repr(failure)), event, repr(failure))
+
+    def _put(self, event: str, error: str) -> Outcome:
+        return self.dead_letters.put(event, self.topic, "failed", consumer=self.name, error=error)
+
+    def _see_to(self, outcome: Outcome, event: str, error: str) -> None:
+        """Have a dead letter made later if it could not be made now, and say what became of the event."""
         if outcome is Outcome.NOT_NOW:
             try:
                 # To the queue of this task: whoever runs that runs this.
                 queue = self.app.amqp.router.route({}, self.name)["queue"]
-                self.app.tasks[BURY].apply_async((event, self.topic, self.name, error), countdown=5, queue=queue)
+                self.app.tasks[BURY].apply_async(
+                    (event, self.topic, self.name, error), countdown=_BURY_AGAIN, queue=queue
+                )
             except Exception:
                 logger.exception("neither SQS nor the broker takes an event that failed for good")
             else:

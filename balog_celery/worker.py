@@ -7,6 +7,7 @@ The engine is a process of its own, exec'd, so that nothing is shared with the p
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -14,9 +15,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar
 
 import click
+from billiard.einfo import ExceptionWithTraceback
 from celery import Celery, bootsteps, signals
 
 # celery.worker.state.should_stop is how Celery's own signal handlers ask for a warm stop; it is not documented. Raising
@@ -29,6 +33,7 @@ from .backoff import Backoff
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
+from .tasks import BURYING, STAYS_UNTIL, LocalRetry
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +45,10 @@ _WELL = 60.0
 _GRACE = 10.0
 #: How long an engine may take to stop when the worker is in a hurry, in seconds.
 _HURRY = 3.0
+#: How many tasks may wait in a worker for their retry. Those of more are published to the broker.
+MAX_WAITING = 1000
+#: For how long after it was handed over a task may be retried here, in seconds: SQS ends its lease after 12 hours.
+_STAY = 10 * 3600.0
 
 
 def no_engine_option() -> click.Option:
@@ -110,6 +119,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._stopping = True
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+        if self._hand_off is not None:
+            self._hand_off.end()
 
     def stop(self, worker: Any) -> None:
         self.close(worker)
@@ -171,6 +182,38 @@ class EventRequest(Request):  # type: ignore[misc]
         """As Celery's own when it is told to be safe."""
         return super().info(safe=True)
 
+    def on_retry(self, exc_info: Any) -> None:
+        """As Celery's, but for a retry that stays here: its message is not acknowledged."""
+        retry = exc_info.exception
+        if isinstance(retry, ExceptionWithTraceback):
+            retry = retry.exc
+        if isinstance(retry, LocalRetry):
+            self._stay(retry.retries, float(retry.when), retry.burying)
+        super().on_retry(exc_info)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """As Celery's, but the engine hears of it last: the message is there until its dead letter is made."""
+        if not isinstance(self.message, HandedTask):
+            super().on_failure(exc_info, send_failed_event, return_ok)
+            return
+        with self.message.settled_last():
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _retry_worker_lost(self, exc: Any, exc_info: Any) -> bool:
+        """As Celery's, which publishes the signature that the task makes, but for a retry that stays here.
+
+        Called by ``on_failure``; not documented.
+        """
+        delay = self.task.default_retry_delay
+        if isinstance(self.message, HandedTask) and self.task.may_stay(self._context, delay):
+            self._stay(self._context.retries + 1, delay)
+        return bool(super()._retry_worker_lost(exc, exc_info))
+
+    def _stay(self, retries: int, delay: float, burying: str | None = None) -> None:
+        # Celery takes it to be acknowledged, and goes on: with events, signals, logs.
+        self.acknowledged = True
+        self.message.retry(retries, delay, burying)
+
 
 class HandOffStep(bootsteps.StartStopStep):  # type: ignore[misc]
     """Lets the engine hand tasks to this worker for as long as it is connected to its broker."""
@@ -207,17 +250,82 @@ class HandedTask:
     content_encoding = "utf-8"
     _EMBED: ClassVar[dict[str, None]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
-    def __init__(self, headers: dict[str, Any], event: str, queue: str) -> None:
+    def __init__(
+        self, hand_off: HandOff, number: int, headers: dict[str, Any], event: str, queue: str, stays_until: float
+    ) -> None:
+        self.number = number
         self.headers = headers
-        self.properties = {"correlation_id": headers["id"], "reply_to": ""}
-        # Where a retry goes.
+        self.properties: dict[str, Any] = {
+            "correlation_id": headers["id"],
+            "reply_to": "",
+            STAYS_UNTIL: stays_until,
+        }
+        # Where a retry goes that is published.
         self.delivery_info = {"exchange": "", "routing_key": queue}
         self.payload: tuple[Any, ...] = ((event,), {}, self._EMBED)
         self.body = json.dumps(self.payload)
+        #: When it is to be retried, by ``time.monotonic()``; 0 for a task that is executed for the first time.
+        self.due = 0.0
+        #: The timer's entry for that.
+        self.entry: Any = None
+        self._hand_off = hand_off
+        self._settling_last = False
+        self._how = ""
+
+    def ack(self, *_: Any) -> None:
+        """It has finished."""
+        self._settle("done")
+
+    def reject(self, _logger: Any, _errors: Any, requeue: bool = False) -> None:
+        """It is to come again; without *requeue* it has failed for good, and is a dead letter."""
+        self._settle("refused" if requeue else "done")
+
+    def retry(self, retries: int, delay: float, burying: str | None) -> None:
+        """Execute it again, *delay* seconds from now.
+
+        :param retries: how often it will have been retried then.
+        :param burying: why it failed for good, if only its dead letter is left to be made.
+        """
+        eta = datetime.now(timezone.utc) + timedelta(seconds=delay)
+        again = copy.copy(self)
+        again._settling_last, again._how = False, ""
+        again.headers = {**self.headers, "retries": retries, "eta": eta.isoformat()}
+        if burying is not None:
+            again.properties = {**self.properties, BURYING: burying}
+        again.due = time.monotonic() + delay
+        self._hand_off.keep(self, again)
+
+    def cancel(self) -> None:
+        """Take it out of the timer."""
+        if self.entry is not None:
+            self.entry.cancel()
+            self.entry = None
+
+    @contextlib.contextmanager
+    def settled_last(self) -> Iterator[None]:
+        """Put off acknowledging and rejecting until the end of the block."""
+        self._settling_last = True
+        try:
+            yield
+        finally:
+            self._settling_last = False
+            if self._how:
+                self._settle(self._how)
+
+    def _settle(self, how: str) -> None:
+        if self._settling_last:
+            self._how = how
+        else:
+            self._hand_off.settle(self, how)
 
 
 class HandOff:
-    """The worker's side of the hand-off: takes tasks from the engine, and tells it what became of them."""
+    """The worker's side of the hand-off: takes tasks from the engine, and tells it what became of them.
+
+    A task that is to be retried waits here, with its message in the engine's keeping. When the broker is lost Celery
+    forgets what no child has accepted yet: new tasks then go back to the engine, and retries are given to Celery again
+    when it is connected. When the worker stops, those go back as well.
+    """
 
     def __init__(self) -> None:
         self._link: Link | None = None
@@ -225,8 +333,11 @@ class HandOff:
         self._hub: Any = None
         self._reading = False
         self._declined = False
-        # The ids of the tasks that were taken, by the engine's numbers for them.
-        self._taken: dict[int, str] = {}
+        self._ending = False
+        # By the engine's numbers for them; a new engine begins with 1 again.
+        self._taken: dict[int, HandedTask] = {}
+        #: How many of them wait for a retry, or have been retried.
+        self._waiting = 0
         self._headers: dict[str, dict[str, Any]] = {}
 
     def use(self, link: Link) -> None:
@@ -241,6 +352,8 @@ class HandOff:
     def open(self, consumer: Any, hub: Any) -> None:
         """Take tasks from now on."""
         self._consumer, self._hub = consumer, hub
+        for task in self._idle():
+            self._schedule(task)
         self._read()
 
     def decline(self) -> None:
@@ -249,16 +362,71 @@ class HandOff:
         self._tell("publish")
 
     def shut(self) -> None:
-        """Take no tasks for now. Celery forgets those that no child has accepted yet, so they go back."""
+        """Take no tasks for now."""
         self._tell("closed")
         if self._reading and self._link is not None:
             self._hub.remove_reader(self._link.fileno())
         self._consumer = self._hub = None
         self._reading = False
-        running = {request.id for request in state.active_requests}
-        for number, task_id in list(self._taken.items()):
-            if task_id not in running:
-                self._settle(number, "refused")
+        for task in self._idle():
+            task.cancel()
+            if self._ending or not task.due:
+                self.settle(task, "refused")
+
+    def end(self) -> None:
+        """The worker stops: what waits goes back at once, and nothing is retried here any more."""
+        self._ending = True
+        for task in self._idle():
+            if task.entry is not None:
+                self.settle(task, "refused")
+
+    def settle(self, task: HandedTask, how: str) -> None:
+        """Tell the engine what became of *task*: ``done`` or ``refused``."""
+        # Else it is an old engine's, or went back when the broker was lost, and has run all the same.
+        if self._taken.get(task.number) is task:
+            del self._taken[task.number]
+            self._let_go(task)
+            self._tell(how, task.number)
+
+    def keep(self, task: HandedTask, again: HandedTask) -> None:
+        """Execute *again* when it is due, in place of *task*."""
+        if self._taken.get(task.number) is not task:
+            return
+        if self._ending:
+            self.settle(task, "refused")
+            return
+        self._taken[task.number] = again
+        if not task.due:
+            self._waiting += 1
+            self._tell("waiting", task.number)
+        if self._hub is not None:
+            # A pool of threads calls from any of them.
+            self._hub.call_soon(self._schedule, again)
+
+    def _idle(self) -> list[HandedTask]:
+        """The tasks that no child has accepted."""
+        running = {id(request.message) for request in state.active_requests}
+        return [task for task in self._taken.values() if id(task) not in running]
+
+    def _let_go(self, task: HandedTask) -> None:
+        self._waiting -= bool(task.due)
+        task.cancel()
+
+    def _schedule(self, task: HandedTask) -> None:
+        """Have *task* executed when it is due; `inspect scheduled` shows the entries of the timer that are requests."""
+        if self._consumer is None or task.entry is not None or self._taken.get(task.number) is not task:
+            return
+        app = self._consumer.app
+        shown = EventRequest(task, app=app, task=app.tasks[task.headers["task"]], hostname=self._consumer.hostname)
+        delay = max(0.0, task.due - time.monotonic())
+        task.entry = self._consumer.timer.call_after(delay, self._retry, (shown,))
+
+    def _retry(self, shown: EventRequest) -> None:
+        task: HandedTask = shown.message
+        task.entry = None
+        if self._consumer is not None and self._taken.get(task.number) is task:
+            task.headers["eta"] = None  # it is now
+            self._execute(task)
 
     def _read(self) -> None:
         if self._link is None or self._reading:
@@ -276,26 +444,24 @@ class HandOff:
             self._forget_link()
             return
         for _kind, number, task_id, name, shown, event in lines:
-            self._taken[number] = task_id
             try:
-                self._execute(number, task_id, name, shown, event)
+                headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
+                queue = self._consumer.app.conf.task_default_queue
+                stays_until = time.monotonic() + _STAY if self._waiting < MAX_WAITING else 0.0
+                task = self._taken[number] = HandedTask(self, number, headers, event, queue, stays_until)
             except Exception:
                 logger.exception("a task of %s could not be taken from the engine: its event comes again", name)
-                self._settle(number, "refused")
+                self._tell("refused", number)
+            else:
+                self._execute(task)
 
-    def _execute(self, number: int, task_id: str, name: str, shown: str, event: str) -> None:
-        headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
-        message = HandedTask(headers, event, self._consumer.app.conf.task_default_queue)
-
-        def ack(*_: Any) -> None:
-            self._settle(number, "done")
-
-        def reject(_logger: Any, _errors: Any, requeue: bool = False) -> None:
-            # Without requeue it has failed for good, and is a dead letter.
-            self._settle(number, "refused" if requeue else "done")
-
-        # How a strategy is called is not documented: see celery/worker/strategy.py, default().
-        self._consumer.strategies[name](message, None, ack, reject, [])
+    def _execute(self, task: HandedTask) -> None:
+        try:
+            # How a strategy is called is not documented: see celery/worker/strategy.py, default().
+            self._consumer.strategies[task.headers["task"]](task, None, task.ack, task.reject, [])
+        except Exception:
+            logger.exception("a task of %s could not be executed: its event comes again", task.headers["task"])
+            self.settle(task, "refused")
 
     def _common_headers(self, name: str) -> dict[str, Any]:
         known = self._headers.get(name)
@@ -320,10 +486,6 @@ class HandOff:
             self._headers[name] = headers
         return headers
 
-    def _settle(self, number: int, how: str) -> None:
-        if self._taken.pop(number, None) is not None:
-            self._tell(how, number)
-
     def _tell(self, *items: Any) -> None:
         if self._link is not None:
             # An engine that is gone needs to know nothing; SQS delivers again what it had.
@@ -338,6 +500,8 @@ class HandOff:
         self._reading = False
         self._link.close()
         self._link = None
+        for task in self._taken.values():
+            self._let_go(task)
         self._taken.clear()
 
 

@@ -67,6 +67,16 @@ def slow(event):
     note("slow-done", event["header"]["id"])
 
 
+@consumer_config(topic=TOPIC, cls_type="patient", max_retries=3)
+def patient(event):
+    from celery import current_task
+
+    task, asked = current_task, event["payload"]
+    note("patient", event["header"]["id"], retries=task.request.retries)
+    if task.request.retries < asked.get("times", 1):
+        task.retry(countdown=asked["seconds"], **asked.get("options", {}))
+
+
 @consumer_config(topic=TOPIC, cls_type="crash", max_retries=2, default_retry_delay=0)
 def crash(event):
     note("crash", event["header"]["id"])

@@ -55,9 +55,12 @@ def test_no_event_is_lost_under_faults(tmp_path: Path, dispatch: str, events: in
     assert kinds >= SQS_FAULTS | PROCESS_FAULTS
     assert kinds & {"error_500", "error_503", "throttled"}
     assert (figures["sent"], figures["remaining"], figures["unexpected"]) == (events, 0, 0)
-    # kombu's Redis transport has a gap of its own (see fallen_through in fault_brokers.py): counted, and no more.
-    assert figures["lost"] == figures["lost_in_transport"]
-    assert figures["lost"] <= 5
+    if dispatch == "publish":
+        # kombu's Redis transport has a gap of its own (see fallen_through in fault_brokers.py): counted, and no more.
+        assert figures["lost"] == figures["lost_in_transport"]
+        assert figures["lost"] <= 5
+    else:
+        assert figures["lost"] == 0
     ended = sum(figures["finished"].values()) + figures["dead"]
     assert ended + figures["lost"] == figures["expected"]
     assert code == (1 if figures["lost"] else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -41,10 +42,18 @@ def test_nothing_passes_the_broker(start: Start, project: Project, topic: Topic,
     servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
 
 
-def test_a_retry_goes_through_the_broker_and_a_failure_becomes_a_dead_letter(
-    start: Start, project: Project, topic: Topic
+def published(broker: servers.Valkey) -> int:
+    """How many tasks were put on the broker."""
+    with broker.client() as client:
+        return int(client.info("commandstats").get("cmdstat_lpush", {"calls": 0})["calls"])
+
+
+def test_a_retry_stays_with_the_worker_and_a_failure_becomes_a_dead_letter(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """As with tasks from the broker; time limits and lost children too."""
+    """Nothing passes the broker, also where a time limit or a lost child is the cause."""
+    with broker.client() as client:
+        client.config_resetstat()
     topic.send(event_text("f", "flaky"), event_text("d", "doomed"), event_text("l", "long"), event_text("c", "crash"))
     start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: runs["flaky", "f"] == 3 and runs["crash", "c"] == 3)
@@ -56,6 +65,125 @@ def test_a_retry_goes_through_the_broker_and_a_failure_becomes_a_dead_letter(
 
     servers.wait_until(all_dead, 60, "the dead letters")
     servers.wait_until(lambda: topic.left() == 0, 30, "the deletes")
+    assert (project.runs()["flaky", "f"], project.runs()["crash", "c"]) == (3, 3)
+    assert published(broker) == 0
+
+
+def retries_of(project: Project, event: str) -> list[int]:
+    return [entry["retries"] for entry in project.entries() if entry["event"] == event]
+
+
+def test_a_task_that_waits_for_its_retry_keeps_its_message_and_no_place(
+    start: Start, project: Project, topic: Topic
+) -> None:
+    """`inspect scheduled` shows it; more of them than the worker has room for keep nobody waiting."""
+    project.add("balog_visibility_timeout = 2")
+    topic.send(*(event_text(f"p{number}", "patient", seconds=10) for number in range(30)))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: sum(runs["patient", f"p{number}"] for number in range(30)) == 30)
+    topic.send(event_text("e", values=METRIC))
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    (scheduled,) = json.loads(control(project, "inspect", "scheduled", "--json", "-t", "5")).values()
+    shown = {entry["request"]["args"] for entry in scheduled}
+    assert shown == {f"(<Event p{number} cls_type=patient topic={topic.name}>,)" for number in range(30)}
+    assert topic.left() >= 30
+    project.wait_for(lambda runs: sum(runs["patient", f"p{number}"] for number in range(30)) == 60)
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    assert all(retries_of(project, f"p{number}") == [0, 1] for number in range(30))
+    assert stop(worker) == 0
+
+
+@pytest.mark.parametrize("options", [{"queue": "celery"}, {"eta": None, "throw": False}, {"headers": {"a": "b"}}])
+def test_a_retry_that_asks_for_more_than_time_is_done_as_asked(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey, options: dict[str, object]
+) -> None:
+    """On the broker, if it is to differ from the first attempt; one that is not thrown is made all the same."""
+    with broker.client() as client:
+        client.config_resetstat()
+    topic.send(event_text("p", "patient", seconds=0, times=2, options=options))
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["patient", "p"] == 3)
+    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    assert retries_of(project, "p") == [0, 1, 2]
+    # Once it has left the worker it is a task of the broker's.
+    assert published(broker) == (0 if "throw" in options else 2)
+
+
+def test_a_retry_with_a_long_countdown_is_left_to_the_broker(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey
+) -> None:
+    """Its message is not kept for hours."""
+    topic.send(event_text("p", "patient", seconds=3700))
+    start("worker", "-l", "INFO", "-c", "1")
+    servers.wait_until(lambda: topic.left() == 0, 40, "the delete")
+    assert published(broker) >= 1
+
+
+def test_a_stop_gives_back_what_waits_for_its_retry(start: Start, project: Project, topic: Topic) -> None:
+    """At once: the next worker need not wait for its visibility timeout."""
+    topic.send(event_text("p", "patient", seconds=300))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("retry: Retry in 300", 30)
+    assert stop(worker) == 0
+    assert topic.left() == 1
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["patient", "p"] == 2, 25)
+
+
+def test_a_lost_broker_neither_loses_nor_doubles_a_retry(start: Start, project: Project, topic: Topic) -> None:
+    """Celery forgets what waits; whoever handed it over does not."""
+    with servers.Valkey() as own:
+        project.add(f"broker_url = {own.url!r}")
+        worker = start("worker", "-l", "INFO", "-c", "1")
+        topic.send(*(event_text(f"p{number}", "patient", seconds=8) for number in range(3)))
+        project.wait_for(lambda runs: sum(runs["patient", f"p{number}"] for number in range(3)) == 3)
+        own.kill()
+        worker.wait_for("consumer: Connection to broker lost", 30)
+        own.start()
+        project.wait_for(lambda runs: sum(runs["patient", f"p{number}"] for number in range(3)) == 6, 60)
+        servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    assert [retries_of(project, f"p{number}") for number in range(3)] == [[0, 1]] * 3
+
+
+UNREACHABLE = """
+import pathlib
+
+from balog_celery.errors import QueueError
+from balog_celery.queues import SQSQueue
+
+send = SQSQueue.send
+
+
+def unreachable(self, messages):
+    # SQS itself does not fail on demand.
+    if not pathlib.Path(os.environ["LEDGER"]).with_name("reachable").exists():
+        raise QueueError("it cannot be reached")
+    return send(self, messages)
+
+
+SQSQueue.send = unreachable
+"""
+
+
+def test_a_dead_letter_that_cannot_be_made_yet_keeps_its_message(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey
+) -> None:
+    """It is not run again for that."""
+    with broker.client() as client:
+        client.config_resetstat()
+    with (project.folder / "proj" / "consumers.py").open("a") as file:
+        file.write(UNREACHABLE)
+    topic.send(event_text("d", "doomed"))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("retry: Retry in 5", 30)
+    assert topic.left() == 1
+    (project.folder / "reachable").touch()
+    servers.wait_until(topic.dead, 60, "the dead letter")
+    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    (letter,) = topic.dead()
+    assert letter["error"] == "ValueError('never works')"
+    assert project.runs()["doomed", "d"] == 1
+    assert published(broker) == 0
 
 
 def test_a_stop_finishes_what_runs_and_gives_back_the_rest_at_once(

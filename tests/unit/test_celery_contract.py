@@ -13,16 +13,19 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from celery import Celery, Task, bootsteps, signals
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery import Celery, Signature, Task, bootsteps, signals
 from celery.app import autoretry, routes
 from celery.app.task import extract_exec_options
 from celery.app.trace import build_tracer
-from celery.exceptions import CDeprecationWarning, TimeLimitExceeded, WorkerLostError, WorkerShutdown
+from celery.exceptions import CDeprecationWarning, Retry, TimeLimitExceeded, WorkerLostError, WorkerShutdown
 from celery.utils.imports import cwd_in_path, symbol_by_name
 from celery.utils.nodenames import anon_nodename
-from celery.worker import components, state
+from celery.worker import components, control, state
 from celery.worker.request import Request
 from kombu import Connection, Producer
+from kombu.asynchronous import Hub
+from kombu.asynchronous.timer import Timer
 
 from balog_celery.consumers.options import ROUTING_OPTIONS, TASK_OPTIONS
 
@@ -376,11 +379,154 @@ def test_a_hard_time_limit_is_told_where_the_request_is(app: Celery, failures: l
 
 def test_a_lost_worker_is_told_where_the_request_is(app: Celery, failures: list[Any]) -> None:
     """With a task that is not given back."""
-    from billiard.einfo import ExceptionInfo
-
     try:
         raise WorkerLostError("killed")
     except WorkerLostError:
         info = ExceptionInfo()
     request(app).on_failure(info)
     assert failures == [(WorkerLostError, ("the text",), True)]
+
+
+@pytest.fixture
+def retried(app: Celery) -> list[Any]:
+    """The signatures with which the task was asked to be retried; none is published."""
+    asked: list[Any] = []
+
+    class Silent(Signature):  # type: ignore[misc]
+        def apply_async(self, *_: Any, **__: Any) -> None:
+            asked.append(self)
+
+    class Retrying(Task):  # type: ignore[misc]
+        name = "contract.retried"
+        acks_late = True
+        retry_on_worker_lost = True
+        default_retry_delay = 7
+        seen: ClassVar[list[Any]] = []
+
+        def signature_from_request(self, *args: Any, **kwargs: Any) -> Any:
+            return Silent(super().signature_from_request(*args, **kwargs))
+
+        def run(self, event: str) -> None:
+            self.seen.append(self.request)
+            raise self.retry(countdown=5, exc=ValueError("again"))
+
+    app.register_task(Retrying())
+    return asked
+
+
+def handed(app: Celery, acknowledged: list[str]) -> Request:
+    """What worker.py makes a request of: a message of our own."""
+    headers = app.amqp.create_task_message(TASK_ID, "contract.retried", (), {}, argsrepr="(<Event>,)").headers
+    message = SimpleNamespace(
+        headers=headers,
+        properties={"correlation_id": TASK_ID, "reply_to": "", "ours": 1.5},
+        delivery_info={"exchange": "", "routing_key": "celery"},
+        payload=(("the text",), {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
+        body="",
+        content_type="application/json",
+        content_encoding="utf-8",
+    )
+    task = app.tasks["contract.retried"]
+    eventer = SimpleNamespace(enabled=True, send=lambda kind, **_: acknowledged.append(kind))
+    return Request(
+        message,
+        app=app,
+        task=task,
+        hostname="h",
+        eventer=eventer,
+        on_ack=lambda *_: acknowledged.append("acknowledged"),
+    )
+
+
+def test_a_retry_is_published_by_the_signature_that_the_task_makes(app: Celery, retried: list[Any]) -> None:
+    """And carries it; a signature that publishes nothing leaves no trace on the broker."""
+    task = app.tasks["contract.retried"]
+    task.__trace__ = build_tracer(task.name, task, app=app)
+    request = handed(app, [])
+    answer = task.__trace__(TASK_ID, ("the text",), {}, {**request.request_dict, "is_eager": False})
+    (signature,) = retried
+    assert (signature.options["countdown"], signature.options["retries"]) == (5, 1)
+    exception = answer.retval.exception
+    retry = exception.exc if isinstance(exception, ExceptionWithTraceback) else exception
+    assert isinstance(retry, Retry)
+    assert (retry.sig, retry.when, repr(retry.exc)) == (signature, 5, "ValueError('again')")
+    (context,) = task.seen
+    # What a task is given travels in its properties, and not along when it is retried.
+    assert context.properties["ours"] == 1.5
+    assert "properties" not in context.as_execution_options()
+    # What may_stay() looks at: none of it is set by Celery.
+    extras = [context.headers, context.chain, context.callbacks, context.errbacks, context.chord]
+    assert extras == [None] * 5
+
+
+def test_a_request_that_is_taken_to_be_acknowledged_is_not_acknowledged(app: Celery, retried: list[Any]) -> None:
+    """So that its retry may stay with the worker; the rest of what Celery does is done."""
+    done: list[str] = []
+    first = handed(app, done)
+    assert first.message.properties["ours"] == 1.5
+    first.acknowledged = True
+    try:
+        raise Retry(exc=ValueError("again"), when=5)
+    except Retry:
+        first.on_failure(ExceptionInfo(), return_ok=True)
+    assert done == ["task-retried"]
+    done.clear()
+    lost = handed(app, done)
+    lost.acknowledged = True
+    try:
+        raise WorkerLostError("killed")
+    except WorkerLostError:
+        assert lost._retry_worker_lost(WorkerLostError("killed"), ExceptionInfo()) is True
+    assert done == ["task-retried"]
+    assert (retried[-1].options["countdown"], retried[-1].options["retries"]) == (7, 1)
+    assert lost._context.retries == 0
+
+
+def test_a_lost_workers_task_is_retried_by_the_method_that_worker_py_overrides(
+    app: Celery, retried: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With these arguments, and nothing is acknowledged before."""
+    called: list[Any] = []
+    monkeypatch.setattr(Request, "_retry_worker_lost", lambda *arguments: called.append(arguments[1:]) or True)
+    done: list[str] = []
+    try:
+        raise WorkerLostError("killed")
+    except WorkerLostError:
+        info = ExceptionInfo()
+    handed(app, done).on_failure(info)
+    ((exc, exc_info),) = called
+    assert isinstance(exc, WorkerLostError)
+    assert isinstance(exc_info, ExceptionInfo)
+    assert done == []
+
+
+def test_a_request_in_the_timer_is_shown_as_scheduled(app: Celery, retried: list[Any]) -> None:
+    """By `inspect scheduled`: the first argument of an entry, if it is a request, with its ETA."""
+    timer = Timer()  # type: ignore[no-untyped-call]
+    request = handed(app, [])
+    entry = timer.call_after(30, lambda request: None, (request,))  # type: ignore[no-untyped-call]
+    state = SimpleNamespace(consumer=SimpleNamespace(timer=timer))
+    (shown,) = control.scheduled(state)
+    assert shown["request"]["id"] == TASK_ID
+    entry.cancel()
+    assert entry.cancelled
+
+
+def test_any_thread_may_call_soon() -> None:
+    """A pool of threads tells of a retry from any of them; the loop is woken for it."""
+    hub = Hub()
+    done: list[int] = []
+    # Without being woken it would wait for this.
+    hub.call_later(30, done.append, 0)
+    loop = hub.create_loop()
+    other = threading.Thread(target=hub.call_soon, args=(done.append, 1))
+    try:
+        other.start()
+        for _ in range(10):
+            next(loop)
+            if done:
+                break
+        assert done == [1]
+    finally:
+        other.join(10)
+        hub.close()

@@ -1,0 +1,298 @@
+"""Retries that stay with the worker: what may, and what the worker and the engine tell each other of them."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import Retry
+from kombu.asynchronous.timer import Timer
+
+import servers
+from balog_celery import worker
+from balog_celery.consumers import Consumer
+from balog_celery.consumers.delivery import Delivery, Job
+from balog_celery.consumers.operator import ConsumerOperator
+from balog_celery.dead_letters import DeadLetters
+from balog_celery.dispatch import HandOffDispatcher, PublishDispatcher
+from balog_celery.link import Link
+from balog_celery.queues import Message
+from balog_celery.records import decode
+from balog_celery.tasks import MAX_STAY, STAYS_UNTIL, ConsumerTask, LocalRetry, LocalSignature, register
+from balog_celery.worker import HandedTask, HandOff
+from fakes import FakeQueue, event_text
+
+CONSUMER = Consumer(print, "topic", name="function")
+NAME = CONSUMER.task_name
+
+
+def test_a_local_retry_travels_between_processes() -> None:
+    """With all that the worker's main process needs to know."""
+    retry = pickle.loads(pickle.dumps(LocalRetry(exc=ValueError("x"), when=3.5, retries=2, burying="why")))
+    assert isinstance(retry, Retry)
+    assert (repr(retry.exc), retry.when, retry.retries, retry.burying) == ("ValueError('x')", 3.5, 2, "why")
+    assert str(retry) == "Retry in 3.5s: ValueError('x')"
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app with the task of one consumer."""
+    app = Celery("retries", broker="memory://", set_as_current=False)
+    app.conf.task_default_queue = f"retries-{id(app)}"
+    register(app, CONSUMER, ConsumerOperator(), "topic", DeadLetters(lambda name: FakeQueue(name), None), None)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def task(app: Celery) -> ConsumerTask:
+    """That task."""
+    return app.tasks[NAME]  # type: ignore[no-any-return]
+
+
+def request(**more: Any) -> Any:
+    """What a task knows of its execution, after it was handed over a moment ago."""
+    from celery.app.task import Context
+
+    return Context(
+        {"id": "i", "args": ["text"], "kwargs": {}, "properties": {STAYS_UNTIL: time.monotonic() + 36_000}, **more}
+    )
+
+
+def test_a_retry_of_a_task_that_was_handed_over_stays(task: ConsumerTask) -> None:
+    """Its signature publishes nothing."""
+    signature = task.signature_from_request(request(), countdown=MAX_STAY, retries=1)
+    assert isinstance(signature, LocalSignature)
+    assert signature.apply_async() is None
+
+
+@pytest.mark.parametrize(
+    ("context", "options"),
+    [
+        ({"properties": {}}, {}),
+        ({"properties": None}, {}),
+        ({"properties": {STAYS_UNTIL: 0.0}}, {}),
+        ({"properties": {STAYS_UNTIL: time.monotonic() - 1}}, {}),
+        ({}, {"countdown": MAX_STAY + 1}),
+        ({}, {"queue": "other"}),
+        ({}, {"args": ["other"]}),
+        ({}, {"kwargs": {"event": "other"}}),
+        ({}, {"eta": "2014-10-07T15:06:51"}),
+        ({}, {"time_limit": 5}),
+        ({"headers": {"a": "b"}}, {}),
+        ({"chain": [1]}, {}),
+        ({"callbacks": [1]}, {}),
+        ({"errbacks": [1]}, {}),
+    ],
+)
+def test_one_that_came_from_the_broker_or_is_to_differ_does_not(
+    task: ConsumerTask, context: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """It is published, as Celery does."""
+    signature = task.signature_from_request(request(**context), retries=1, **{"countdown": 1, **options})
+    assert not isinstance(signature, LocalSignature)
+
+
+def test_one_that_was_acknowledged_early_does_not_either(task: ConsumerTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message is gone."""
+    monkeypatch.setattr(type(task), "acks_late", False)
+    assert not isinstance(task.signature_from_request(request(), countdown=1, retries=1), LocalSignature)
+
+
+class Worker:
+    """A HandOff with an engine's end to it, and a consumer whose strategies only note what they are given."""
+
+    def __init__(self, app: Celery) -> None:
+        self.hand_off = HandOff()
+        self.given: list[HandedTask] = []
+        self.timer = Timer()  # type: ignore[no-untyped-call]
+        self.consumer = SimpleNamespace(
+            app=app,
+            hostname="h",
+            pool=SimpleNamespace(num_processes=1),
+            timer=self.timer,
+            strategies={NAME: lambda task, *_: self.given.append(task)},
+        )
+        self.hub = SimpleNamespace(
+            add_reader=lambda *_: None, remove_reader=lambda *_: None, call_soon=lambda call, *args: call(*args)
+        )
+        self.engines: list[Link] = []
+
+    def start_engine(self) -> Link:
+        """Another engine; its end of the socket."""
+        ours, theirs = socket.socketpair()
+        theirs.settimeout(5)
+        self.engines.append(Link(theirs))
+        self.hand_off.use(Link(ours))
+        return self.engines[-1]
+
+    def connect(self) -> None:
+        self.hand_off.open(self.consumer, self.hub)
+
+    def hand_over(self, *numbers: int) -> list[HandedTask]:
+        self.engines[-1].send(*[("task", number, f"id{number}", NAME, "(shown,)", event_text()) for number in numbers])
+        self.hand_off._on_readable()
+        return self.given[-len(numbers) :]
+
+    def fire(self) -> None:
+        """Let the timer do all that it has to do, as if it was due."""
+        entries = [scheduled.entry for scheduled in self.timer.queue if not scheduled.entry.cancelled]
+        self.timer.clear()  # type: ignore[no-untyped-call]
+        for entry in entries:
+            entry()
+
+    def told(self) -> list[list[Any]]:
+        """What the engine has been told by now; nothing is an error."""
+        lines = self.engines[-1].receive()
+        assert lines is not None
+        return lines
+
+
+@pytest.fixture
+def one(app: Celery) -> Iterator[Worker]:
+    """A connected worker with an engine that has been told so."""
+    made = Worker(app)
+    made.start_engine()
+    made.connect()
+    try:
+        assert [kind for kind, *_ in made.told()] == ["open"]
+        yield made
+    finally:
+        for link in made.engines:
+            link.close()
+        made.hand_off._on_readable()  # the end of the stream
+
+
+def test_a_new_engines_numbers_are_not_an_old_ones(one: Worker) -> None:
+    """A task of the old engine that ends late says nothing of the new engine's task with its number."""
+    (old,) = one.hand_over(1)
+    one.start_engine()
+    one.told()
+    (new,) = one.hand_over(1)
+    old.ack()
+    new.ack()
+    assert one.told() == [["done", 1]]
+    old.retry(1, 0.0, None)
+    assert len(one.timer) == 0
+
+
+def test_a_retry_is_given_to_celery_when_it_is_due(one: Worker) -> None:
+    """With one more retry, and as the same task; the engine hears of it once."""
+    (task,) = one.hand_over(7)
+    for count in (1, 2):
+        task.retry(count, 0.0, None)
+        one.fire()
+        assert one.given[-1] is not task
+        task = one.given[-1]
+        assert (task.headers["retries"], task.headers["id"], task.headers["eta"]) == (count, "id7", None)
+    task.ack()
+    assert one.told() == [["waiting", 7], ["done", 7]]
+
+
+def test_a_copy_that_ran_twice_has_its_say_once(one: Worker) -> None:
+    """Celery may have forgotten a task that a child was already executing."""
+    (task,) = one.hand_over(1)
+    task.retry(1, 10.0, None)
+    task.retry(1, 10.0, None)
+    task.ack()
+    assert len(one.timer) == 1
+    assert one.told() == [["waiting", 1]]
+
+
+def test_what_waits_outlives_a_lost_broker(one: Worker) -> None:
+    """New tasks go back, retries are scheduled again."""
+    one.hand_over(1, 2)[0].retry(1, 30.0, None)
+    one.hand_off.shut()
+    assert one.timer.queue[0].entry.cancelled
+    assert one.told() == [["waiting", 1], ["closed"], ["refused", 2]]
+    one.connect()
+    (entry,) = [scheduled.entry for scheduled in one.timer.queue if not scheduled.entry.cancelled]
+    assert entry.args[0].message.headers["retries"] == 1
+    assert entry.args[0].eta is not None
+
+
+def test_a_retry_asked_for_without_a_broker_is_scheduled_when_there_is_one(one: Worker) -> None:
+    """It ran when the broker was lost."""
+    (task,) = one.hand_over(1)
+    task.retry(1, 0.0, None)
+    (entry,) = [scheduled.entry for scheduled in one.timer.queue]
+    one.hand_off.shut()
+    one.timer.schedule.apply_entry(entry)
+    assert len(one.given) == 1
+    one.connect()
+    assert [scheduled.entry.cancelled for scheduled in one.timer.queue].count(False) == 1
+
+
+def test_a_stop_gives_back_what_waits_and_what_would(one: Worker) -> None:
+    """Nothing is retried any more."""
+    waiting, running = one.hand_over(1, 2)
+    waiting.retry(1, 30.0, None)
+    one.hand_off.end()
+    running.retry(1, 30.0, None)
+    assert one.told() == [["waiting", 1], ["refused", 1], ["refused", 2]]
+    assert all(scheduled.entry.cancelled for scheduled in one.timer.queue)
+
+
+def test_only_so_many_wait(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are told that they cannot; when one has finished there is room again."""
+    monkeypatch.setattr(worker, "MAX_WAITING", 1)
+    first, second = one.hand_over(1, 2)
+    assert first.properties[STAYS_UNTIL] > time.monotonic() + MAX_STAY
+    first.retry(1, 0.0, None)
+    assert one.hand_over(3)[0].properties[STAYS_UNTIL] == 0.0
+    one.fire()
+    one.given[-1].ack()
+    assert one.hand_over(4)[0].properties[STAYS_UNTIL] > 0.0
+    second.ack()
+
+
+def test_what_is_settled_last_is_settled_by_its_last_word(one: Worker) -> None:
+    """Whatever is done meanwhile, such as making a dead letter, comes before the engine hears of it."""
+    first, second = one.hand_over(1, 2)
+    with first.settled_last():
+        first.ack()
+        second.ack()
+    assert one.told() == [["done", 2], ["done", 1]]
+
+
+def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
+    """The engine hands over the next ones; if the worker is gone, it gives back those that waited, too."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(5)
+    far = Link(theirs)
+    dispatcher = HandOffDispatcher(app, Link(ours), PublishDispatcher(app, 1.0, 10))
+    settled: list[Delivery] = []
+
+    def jobs(count: int) -> list[Job]:
+        event = decode(event_text())
+        message = Message(event_text(), "handle", "id", 0.0)
+        return [Job(Delivery(message, 1, settled.append), event, message.body, CONSUMER) for _ in range(count)]
+
+    try:
+        far.send(("open", 10, [app.conf.task_default_queue]))
+        assert dispatcher.ready(5)
+        dispatcher.dispatch(jobs(10))
+        lines = far.receive() or []
+        assert [line[0] for line in lines] == ["task"] * 10
+        assert not dispatcher.ready(0.05)
+        numbers = [line[1] for line in lines]
+        far.send(*[("waiting", number) for number in numbers])
+        assert dispatcher.ready(5)
+        far.send(("done", numbers[0]), ("refused", numbers[1]))
+        servers.wait_until(lambda: len(settled) == 2, 10)
+        assert [delivery.refused for delivery in settled] == [False, True]
+        far.close()
+        servers.wait_until(lambda: len(settled) == 10, 10)
+        assert [delivery.refused for delivery in settled[2:]] == [True] * 8
+    finally:
+        dispatcher.close()
+        for thread in threading.enumerate():
+            if thread.name == "hand-off":
+                thread.join(5)
