@@ -1,4 +1,4 @@
-"""Amazon SQS, as far as this package needs it. The only file that imports boto3.
+"""Amazon SQS, as far as this package needs it. With ``direct.py`` the only file that imports boto3.
 
 Rules kept here, from the SQS API reference: at most 10 entries in a batch, their ids unique in it (ours are positions);
 a batch call answers 200 with ``Failed[]``; a message, and all of a send batch together, is at most 1 MiB; visibility
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .direct import DirectCalls, direct_calls
 from .errors import AccessDenied, QueueError, QueueNotFound
 from .text import printable
 
@@ -186,7 +187,8 @@ class SQSQueue:
         url = self.url
         before = time.monotonic()
         with self._translated("ReceiveMessage"):
-            answer = self._client.receive_message(
+            answer = self._call(
+                "ReceiveMessage",
                 QueueUrl=url,
                 MaxNumberOfMessages=min(limit, BATCH_SIZE),
                 WaitTimeSeconds=int(wait),
@@ -205,7 +207,7 @@ class SQSQueue:
         entries = [{"Id": str(index), "ReceiptHandle": handle} for index, handle in enumerate(handles)]
         url = self.url
         with self._translated("DeleteMessage"):
-            return _failures(self._client.delete_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+            return _failures(self._call("DeleteMessageBatch", QueueUrl=url, Entries=entries))
 
     def change_visibility(self, handles: Sequence[str], seconds: int) -> list[EntryFailure]:
         """Keep up to 10 messages invisible for *seconds* from now (0 returns them at once); return the failures.
@@ -218,9 +220,7 @@ class SQSQueue:
         ]
         url = self.url
         with self._translated("ChangeMessageVisibility"):
-            return _failures(
-                self._client.change_message_visibility_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
-            )
+            return _failures(self._call("ChangeMessageVisibilityBatch", QueueUrl=url, Entries=entries))
 
     def send(self, messages: Sequence[OutgoingMessage]) -> list[EntryFailure]:
         """Send up to 10 messages, 1 MiB together; return those that SQS did not take.
@@ -230,7 +230,7 @@ class SQSQueue:
         entries = [_entry(index, message, fifo=self.is_fifo) for index, message in enumerate(messages)]
         url = self.url
         with self._translated("SendMessage"):
-            return _failures(self._client.send_message_batch(QueueUrl=url, Entries=entries))  # type: ignore[arg-type]
+            return _failures(self._call("SendMessageBatch", QueueUrl=url, Entries=entries))
 
     def attributes(self) -> Mapping[str, str]:
         """The queue's attributes, all of them, by SQS's names.
@@ -268,7 +268,21 @@ class SQSQueue:
 
     @property
     def _client(self) -> SQSClient:
+        return self._clients()[0]
+
+    def _clients(self) -> tuple[SQSClient, DirectCalls | None]:
         return _clients.get(*self._connection)
+
+    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        """Make one of the calls that are made all the time: directly, or else through the client."""
+        client, direct = self._clients()
+        answer = direct.call(operation, parameters) if direct is not None else None
+        if answer is not None:
+            return answer
+        from botocore import xform_name
+
+        answered: dict[str, Any] = getattr(client, xform_name(operation))(**parameters)
+        return answered
 
     @contextmanager
     def _translated(self, permission: str) -> Iterator[None]:
@@ -310,11 +324,14 @@ _ANSWER_MARGIN = 1.0
 
 
 class _Clients:
-    """One boto3 client for each set of credentials, endpoint and process. Clients are thread-safe, sessions are not."""
+    """One boto3 client for each set of credentials, endpoint and process, and the direct calls beside it.
+
+    Clients are thread-safe, sessions are not.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._clients: dict[tuple[Any, ...], SQSClient] = {}
+        self._clients: dict[tuple[Any, ...], tuple[SQSClient, DirectCalls | None]] = {}
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -324,7 +341,7 @@ class _Clients:
     def drop(self, connection: tuple[str | None, ...]) -> None:
         self._clients.pop(connection, None)
 
-    def get(self, *connection: str | None) -> SQSClient:
+    def get(self, *connection: str | None) -> tuple[SQSClient, DirectCalls | None]:
         client = self._clients.get(connection)
         if client is None:
             with self._lock:
@@ -336,10 +353,11 @@ class _Clients:
 
 def _new_client(
     region: str | None, endpoint_url: str | None, key_id: str | None, secret: str | None, token: str | None
-) -> SQSClient:
+) -> tuple[SQSClient, DirectCalls | None]:
     import boto3
-    import botocore
+    import botocore.session
     from botocore.config import Config
+    from botocore.credentials import Credentials
     from botocore.exceptions import NoRegionError
 
     config = Config(
@@ -355,8 +373,9 @@ def _new_client(
         # Pollers, ackers and senders share the client, a connection for each; botocore's default of 10 is soon full.
         max_pool_connections=100,
     )
+    core = botocore.session.Session()
     try:
-        client: SQSClient = boto3.session.Session().client(
+        client: SQSClient = boto3.session.Session(botocore_session=core).client(
             "sqs",
             region_name=region,
             endpoint_url=endpoint_url,
@@ -365,13 +384,14 @@ def _new_client(
             aws_session_token=token,
             config=config,
         )
-        return client
     except NoRegionError as error:
         raise QueueError(
             "no AWS region is known: set balog_region, AWS_DEFAULT_REGION or a region in ~/.aws/config", "NoRegionError"
         ) from error
     except ValueError as error:  # botocore's own word for an endpoint that is no URL
         raise QueueError(f"the SQS client cannot be made: {printable(error)}", "ValueError") from error
+    credentials = Credentials(key_id, secret, token) if key_id and secret else core.get_credentials()
+    return client, direct_calls(client, credentials, core.get_config_variable("ca_bundle"))
 
 
 _clients = _Clients()

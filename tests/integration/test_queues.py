@@ -13,10 +13,21 @@ from typing import Any
 import pytest
 
 import servers
+from balog_celery import queues
 from balog_celery.errors import AccessDenied, BalogError, QueueError, QueueNotFound
 from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue
 
 SECRETS = {"aws_access_key_id": "KEYID-0451", "aws_secret_access_key": "hush-1", "aws_session_token": "hush-2"}
+
+
+@pytest.fixture(autouse=True, params=["direct", "client"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Whether SQS is called past boto3's client where that is possible: nobody must see a difference."""
+    if request.param == "client":
+        monkeypatch.setattr(queues, "direct_calls", lambda *_: None)
+    queues._clients._forget()
+    yield request.param
+    queues._clients._forget()
 
 
 @pytest.fixture
