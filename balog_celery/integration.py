@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.utils.imports import cwd_in_path, symbol_by_name
+from kombu.serialization import prepare_accept_content
 
 from . import local
 from .consumers.dispatcher import Dispatcher
@@ -145,6 +146,12 @@ class Integration:
         """
         if self._loaded:
             return
+        accepted = self._app.conf.accept_content
+        if accepted is not None and "application/json" not in prepare_accept_content(accepted):  # type: ignore[no-untyped-call]
+            raise ConfigurationError(
+                f"accept_content = {accepted!r} refuses JSON, as which events travel, and a worker would discard them: "
+                "add 'json' to it"
+            )
         with cwd_in_path():
             for package in self.settings.packages:
                 self.hub.scan(importlib.import_module(package), ignore=self.settings.ignore)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +21,10 @@ from .predicates import VersionCondition, cls_types, version_condition
 CATEGORY = "balog_celery"
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: What was decorated so far, by the module-level name that it stands under or in, and by line: for a scan to see
+#: whether it came across all of it.
+declared: dict[tuple[str, int], object] = {}
 
 
 @dataclass(eq=False)
@@ -55,7 +60,8 @@ class Consumer:
             raise ConfigurationError(f"bad topic {self.topic!r}: give the name or the URL of the queue to listen to")
         if self.name is not None and (not isinstance(self.name, str) or not self.name):
             raise ConfigurationError(f"bad name {self.name!r} for a consumer of {self.topic!r}: give a text")
-        check_task_options(self.options, f"a consumer of {self.topic!r}")
+        self.options = check_task_options(self.options, f"a consumer of {self.topic!r}")
+        _check_plain(self.func, self.topic)
         if isinstance(self.once, str) or not self.once >= 0:
             raise ConfigurationError(f"bad once={self.once!r} for a consumer of {self.topic!r}: give True, or seconds")
         self.cls_type = self.cls_types = cls_types(self.cls_type)
@@ -122,6 +128,9 @@ def consumer_config(
 
         def consumer(found_as: str, obj: Any) -> Consumer:
             target = obj
+            # A scan comes across other names for the same thing as well, in the order of the alphabet.
+            if getattr(info.module, own_name := getattr(obj, "__name__", ""), None) is obj:
+                found_as = own_name
             if info.scope == "class":
                 method = func.__name__
                 target, found_as = _method(obj, method), f"{found_as}.{method}"
@@ -135,6 +144,8 @@ def consumer_config(
             scanner.found.append((wanted, partial(consumer, found_as, obj)))
 
         info = venusian.attach(func, found, category=CATEGORY)
+        name_in_module = getattr(func, "__qualname__", "").partition(".")[0]
+        declared[f"{info.module.__name__}.{name_in_module}", info.codeinfo[1]] = wanted
         return func
 
     return decorate
@@ -153,14 +164,53 @@ def _method(cls: type, name: str) -> Callable[..., Any]:
         ) from error
 
 
+def _check_plain(func: object, topic: str) -> None:
+    """Refuse what only makes a coroutine or a generator when it is called: nothing of it would run."""
+    func = getattr(func, "__func__", func)  # what a static or class method holds
+    for called in (func, getattr(func, "__call__", None)):  # noqa: B004  # an object's own is looked at, not whether
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            kind = "async"
+        elif inspect.isgeneratorfunction(called):
+            kind = "a generator"
+        else:
+            continue
+        raise ConfigurationError(
+            f"{getattr(func, '__qualname__', func)!s}, a consumer of {topic!r}, is {kind}, and nothing of it would run "
+            "when it is called: decorate a plain function that runs it, such as with asyncio.run"
+        )
+
+
 def _event_type(consumer: Consumer) -> type[FacilityRecord] | type[Payload] | None:
     """The model that the function asks for by an annotation, or None for a dict."""
     try:
-        hints = typing.get_type_hints(consumer.func)
-    except Exception:  # annotations that cannot be resolved, or none at all: a dict, as in the original
+        parameters = inspect.signature(consumer.func).parameters.values()
+    except (TypeError, ValueError):  # a builtin has none
         return None
-    hints.pop("return", None)
-    found = [hint for hint in hints.values() if isinstance(hint, type) and issubclass(hint, (FacilityRecord, Payload))]
+    found = [model for parameter in parameters for model in _models(_resolved(parameter.annotation, consumer))]
     if len(found) > 1:
         raise ConfigurationError(f"{consumer.task_name} asks for {len(found)} event models; annotate one parameter")
     return found[0] if found else None
+
+
+def _resolved(annotation: Any, consumer: Consumer) -> Any:
+    """An annotation that may be its source; one that cannot be resolved, as its name is for type checkers only, is of
+    no interest here, and keeps nobody from asking for a model by another."""
+    if not isinstance(annotation, str):
+        return annotation
+    func = inspect.unwrap(consumer.func)
+    names = getattr(func, "__globals__", None) or getattr(type(func).__call__, "__globals__", {})
+    try:
+        return eval(annotation, names)
+    except Exception:
+        return None
+
+
+def _models(hint: Any) -> Iterator[type[FacilityRecord] | type[Payload]]:
+    """The event models that a hint names, also as one of a union or with metadata."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(hint):
+            yield from _models(part)
+    # Python 3.10 takes list[str] for a type, but not for a class.
+    elif origin is None and isinstance(hint, type) and issubclass(hint, (FacilityRecord, Payload)):
+        yield hint

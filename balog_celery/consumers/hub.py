@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -10,8 +11,10 @@ import venusian
 
 from ..errors import ConfigurationError
 from ..records import FacilityRecord
-from .consumer import CATEGORY, Consumer
+from .consumer import CATEGORY, Consumer, declared
 from .predicates import parse_version
+
+logger = logging.getLogger(__name__)
 
 #: How many (cls_type, version) pairs a router remembers; more than a system has, unless somebody makes them up.
 _MEMORY = 4096
@@ -43,10 +46,22 @@ class ConsumerHub:
         if not isinstance(package, ModuleType):
             raise ConfigurationError(f"scan takes a package or a module, not {package!r}")
         scanner = venusian.Scanner(found=[])
-        scanner.scan(package, categories=[CATEGORY], ignore=ignore)
+        names: set[str] = set()
+        leave_out = [] if ignore is None else [ignore] if isinstance(ignore, str) or callable(ignore) else ignore
+        # The last is asked about every name that the others did not leave out; it notes it, and leaves out nothing.
+        scanner.scan(package, categories=[CATEGORY], ignore=[*leave_out, names.add])
         for key, consumer in scanner.found:
             if key not in self._keys:
                 self.add_consumer(consumer(), key=key)
+        found = {key for key, _ in scanner.found}
+        for (name, line), key in declared.items():
+            if name in names and key not in found:
+                logger.warning(
+                    "the scan did not find the consumer in %s that is declared in line %d, so it gets no events: put "
+                    "consumer_config above any other decorator, and on what the module or a class of it holds by name",
+                    name,
+                    line,
+                )
 
     def add_consumer(self, consumer: Consumer, *, key: object = None) -> None:
         """Add one consumer; adding it again changes nothing.

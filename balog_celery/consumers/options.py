@@ -1,59 +1,87 @@
-"""Which of a decorator's keyword arguments are Celery task options."""
+"""Which of a decorator's keyword arguments are Celery task options, and what values they take."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+# pydantic asks for this one before Python 3.12.
+from typing_extensions import TypedDict
 
 from ..errors import ConfigurationError
+from ..text import printable
 
-#: What Celery documents as options of a task (userguide/tasks, "List of Options" and "Automatic retry"), as far as they
-#: make sense for a task that a consumer is: its name, its binding and its arguments are ours.
-TASK_OPTIONS = frozenset(
-    {
-        "acks_late",
-        "acks_on_failure",
-        "acks_on_failure_or_timeout",
-        "acks_on_timeout",
-        "autoretry_for",
-        "compression",
-        "default_retry_delay",
-        "dont_autoretry_for",
-        "expires",
-        "ignore_result",
-        "max_retries",
-        "priority",
-        "queue",
-        "rate_limit",
-        "reject_on_worker_lost",
-        "resultrepr_maxsize",
-        "retry_backoff",
-        "retry_backoff_max",
-        "retry_jitter",
-        "retry_kwargs",
-        "retry_on_worker_lost",
-        "send_events",
-        "soft_time_limit",
-        "store_errors_even_if_ignored",
-        "throws",
-        "time_limit",
-        "track_started",
-        "trail",
-    }
-)
+Seconds: TypeAlias = Annotated[int | float, Field(ge=0)]
+Exceptions: TypeAlias = tuple[type[BaseException], ...]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What Celery documents as options of a task (userguide/tasks, "List of Options" and "Automatic retry"), as far as
+    they make sense for a task that a consumer is.
+
+    Its name, its binding, its base and its arguments are ours, and so is its serializer: an event travels as JSON.
+    Celery says what each does; times are in seconds.
+    """
+
+    acks_late: bool
+    acks_on_failure: bool | None
+    acks_on_failure_or_timeout: bool
+    acks_on_timeout: bool | None
+    autoretry_for: Exceptions
+    compression: str | None
+    default_retry_delay: Seconds
+    dont_autoretry_for: Exceptions
+    expires: int | float | datetime | None
+    ignore_result: bool
+    max_retries: Annotated[int, Field(ge=0)] | None
+    priority: Annotated[int, Field(ge=0, le=255)] | None
+    queue: Annotated[str, Field(min_length=1)]
+    rate_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(/[smh])?$")] | Annotated[int | float, Field(ge=0)] | None
+    reject_on_worker_lost: bool | None
+    resultrepr_maxsize: Annotated[int, Field(gt=0)]
+    retry_backoff: bool | Seconds
+    retry_backoff_max: Seconds
+    retry_jitter: bool
+    retry_kwargs: dict[str, Any]
+    retry_on_worker_lost: bool | None
+    send_events: bool
+    soft_time_limit: Seconds | None
+    store_errors_even_if_ignored: bool
+    throws: Exceptions
+    time_limit: Seconds | None
+    track_started: bool
+    trail: bool
+
+
+#: Their names.
+TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
 
 #: Options that say where a task goes. Celery 5.7 deprecates them on the task, so they are applied by routing.
 ROUTING_OPTIONS = frozenset({"priority", "queue"})
 
+_adapter = TypeAdapter(TaskOptions)
 
-def check_task_options(names: Iterable[str], where: str) -> None:
-    """Check that *names* are task options.
+
+def check_task_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check that *options* are task options with values that Celery can use, and return them.
 
     :param where: whose options they are, for the error's text.
-    :raises ConfigurationError: one is not; the nearest one is named.
+    :raises ConfigurationError: one is none, and the nearest one is named, or its value is of a wrong type.
     """
-    for name in names:
+    for name in options:
         if name not in TASK_OPTIONS:
             near = difflib.get_close_matches(name, TASK_OPTIONS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(TASK_OPTIONS))}"
             raise ConfigurationError(f"unknown Celery task option {name!r} for {where}: {hint}")
+    try:
+        return {**_adapter.validate_python(options)}
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = str(wrong["loc"][0])
+        raise ConfigurationError(
+            f"bad value {printable(repr(options[name]))} for Celery task option {name!r} of {where}: {wrong['msg']}"
+        ) from None

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,15 @@ def test_an_unknown_setting_is_an_error_where_it_is_used(app: Celery) -> None:
     balog_celery.install(app, packages=["a"], regoin="eu-west-1")
     with pytest.raises(ConfigurationError, match="did you mean balog_region"):
         _ = app.balog.settings
+
+
+@pytest.mark.parametrize(("accepted", "well"), [(["pickle"], False), (["pickle", "json"], True), (None, True)])
+def test_an_app_that_refuses_json_is_told_so(app: Celery, accepted: list[str] | None, well: bool) -> None:
+    """At start: its worker would throw away every event that its engine had published."""
+    app.conf.accept_content = accepted
+    balog_celery.install(app)
+    with nullcontext() if well else pytest.raises(ConfigurationError, match=r"accept_content = \['pickle'\].*'json'"):
+        app.loader.import_default_modules()
 
 
 WHEN = pytest.mark.parametrize("when", ["before", "after", "object"])

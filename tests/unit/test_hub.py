@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Optional
 
 import pytest
 
@@ -133,6 +133,81 @@ def test_a_method_whose_class_needs_arguments_is_an_error(package: Package) -> N
         ConsumerHub().scan(pkg)
 
 
+def test_an_alias_does_not_name_a_consumer(package: Package) -> None:
+    """Its own name does, or else the one that it is found by: the task's id depends on it."""
+    pkg = package(
+        """
+        @consumer_config('t')
+        def process(event): ...
+        alias = process
+        class Handlers:
+            @consumer_config('t')
+            def run(self, event): ...
+        class Derived(Handlers): ...
+        Also = Handlers
+        def make():
+            @consumer_config('t')
+            def inner(event): ...
+            return inner
+        first, second = make(), make()
+        short = consumer_config('t')(lambda event: None)
+        """
+    )
+    hub = ConsumerHub()
+    hub.scan(pkg)
+    assert set(names(hub)) == {"process", "Handlers.run", "first", "second", "short"}
+
+
+def test_a_decorated_function_that_the_scan_does_not_find_is_told(
+    package: Package, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would never get an event: another decorator hides it, or it is too deep. What is left out is not missed."""
+    pkg = package(
+        """
+        import functools
+        def wrapped(func):
+            return functools.wraps(func)(lambda *args: func(*args))
+        @wrapped
+        @consumer_config('t')
+        def hidden(event): ...
+        @consumer_config('t')
+        @wrapped
+        def seen(event): ...
+        class Outer:
+            class Inner:
+                @consumer_config('t')
+                def deep(self, event): ...
+        """
+    )
+    hub = ConsumerHub()
+    hub.scan(pkg)
+    assert names(hub) == ["seen"]
+    module = f"{pkg.__name__}.consumers"
+    assert [f"consumer in {module}.{name} that" in caplog.text for name in ("hidden", "seen", "Outer")] == [1, 0, 1]
+    caplog.clear()
+    ConsumerHub().scan(pkg, ignore=[".consumers.hidden", lambda name: name.endswith("Outer")])
+    ConsumerHub().scan(pkg, ignore=".consumers")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "async def f(event): ...",
+        "async def f(event): yield 1",
+        "def f(event): yield 1",
+        "class C:\n    @staticmethod\n    async def f(event): ...\nf = C.__dict__['f']",
+        "class C:\n    async def __call__(self, event): ...\nf = C()",
+    ],
+)
+def test_what_would_not_run_when_it_is_called_fails_at_decoration(source: str) -> None:
+    """A coroutine or a generator that nobody runs would be an event lost in silence."""
+    made: dict[str, Any] = {}
+    exec(source, made)
+    with pytest.raises(ConfigurationError, match=r"(async|a generator), and nothing of it would run"):
+        consumer_config("t")(made["f"])
+
+
 def test_two_consumers_cannot_be_given_one_name(package: Package) -> None:
     """Their tasks would be the same."""
     pkg = package(
@@ -171,12 +246,30 @@ def test_a_scan_takes_a_module(target: Any) -> None:
         ({"topic": "t", "name": ""}, "bad name ''"),
         ({"topic": "t", "max_retry": 5}, "unknown Celery task option 'max_retry'.*did you mean 'max_retries'"),
         ({"topic": "t", "bind": True}, "unknown Celery task option 'bind'"),
+        ({"topic": "t", "rate_limit": "100/x"}, "bad value '100/x' for Celery task option 'rate_limit' of a consumer"),
+        ({"topic": "t", "autoretry_for": ValueError}, "bad value <class 'ValueError'> for .*'autoretry_for'.*tuple"),
+        ({"topic": "t", "autoretry_for": ("ValueError",)}, "bad value .* for .*'autoretry_for'"),
+        ({"topic": "t", "time_limit": "soon"}, "bad value 'soon' for .*'time_limit'"),
+        ({"topic": "t", "max_retries": -1}, "bad value -1 for .*'max_retries'"),
+        ({"topic": "t", "priority": "high"}, "bad value 'high' for .*'priority'"),
+        ({"topic": "t", "queue": ""}, "bad value '' for .*'queue'"),
+        ({"topic": "t", "expires": "x"}, "bad value 'x' for .*'expires'"),
     ],
 )
 def test_a_wrong_argument_fails_at_decoration(arguments: dict[str, Any], message: str) -> None:
     """The error names the thing, the value and the way out."""
     with pytest.raises(ConfigurationError, match=message):
         consumer_config(**arguments)(lambda event: None)
+
+
+def test_options_are_kept_as_celery_takes_them() -> None:
+    """What may be given in several ways comes in one; numbers stay as they are."""
+    given = {"throws": [KeyError], "max_retries": None, "rate_limit": "1.5/m", "time_limit": 5, "retry_backoff": True}
+    options = Consumer(lambda event: None, "t", options=given).options
+    assert options == {**given, "throws": (KeyError,)}
+    assert type(options["time_limit"]) is int
+    assert options["retry_backoff"] is True
+    assert Consumer(lambda event: None, "t", options={"rate_limit": 5, "retry_backoff": 2}).options["rate_limit"] == 5
 
 
 def test_a_bad_version_fails_at_decoration() -> None:
@@ -212,13 +305,41 @@ def test_a_function_gets_a_dict_unless_it_asks_for_a_model() -> None:
     assert given.amount == 5
 
 
+def test_a_model_is_seen_in_an_annotation_of_any_form() -> None:
+    """Beside one whose name is for type checkers only, in a union, with metadata, of a method or of an object."""
+
+    def beside(settings: Nowhere, event: FacilityRecord, *more: list[str]) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    def union(event: MetricsPayload | None) -> None: ...
+    def optional(event: Optional[MetricsPayload]) -> None: ...  # noqa: UP045
+    def marked(event: Annotated[MetricsPayload, "all of them"]) -> None: ...
+    def other(event: list[FacilityRecord]) -> None: ...
+
+    class Handler:
+        def method(self, event: FacilityRecord) -> None: ...
+        def __call__(self, event: FacilityRecord) -> None: ...
+
+    asked = {
+        beside: FacilityRecord,
+        union: MetricsPayload,
+        optional: MetricsPayload,
+        marked: MetricsPayload,
+        other: None,
+        Handler().method: FacilityRecord,
+        Handler(): FacilityRecord,
+        print: None,
+    }
+    assert [Consumer(func, "t").event_type for func in asked] == list(asked.values())
+
+
 def test_a_function_may_not_ask_for_two_models() -> None:
     """Which one is the event would be a guess."""
 
     def both(event: FacilityRecord, payload: MetricsPayload) -> None: ...
+    def either(event: FacilityRecord | MetricsPayload) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="asks for 2 event models"):
-        Consumer(both, "t")
+    for func in (both, either):
+        with pytest.raises(ConfigurationError, match="asks for 2 event models"):
+            Consumer(func, "t")
 
 
 def routed(hub: ConsumerHub, **event: Any) -> list[str | None]:
