@@ -159,15 +159,16 @@ class Integration:
         register_bury(self._app, self.dead_letters)
         for consumer in self.hub:
             topic = resolve_topic(operator, consumer)
-            marks = self._marks if consumer.once else None
+            marks = self.marks if consumer.once else None
             register(self._app, consumer, operator, topic, self.dead_letters, marks)
             self._routes.add(consumer)
         self._loaded = True
 
-    def engine(self, link: Link | None = None) -> Engine:
+    def engine(self, link: Link | None = None, dispatcher: Dispatcher | None = None) -> Engine:
         """The engine of this app: it puts tasks on the app's broker, or hands them to a worker.
 
         :param link: the socket to the worker beside which it runs, if that takes tasks.
+        :param dispatcher: what serves the consumers instead.
         :raises ConfigurationError: a setting, a consumer or a topic is wrong.
         """
         self.load()
@@ -175,15 +176,11 @@ class Integration:
         wait_time = settings.wait_time
         if self.local and "wait_time" not in settings.model_fields_set:
             wait_time = _LOCAL_WAIT_TIME
-        dispatcher: Dispatcher
-        dispatcher = publish = PublishDispatcher(self._app, settings.publish_timeout, settings.high_water)
-        if link is not None:
-            dispatcher = HandOffDispatcher(self._app, link, publish)
         return Engine(
             self.hub,
             self.connect,
             consumer_operator=self.operator,
-            dispatcher=dispatcher,
+            dispatcher=dispatcher or self._dispatcher(link),
             default_event_handler=_imported("default_event_handler", settings.default_event_handler),
             wait_time=wait_time,
             visibility_timeout=settings.visibility_timeout,
@@ -194,6 +191,10 @@ class Integration:
             max_depth=settings.max_depth,
             status_file=StatusFile(self.status_dir, self._identity),
         )
+
+    def _dispatcher(self, link: Link | None) -> Dispatcher:
+        publish = PublishDispatcher(self._app, self.settings.publish_timeout, self.settings.high_water)
+        return publish if link is None else HandOffDispatcher(self._app, link, publish)
 
     @property
     def _identity(self) -> str:
@@ -218,7 +219,11 @@ class Integration:
         return list(engine_statuses(self.status_dir, self._identity))
 
     @cached_property
-    def _marks(self) -> Marks:
+    def marks(self) -> Marks:
+        """Where it is remembered which events are done, for consumers with ``once``.
+
+        :raises ConfigurationError: there is no Redis for it.
+        """
         url = self.settings.once_url.get_secret_value() if self.settings.once_url else ""
         if not url and self.local:
             url = self._local_broker

@@ -377,7 +377,9 @@ def _start(paths: _Paths, deadline: float) -> LocalStack:
 
 
 def _guardian_environment() -> dict[str, str]:
-    environment = dict(os.environ)
+    # The local SQS is no client of AWS: a profile that is missing on this machine must not keep it from starting.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment["AWS_CONFIG_FILE"] = environment["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     # Warnings of other people's packages as errors are for those who test them.
     environment.pop("PYTHONWARNINGS", None)
     # A web page in the user's browser has no business here.

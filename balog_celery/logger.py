@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
@@ -44,6 +45,8 @@ class _State:
         self.build = BuildRecord()
         self.processors: list[Any] = [self.build, render_record]
         self.handler: logging.Handler | None = None
+        #: The last of them is given lines instead of a handler: for tests.
+        self.captures: list[Callable[[str], object]] = []
 
 
 _state = _State()
@@ -103,6 +106,27 @@ def get_logger(name: str | None = None) -> BoundLogger:
     if name is None:
         name = sys._getframe(1).f_globals.get("__name__", "")
     return BoundLogger(logging.getLogger(name), _state.processors, {})
+
+
+@contextmanager
+def capture(take: Callable[[str], object], level: int | str, strict: bool) -> Iterator[None]:
+    """Give the lines of all loggers in this process to *take*, instead of to handlers: for tests.
+
+    :param level: the root logger's level meanwhile.
+    :param strict: as of :func:`configure`, meanwhile.
+    """
+    was_level, was_disabled, was_strict = _root.level, _root.manager.disable, _state.strict
+    _root.setLevel(level)
+    logging.disable(logging.NOTSET)
+    _state.strict = strict
+    _state.captures.append(take)
+    try:
+        yield
+    finally:
+        _state.captures.remove(take)
+        _state.strict = was_strict
+        logging.disable(was_disabled)
+        _root.setLevel(was_level)
 
 
 def stats() -> dict[str, int]:
@@ -166,6 +190,9 @@ class BoundLogger(structlog.BoundLoggerBase):
             if _state.strict:
                 raise problem if isinstance(problem, RecordError) else RecordError(describe(problem)) from problem
             line = self._invalid(problem, event, args, fields)
+        if _state.captures:
+            _state.captures[-1](line)
+            return
         caller = sys._getframe(2)
         code = caller.f_code
         logger = self._logger

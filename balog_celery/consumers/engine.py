@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from ..dead_letters import DeadLetters
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
-from ..queues import MAX_MESSAGE_BYTES, Connect, Queue
+from ..queues import MAX_MESSAGE_BYTES, Connect, Message, Queue
 from ..text import printable
 from .consumer import Consumer
 from .delivery import Job
@@ -124,6 +124,21 @@ class Engine:
         """Ask :meth:`run` to stop; may be called from any thread and from a signal handler."""
         self._stop.set()
 
+    def take(self, topic: str, message: Message) -> None:
+        """Do with *message* of *topic* what is done with one that was received, in this thread, in an engine that does
+        not run: for tests. It is neither deleted nor given back.
+
+        :raises ConfigurationError: as :meth:`run`; or no consumer listens to *topic*.
+        """
+        if not self._listeners:
+            self._prepare()
+        name = self._connect(topic).name
+        for listener in self._listeners:
+            if listener.topic == name:
+                listener.take([message])
+                return
+        raise ConfigurationError(f"no consumer listens to {topic!r}: {', '.join(map(repr, self.topics()))} are known")
+
     def topics(self) -> dict[str, list[Consumer]]:
         """The consumers of each topic, after the operator's ``get_topic``.
 
@@ -153,6 +168,14 @@ class Engine:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _start(self) -> None:
+        self._prepare()
+        for listener in self._listeners:
+            listener.keeper.start()
+            listener.start()
+        self._write_status(now=True)
+        logger.info("engine started: %d topics, %d consumers", len(self._listeners), len(self.hub))
+
+    def _prepare(self) -> None:
         topics = self.topics()
         if not topics:
             raise ConfigurationError("there are no consumers: scan a package in which functions have @consumer_config")
@@ -161,7 +184,6 @@ class Engine:
         visibilities = self._check(queues)
         for topic, consumers in topics.items():
             keeper = Keeper(queues[topic], visibilities[topic], self.stats)
-            keeper.start()
             self._listeners.append(
                 Listener(
                     queues[topic],
@@ -176,10 +198,6 @@ class Engine:
                     stats=self.stats,
                 )
             )
-        for listener in self._listeners:
-            listener.start()
-        self._write_status(now=True)
-        logger.info("engine started: %d topics, %d consumers", len(topics), len(self.hub))
 
     def status(self) -> dict[str, Any]:
         """What the engine is doing, by topic."""

@@ -156,9 +156,10 @@ class Listener:
             self.keeper.give_back(messages)
         elif messages:
             self._stats.add(self.topic, "received", len(messages))
-            self._take(messages)
+            self.take(messages)
 
-    def _take(self, messages: Sequence[Message]) -> None:
+    def take(self, messages: Sequence[Message]) -> None:
+        """Decode, route and dispatch what was received."""
         jobs: list[Job] = []
         others: list[tuple[Message, Callable[[], None]]] = []
         for message in messages:

@@ -256,6 +256,12 @@ def test_an_app_of_ones_own_runs_an_engine(shell: Shell, queue: Queue) -> None:
     servers.wait_until(queue.empty, 30, "the deletes")
 
 
+def test_the_tests_of_ones_own_pass(shell: Shell) -> None:
+    """The block is a test module, of the README's consumer and operator."""
+    (shell.folder / "test_events.py").write_text(python("ConsumerHarness("))
+    assert "3 passed" in shell.run("python -m pytest -p no:cacheprovider test_events.py")
+
+
 def test_the_two_commands_at_the_top() -> None:
     """One tries it, one runs the tests, and that is what CI runs."""
     tried, tested = [line for line in commands(README) if line.startswith("python3 -m venv ")]

@@ -52,6 +52,10 @@ LAYERS = [
     "local",
     "worker",
     "integration",
+    "testing.producers",
+    "testing.harness",
+    "testing",
+    "pytest_plugin",
     "celery",
     "cli",
 ]
@@ -132,6 +136,13 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def test_logging_imports_nothing_heavy(heavy: str) -> None:
     """A producer needs neither Celery nor boto3 to start."""
     code = f"import sys; from balog_celery import get_logger; sys.exit({heavy!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("heavy", ["celery", "boto3", "redis", "moto"])
+def test_the_pytest_plugin_imports_nothing_heavy(heavy: str) -> None:
+    """Until one of its fixtures is used."""
+    code = f"import sys; import balog_celery.pytest_plugin; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

@@ -1,0 +1,101 @@
+"""pytest fixtures: a local SQS and a local broker, real ones, that need nothing but ``balog_celery[local]``.
+
+Ask for them in the ``conftest.py`` at the top of your tests:
+
+    pytest_plugins = ["balog_celery.pytest_plugin"]
+
+It is no entry point on purpose: those are imported in every run of pytest, of everybody who has the package installed.
+
+Where the local stack cannot run, tests that use it are skipped; with ``CI=true`` in the environment they fail, because
+there a missing server is a fault, and a suite that skips all its tests looks like one that passes.
+"""
+
+from __future__ import annotations
+
+import os
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .local import LocalStack
+    from .queues import SQSQueue
+    from .testing import Records
+
+
+@pytest.fixture
+def balog_records() -> Iterator[Records]:
+    """The records that are logged in the test: see :func:`balog_celery.testing.capture_records`."""
+    from .testing import capture_records
+
+    with capture_records() as records:
+        yield records
+
+
+@pytest.fixture(scope="session")
+def balog_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """The local stack, for as long as the session runs: ``.broker_url`` and ``.endpoint_url``."""
+    from . import local
+
+    reason = local.available()
+    if reason:
+        _missing(reason)
+    folder = tmp_path_factory.mktemp("balog")
+    yield local.hold(folder)
+    local.release(folder)
+
+
+@pytest.fixture
+def balog_broker(balog_stack: LocalStack) -> str:
+    """The URL of a broker that is empty, for Celery's ``broker_url``."""
+    import redis
+
+    with redis.Redis.from_url(balog_stack.broker_url.replace("redis+socket://", "unix://")) as client:
+        client.flushall()
+    return balog_stack.broker_url
+
+
+@pytest.fixture
+def balog_sqs(balog_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint of an SQS without queues.
+
+    The environment has what makes boto3 find it, and nothing else of AWS, in this process and in those that it starts.
+    """
+    from .local import DUMMY_CREDENTIALS
+
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", balog_stack.endpoint_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", DUMMY_CREDENTIALS["aws_access_key_id"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", DUMMY_CREDENTIALS["aws_secret_access_key"])
+    monkeypatch.setenv("AWS_DEFAULT_REGION", DUMMY_CREDENTIALS["region_name"])
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # No proxy of the environment's: it is on this machine.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener.open(urllib.request.Request(f"{balog_stack.endpoint_url}/moto-api/reset", method="POST"), timeout=30).close()
+    return balog_stack.endpoint_url
+
+
+@pytest.fixture
+def balog_queue(balog_sqs: str) -> SQSQueue:
+    """A queue of this test's own, beside its dead-letter queue: ``.name``, ``.send()``, ``.receive()``."""
+    from .queues import SQSQueue
+    from .settings import Settings, dead_letter_name
+
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    SQSQueue(str(dead_letter_name(Settings().dead_letter, name))).create()
+    queue = SQSQueue(name)
+    queue.create()
+    return queue
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

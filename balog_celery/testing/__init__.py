@@ -1,0 +1,12 @@
+"""Test producers and consumers without AWS, a broker or a worker.
+
+* :func:`capture_records` collects what producers log.
+* :class:`ConsumerHarness` feeds events to consumers, here and now, and reports what they did.
+* :func:`make_event` makes an event of a payload.
+* :mod:`balog_celery.pytest_plugin` has pytest fixtures for tests that want a real broker and a local SQS.
+"""
+
+from .harness import ConsumerHarness, DeadLetter, Report, Run
+from .producers import Records, capture_records, make_event
+
+__all__ = ["ConsumerHarness", "DeadLetter", "Records", "Report", "Run", "capture_records", "make_event"]
