@@ -84,7 +84,7 @@ class FakeQueue:
     def create(self) -> None:
         self.calls.append(("create", None))
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
         """Wait until *condition* holds; it is looked at after each call."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout), f"not in {timeout} s: {self.calls[-5:]}"
@@ -101,5 +101,7 @@ class FakeQueue:
     def _scripted(self, what: str, argument: Any) -> Any:
         with self.changed:
             self.calls.append((what, argument))
+            # Looked up here: whoever sees the call may change what the next one answers.
+            script = self.on.get(what)
             self.changed.notify_all()
-        return self.on[what](argument) if what in self.on else None
+        return script(argument) if script is not None else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -35,7 +36,7 @@ _DIE_WITH_PARENT = (
 )
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 20.0, what: str = "the condition") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "the condition") -> T:
     """Call ``condition`` until it returns something true, and return that.
 
     :param timeout: seconds after which to give up.
@@ -53,10 +54,15 @@ def wait_until(condition: Callable[[], T], timeout: float = 20.0, what: str = "t
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses at this moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A TCP port of the loopback interface that nobody uses at this moment.
+
+    Below those that the system gives to outgoing connections: one of them must not take it before the server does.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def alive(pid: int) -> bool:
@@ -138,7 +144,7 @@ class Program:
         )
         return self
 
-    def wait_for(self, text: str, timeout: float = 20.0) -> str:
+    def wait_for(self, text: str, timeout: float = 60.0) -> str:
         """Wait until it has written ``text``, and return its output.
 
         :param timeout: seconds.
@@ -160,7 +166,7 @@ class Program:
         except TimeoutError:
             raise TimeoutError(f"{self.name} did not write {text!r} in {timeout:g} s:\n{self.output}") from None
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = 60.0) -> int:
         """Wait until it ends, and return its exit code (negative for a signal).
 
         :param timeout: seconds.
@@ -185,7 +191,7 @@ class Program:
         """Kill the program and all that it started in its session, and wait for the program. Harmless if it ended."""
         if self._process is not None:
             self.signal_group(signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(60)
 
     def __enter__(self) -> Self:
         return self if self.running else self.start()
@@ -210,7 +216,7 @@ class Server:
     :param timeout: seconds that a start may take.
     """
 
-    timeout = 20.0
+    timeout = 60.0
 
     def __init__(self) -> None:
         # Directly under /tmp, because the path of a unix socket has room for about a hundred bytes.
@@ -431,7 +437,7 @@ class RabbitMQ(Server):
     """A private RabbitMQ node, with a port mapper (epmd) of its own. A start takes about ten seconds."""
 
     PROGRAM = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    timeout = 60.0
+    timeout = 120.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -452,7 +458,7 @@ class RabbitMQ(Server):
         if self.epmd is None:
             # Without one the node would start its own as a daemon, which outlives it.
             self.epmd = Program(["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]).start()
-            wait_until(lambda: _connects(self.epmd_port), 10, "epmd")
+            wait_until(lambda: _connects(self.epmd_port), what="epmd")
         return super().start()
 
     def close(self) -> None:

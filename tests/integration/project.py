@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,7 @@ def single(event):
     note("single-done", event["header"]["id"])
 
 
-@consumer_config(topic=TOPIC, cls_type="long", time_limit=1)
+@consumer_config(topic=TOPIC, cls_type="long", time_limit=3)
 def too_long(event):
     note("too_long", event["header"]["id"])
     time.sleep(30)
@@ -155,7 +157,7 @@ class Project:
         """How often each consumer ran for each event."""
         return Counter((entry["consumer"], entry["event"]) for entry in self.entries())
 
-    def wait_for(self, condition: Callable[[Counter[tuple[str, str]]], bool], timeout: float = 40.0) -> None:
+    def wait_for(self, condition: Callable[[Counter[tuple[str, str]]], bool], timeout: float = 60.0) -> None:
         """Wait until *condition* holds of :meth:`runs`."""
         deadline = time.monotonic() + timeout
         while not condition(runs := self.runs()):
@@ -206,7 +208,19 @@ def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:
     return worker.wait(60)
 
 
+def inspect(project: Project, what: str) -> Any:
+    """What the one worker of a project says to ``celery inspect``; it may be slow to answer."""
+    command, env = [*CELERY, "inspect", what, "--json", "-t", "5"], {**os.environ, **project.env}
+
+    def answer() -> dict[str, Any] | None:
+        done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    (said,) = (servers.wait_until(answer, what="the answer") or {}).values()
+    return said
+
+
 def engine_pids(worker: servers.Program) -> list[int]:
     listing = subprocess.run(["ps", "-wweo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    marked = [line.split(None, 1) for line in listing.splitlines() if f"--worker-pid {worker.pid}" in line]
-    return [int(pid) for pid, _ in marked]
+    lines = [line.split() for line in listing.splitlines()]
+    return [int(pid) for pid, *words in lines if ("--worker-pid", str(worker.pid)) in pairwise(words)]

@@ -47,13 +47,13 @@ def test_the_metrics_consumer(bare: Shell, clone: Path) -> None:
     assert len((clone / "events.jsonl").read_text().splitlines()) == 3
     assert "sent 3 records to myproj-events-develop" in bare.run(send)
     for run in (1, 2, 3):
-        running.wait_for(f"develop: total = {100.0 * run}", 40)
-        running.wait_for(f"develop: failed = {float(run)}", 40)
+        running.wait_for(f"develop: total = {100.0 * run}")
+        running.wait_for(f"develop: failed = {float(run)}")
     assert "`develop: total = 100.0`" in text
 
     running.signal_group(signal.SIGINT)
     assert running.wait(60) in (0, 1)
-    servers.wait_until(lambda: not bare.left_over(), 20, "the end of broker and SQS")
+    servers.wait_until(lambda: not bare.left_over(), what="the end of broker and SQS")
     assert "Traceback" not in running.output
 
 
@@ -61,7 +61,7 @@ def test_the_files_of_the_examples_are_sent_as_they_are(bare: Shell, clone: Path
     """The events that come with the metrics example are for the first of its topics."""
     running = bare.start("celery -A balog_celery worker -l INFO -c 1", ready=" ready.")
     bare.run("celery -A balog_celery balog send examples/metrics/events.jsonl")
-    running.wait_for("develop: total = 500.0", 40)
+    running.wait_for("develop: total = 500.0")
 
 
 def test_the_existing_app(served: Shell, clone: Path) -> None:
@@ -77,12 +77,12 @@ def test_the_existing_app(served: Shell, clone: Path) -> None:
 
     running = served.start(worker, ready=" ready.")
     served.run(send)
-    running.wait_for("order 1: 9.90", 40)
+    running.wait_for("order 1: 9.90")
     assert "`order 1: 9.90`" in text
 
     registered = served.run("celery -A examples.existing_app.app inspect registered")
     assert "examples.existing_app.app.add" in registered
     assert "examples.existing_app.events.book_order" in registered
     served.run("python -c 'from examples.existing_app.app import add; add.delay(2, 3)'")
-    servers.wait_until(lambda: re.search(r"app\.add\[\S+\] succeeded in \S+: 5", running.output), 40, "the sum")
+    servers.wait_until(lambda: re.search(r"app\.add\[\S+\] succeeded in \S+: 5", running.output), what="the sum")
     assert "Traceback" not in running.output

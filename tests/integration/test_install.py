@@ -71,7 +71,7 @@ class Shop:
         self.programs.append(program)
         program.start()
         if ready:
-            program.wait_for(ready, 60)
+            program.wait_for(ready)
         return program
 
     def celery(self, *arguments: str, ready: str | None = None) -> servers.Program:
@@ -118,15 +118,15 @@ def test_the_app_keeps_its_tasks_and_gains_the_consumers(shop: Shop, send: Calla
     send(event_text("e1"), event_text("e2", "plain"))
     worker = shop.celery("worker", "-l", "INFO", "-c", "1", "-Q", "shop,special,sums", ready=" ready.")
     assert shop.told("import json, shop; print(json.dumps(shop.add.delay(1, 2).get(timeout=30)))") == 3
-    worker.wait_for("routed e1", 30)
-    worker.wait_for("plain e2", 30)
+    worker.wait_for("routed e1")
+    worker.wait_for("plain e2")
     assert "Traceback" not in worker.output
 
 
 def test_consumers_are_listed_with_the_apps_own_default_queue(shop: Shop) -> None:
     """Where the tasks go is what the app's routing says."""
     listing = shop.celery("balog", "consumers")
-    assert listing.wait(20) == 0
+    assert listing.wait(60) == 0
     rows = {line.split()[0]: line.split()[1:5] for line in listing.output.splitlines()}
     topic = shop.env["TOPIC"]
     assert rows["shop_events.plain"] == [topic, "plain", "*", "shop"]
@@ -149,7 +149,7 @@ def test_a_worker_without_dash_a_starts_its_engine_as_well(shop: Shop, send: Cal
     send(event_text("e", "plain"))
     code = "import shop; shop.app.worker_main(['worker', '-l', 'INFO', '-c', '1'])"
     worker = shop.start("-c", code, ready="engine started")
-    worker.wait_for("plain e", 30)
+    worker.wait_for("plain e")
 
 
 def test_an_app_that_no_other_process_can_find_is_told_so(shop: Shop) -> None:
@@ -157,7 +157,7 @@ def test_an_app_that_no_other_process_can_find_is_told_so(shop: Shop) -> None:
     script = shop.folder / "main.py"
     script.write_text((shop.folder / "shop.py").read_text() + "\napp.worker_main(['worker', '-l', 'INFO', '-c', '1'])")
     worker = shop.start("main.py")
-    worker.wait(20)  # worker_main gives no exit code
+    worker.wait(60)  # worker_main gives no exit code
     assert "the engine's process cannot find" in worker.output
     assert "balog_engine = False" in worker.output
 
@@ -166,7 +166,7 @@ def test_a_consumer_module_that_cannot_be_imported_stops_the_worker_with_its_cau
     """The error is the module's own."""
     (shop.folder / "shop_events.py").write_text("import no_such_library\n")
     worker = shop.celery("worker", "-l", "INFO", "-c", "1")
-    assert worker.wait(20) != 0
+    assert worker.wait(60) != 0
     assert "No module named 'no_such_library'" in worker.output
 
 
@@ -175,7 +175,7 @@ def test_a_consumer_module_that_raises_stops_the_worker_with_its_cause(shop: Sho
     for error in ("ValueError", "AttributeError", "ImportError"):
         (shop.folder / "shop_events.py").write_text(f"raise {error}('the true cause')\n")
         worker = shop.celery("worker", "-l", "INFO", "-c", "1")
-        assert worker.wait(20) != 0
+        assert worker.wait(60) != 0
         assert "the true cause" in worker.output
 
 
@@ -193,17 +193,17 @@ def test_a_worker_may_be_told_to_run_no_engine_by_its_settings(shop: Shop, send:
     worker = shop.celery("worker", "-l", "INFO", "-c", "1", ready=" ready.")
     engine = shop.celery("balog", "engine", ready="engine started")
     send(event_text("e", "plain"))
-    worker.wait_for("plain e", 30)
+    worker.wait_for("plain e")
     assert "engine started" not in worker.output
     engine.signal_group(2)
-    assert engine.wait(30) == 0
+    assert engine.wait(60) == 0
 
 
 def test_a_shell_command_without_install_says_what_to_do(shop: Shop) -> None:
     """The command is there for every app of the environment."""
     shop.write()
     listing = shop.celery("balog", "consumers")
-    assert listing.wait(20) != 0
+    assert listing.wait(60) != 0
     assert "call balog_celery.install(app, packages=[...])" in listing.output
 
 

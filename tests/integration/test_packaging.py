@@ -129,23 +129,23 @@ def test_a_worker_with_nothing_configured_brings_its_own_broker_and_sqs(shell: S
     assert "Development only: a private broker runs at" in worker.output
     assert "Development only: a local SQS runs at" in worker.output
     send(shell, event_text("e1", "order"))
-    worker.wait_for("booked e1", 40)
+    worker.wait_for("booked e1")
     assert "orders.consumers.book" in shell.run("celery -A balog_celery inspect registered")
 
     send(shell, event_text("e2", "slow", seconds=3))
-    worker.wait_for("began e2", 40)
+    worker.wait_for("began e2")
     worker.signal(signal.SIGKILL)
-    worker.wait(10)
+    worker.wait(60)
     # The pool's own processes wait for the task that they execute, as Celery's do.
-    servers.wait_until(lambda: not shell.left_over(), 30, "the end of all that the worker had started")
+    servers.wait_until(lambda: not shell.left_over(), what="the end of all that the worker had started")
 
     worker = shell.start("celery -A balog_celery worker -l INFO -c 1", ready=" ready.")
-    worker.wait_for("ended e2", 40)
+    worker.wait_for("ended e2")
     send(shell, event_text("e3", "order"))
-    worker.wait_for("booked e3", 40)
+    worker.wait_for("booked e3")
     worker.signal_group(signal.SIGINT)
     assert worker.wait(60) in (0, 1)
-    servers.wait_until(lambda: not shell.left_over(), 20, "the end of broker and SQS")
+    servers.wait_until(lambda: not shell.left_over(), what="the end of broker and SQS")
 
 
 def test_sending_before_anything_runs_says_what_to_do(shell: Shell, project: Path) -> None:
@@ -162,8 +162,8 @@ def test_up_without_flower_runs_the_rest(shell: Shell, project: Path) -> None:
     assert "flower" not in shell.run("python -m pip list")
     (project / "events.jsonl").write_text(event_text("e", "order") + "\n")
     running = shell.start("celery -A balog_celery balog up --send events.jsonl")
-    running.wait_for("booked e", 60)
+    running.wait_for("booked e")
     assert "Flower" not in running.output
     running.signal_group(signal.SIGINT)
     assert running.wait(60) in (0, 1)
-    servers.wait_until(lambda: not shell.left_over(), 20, "the end of all of it")
+    servers.wait_until(lambda: not shell.left_over(), what="the end of all of it")

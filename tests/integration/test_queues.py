@@ -113,7 +113,7 @@ def test_a_message_given_back_comes_again_with_its_count(queue: SQSQueue) -> Non
 
 def test_an_extended_message_stays_away(queue_name: str) -> None:
     """Longer than it would have, and one that is not comes back."""
-    queue = SQSQueue(queue_name, visibility_timeout=1)
+    queue = SQSQueue(queue_name, visibility_timeout=4)
     queue.send(texts("a", "b"))
     messages = {message.body: message for message in queue.receive(10, 5)}
     assert queue.change_visibility([messages["a"].handle], 600) == []
@@ -123,7 +123,7 @@ def test_an_extended_message_stays_away(queue_name: str) -> None:
         again.extend(message.body for message in queue.receive(10, 1))
         return "b" in again
 
-    servers.wait_until(returned, 15, "the message that was not extended")
+    servers.wait_until(returned, what="the message that was not extended")
     assert "a" not in again
 
 
@@ -239,7 +239,7 @@ def test_an_endpoint_where_nobody_listens_is_an_error_within_seconds(sqs: server
     before = time.monotonic()
     with pytest.raises(QueueError, match=r"'events'.*EndpointConnectionError"):
         queue.receive(1, 20)
-    assert time.monotonic() - before < 15
+    assert time.monotonic() - before < 30
 
 
 def test_an_endpoint_that_is_no_url_is_an_error(sqs: servers.Sqs) -> None:
@@ -354,7 +354,7 @@ print(json.dumps({**answer, "status": status, "kept": queue._client is mine}), f
 def test_a_forked_child_has_a_client_of_its_own(queue: SQSQueue, sqs: servers.Sqs) -> None:
     """It shares no connection with its parent, nor waits for a lock that nobody will release."""
     with servers.Program([sys.executable, "-W", "ignore", "-c", FORK, queue.name], env=sqs.env) as program:
-        assert program.wait(30) == 0, program.output
+        assert program.wait(60) == 0, program.output
         assert json.loads(program.output) == {"same": False, "status": 0, "kept": True}
     bodies = {message.body for message in queue.receive(10, 5)}
     assert bodies == {"parent", "child", "parent again"}

@@ -50,7 +50,7 @@ for number, block in enumerate(blocks):
         # What the first block does, now that records are shipped.
         exec(compile(blocks[0], "README block 0, again", "exec"), module.__dict__)
         (handler,) = [one for one in logging.getLogger().handlers if isinstance(one, module.SQSHandler)]
-        assert handler.flush(20), handler.stats()
+        assert handler.flush(60), handler.stats()
         print("shipped", json.dumps(handler.stats()), flush=True)
         logging.getLogger().removeHandler(handler)
         handler.close()
@@ -154,9 +154,9 @@ def await_events(configured: Shell, queue: Queue) -> Callable[[], None]:
     """Waits until the README's consumer has had both events."""
 
     def wait() -> None:
-        servers.wait_until(lambda: len(seen(configured)) == 2, 60, "the tasks")
+        servers.wait_until(lambda: len(seen(configured)) == 2, what="the tasks")
         assert seen(configured) == ["yourpackage.events.process_metrics"] * 2
-        servers.wait_until(queue.empty, 30, "the deletes")
+        servers.wait_until(queue.empty, what="the deletes")
 
     return wait
 
@@ -166,7 +166,7 @@ def test_the_python_blocks_run_in_order(shell: Shell, queue: Queue) -> None:
     (shell.folder / "blocks.json").write_text(json.dumps(code_blocks(README, "python")))
     (shell.folder / "reader.py").write_text(READER)
     program = shell.start("python -W error reader.py")
-    lines = program.wait_for("read\n", 60).splitlines()
+    lines = program.wait_for("read\n").splitlines()
 
     printed = decode(lines[0])
     (block,) = code_blocks(README, "json")
@@ -177,15 +177,15 @@ def test_the_python_blocks_run_in_order(shell: Shell, queue: Queue) -> None:
     (statistics,) = [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("shipped")]
     assert statistics == {"sent": 1, "dropped": 0, "refused": 0, "waiting": 0}
     # The script takes what was shipped, and then what comes.
-    program.wait_for("processed process_metrics LG", 30)
+    program.wait_for("processed process_metrics LG")
     queue.send(event_text("later"))
-    program.wait_for("processed process_metrics later", 30)
-    servers.wait_until(queue.empty, 30, "the deletes")
+    program.wait_for("processed process_metrics later")
+    servers.wait_until(queue.empty, what="the deletes")
     program.signal(signal.SIGTERM)
     # A stop waits for the long poll under way, which a message ends.
     queue.send(event_text("last"))
-    program.wait_for("returned", 60)
-    assert program.wait(30) == 0
+    program.wait_for("returned")
+    assert program.wait(60) == 0
     assert "Traceback" not in program.output
 
 
@@ -252,8 +252,8 @@ def test_an_app_of_ones_own_runs_an_engine(shell: Shell, queue: Queue) -> None:
     (shell.folder / "proj.py").write_text(python("balog_celery.install(app"))
     queue.send(event_text("e"))
     shell.start("celery -A proj worker")
-    servers.wait_until(lambda: seen(shell) == ["yourpackage.events.process_metrics"], 60, "the task")
-    servers.wait_until(queue.empty, 30, "the deletes")
+    servers.wait_until(lambda: seen(shell) == ["yourpackage.events.process_metrics"], what="the task")
+    servers.wait_until(queue.empty, what="the deletes")
 
 
 def test_the_tests_of_ones_own_pass(shell: Shell) -> None:
@@ -281,16 +281,16 @@ def test_trying_it_processes_the_example_and_ctrl_c_stops_all_of_it(tmp_path: Pa
     with Shell(copy_of_the_repository(tmp_path), {"FLOWER_PORT": str(flower)}) as shell:
         running = shell.start(last)
         for total in (100, 200, 300, 400, 500):
-            running.wait_for(f"develop: total = {float(total)}", 60)
+            running.wait_for(f"develop: total = {float(total)}")
         texts = "\n".join(shell.left_over().values())
         for part in ("balog_celery.local", "valkey-server", "--worker-pid", " worker "):
             assert part in texts
         if importlib.util.find_spec("flower"):
             assert " flower " in texts
-            servers.wait_until(lambda: answers(flower), 40, "Flower")
+            servers.wait_until(lambda: answers(flower), what="Flower")
         running.signal_group(signal.SIGINT)
         assert running.wait(60) in (0, 1)
-        servers.wait_until(lambda: not shell.left_over(), 20, "the end of all of it")
+        servers.wait_until(lambda: not shell.left_over(), what="the end of all of it")
         assert "Traceback" not in running.output
 
 
@@ -310,4 +310,4 @@ def test_left_over_processes_are_seen(tmp_path: Path) -> None:
     with Shell(tmp_path) as shell:
         shell.start("sh -c 'sleep 60 & echo started; wait'", ready="started")
         assert any("sleep 60" in text for text in shell.left_over().values())
-    assert not shell.left_over()
+    servers.wait_until(lambda: not shell.left_over(), what="the end of the killed")

@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, stop
+from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
 from fakes import event_text
@@ -34,17 +35,17 @@ def test_a_broker_that_hangs_or_dies_loses_nothing(
     """Publishing fails in bounded time, nothing is deleted meanwhile, and it goes on by itself."""
     engine = start("balog", "engine", ready="engine started")
     topic.send(event_text("before", values=METRIC))
-    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    servers.wait_until(lambda: topic.left() == 0, what="the delete")
     getattr(own_broker, trouble)()
     topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
-    engine.wait_for("dispatching failed", 30)
+    engine.wait_for("dispatching failed")
     assert topic.left() == 12
     if trouble == "freeze":
         own_broker.thaw()
     else:
         own_broker.start()
-    engine.wait_for("dispatching works again", 60)
-    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    engine.wait_for("dispatching works again")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     start("worker", "-l", "INFO", "-c", "1", "--no-engine")
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 13)
 
@@ -56,15 +57,15 @@ def test_a_frozen_rabbitmq_gets_no_credit_for_what_it_did_not_take(
     project.add(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\nbalog_publish_timeout = 2")
     engine = start("balog", "engine", ready="engine started")
     topic.send(event_text("before", values=METRIC))
-    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    servers.wait_until(lambda: topic.left() == 0, what="the delete")
     rabbitmq.freeze()
     try:
         topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
-        engine.wait_for("dispatching failed", 30)
+        engine.wait_for("dispatching failed")
         assert topic.left() == 12
     finally:
         rabbitmq.thaw()
-    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     start("worker", "-l", "INFO", "-c", "1", "--no-engine")
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 13)
 
@@ -75,10 +76,10 @@ def test_a_full_broker_loses_nothing(start: Start, project: Project, topic: Topi
     with own_broker.client() as client:
         client.config_set("maxmemory", "1")
         topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
-        engine.wait_for("dispatching failed", 30)
+        engine.wait_for("dispatching failed")
         assert topic.left() == 12
         client.config_set("maxmemory", "0")
-    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     start("worker", "-l", "INFO", "-c", "1", "--no-engine")
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 12)
 
@@ -87,7 +88,13 @@ def test_a_queue_that_no_worker_serves_is_reported(start: Start, project: Projec
     """With what to do about it."""
     topic.send(event_text("e", "elsewhere"))
     worker = start("worker", "-l", "INFO", "-c", "1")
-    worker.wait_for("tasks wait in other, which no worker serves: start one with -Q other", 60)
+    worker.wait_for("tasks wait in other, which no worker serves: start one with -Q other")
+
+
+def status(project: Project, topic: Topic) -> dict[str, Any]:
+    """What the one engine of a project says of the topic."""
+    (file,) = (project.folder / "status").glob("engine-*.json")
+    return dict(json.loads(file.read_text())["topics"][topic.name])
 
 
 def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:
@@ -95,11 +102,15 @@ def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, 
     project.add("balog_high_water = 20")
     engine = start("balog", "engine", ready="engine started")
     topic.send(*(event_text(f"a{number}", values=METRIC) for number in range(30)))
-    engine.wait_for("nothing is received until they are fewer", 30)
-    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    engine.wait_for("nothing is received until they are fewer")
+    # Its status tells when the poll that was under way has ended.
+    servers.wait_until(lambda: status(project, topic)["doing"] == "paused", what="the pause")
+    before = topic.left()
     topic.send(*(event_text(f"b{number}", values=METRIC) for number in range(10)))
+    servers.wait_until(lambda: status(project, topic)["last_poll"] > 5, what="some seconds without a poll")
+    assert topic.left() == before + 10
     start("worker", "-l", "INFO", "-c", "1", "--no-engine")
-    engine.wait_for("receiving again", 30)
+    engine.wait_for("receiving again")
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 40)
 
 
@@ -107,7 +118,7 @@ def test_an_event_that_kills_its_child_is_not_run_for_ever(start: Start, project
     """After its retries it is a dead letter, and others go on."""
     topic.send(event_text("c", "crash"))
     start("worker", "-l", "INFO", "-c", "1")
-    servers.wait_until(lambda: topic.dead(), 60, "the dead letter")
+    servers.wait_until(lambda: topic.dead(), what="the dead letter")
     (letter,) = topic.dead()
     assert letter["consumer"] == "proj.consumers.crash"
     assert "WorkerLostError" in letter["error"]
@@ -124,18 +135,18 @@ def test_once_skips_what_was_finished(start: Start, project: Project, topic: Top
     assert stop(one) == 0
     topic.send(event_text("s", "single"))
     two = start("worker", "-l", "INFO", "-c", "1", "-n", "two@h")
-    two.wait_for("has finished event s before: skipped", 30)
+    two.wait_for("has finished event s before: skipped")
     assert project.runs()["single", "s"] == 1
 
 
 def test_once_lets_no_two_attempts_run_at_a_time(start: Start, project: Project, topic: Topic) -> None:
     """The second looks again later."""
-    topic.send(event_text("s", "single", seconds=4))
+    topic.send(event_text("s", "single", seconds=10))
     worker = start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: runs["single", "s"] == 1)
-    topic.send(event_text("s", "single", seconds=4))
-    worker.wait_for("is being run for event s: looking again later", 30)
-    worker.wait_for("has finished event s before: skipped", 60)
+    topic.send(event_text("s", "single", seconds=10))
+    worker.wait_for("is being run for event s: looking again later")
+    worker.wait_for("has finished event s before: skipped")
     assert project.runs() == {("single", "s"): 1, ("single-done", "s"): 1}
 
 
@@ -155,11 +166,11 @@ def test_health_tells_a_running_engine_from_none_and_from_a_frozen_one(
     worker.wait_for("engine started")
     # Before the worker says that it takes tasks the engine is starting, or paused; it is well all the same.
     assert health(project).returncode == 0
-    servers.wait_until(lambda: f"topic {topic.name}: polling" in health(project).stdout, 40, "the first poll")
+    servers.wait_until(lambda: f"topic {topic.name}: polling" in health(project).stdout, what="the first poll")
     (pid,) = engine_pids(worker)
     os.kill(pid, signal.SIGSTOP)
     try:
-        frozen = servers.wait_until(lambda: (h := health(project)).returncode and h, 60, "the verdict")
+        frozen = servers.wait_until(lambda: (h := health(project)).returncode and h, what="the verdict")
     finally:
         os.kill(pid, signal.SIGCONT)
     assert f"the engine (pid {pid}) hangs" in frozen.stderr
@@ -172,13 +183,10 @@ def test_inspect_stats_shows_the_engines_counters(start: Start, project: Project
     project.wait_for(lambda runs: runs["first", "e"] == 1)
 
     def counted() -> dict[str, int]:
-        command = [*CELERY, "inspect", "stats", "--json", "-t", "5"]
-        env = {**os.environ, **project.env}
-        done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
-        (stats,) = json.loads(done.stdout).values()
+        stats = inspect(project, "stats")
         return dict(stats["balog"]["topics"][topic.name]) if stats["balog"] else {}
 
-    servers.wait_until(lambda: counted().get("deleted") == 1, 40, "the counters")
+    servers.wait_until(lambda: counted().get("deleted") == 1, what="the counters")
 
 
 def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
@@ -188,7 +196,7 @@ def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
     worker = start("worker", "-l", "INFO", "-c", "1")
     worker.wait_for("engine started")
     topic.client.delete_queue(QueueUrl=topic.url)
-    worker.wait_for(f"there is no queue '{topic.name}'", 30)
+    worker.wait_for(f"there is no queue '{topic.name}'")
     topic.client.create_queue(QueueName=topic.name)
     topic.send(event_text("e", values=METRIC))
     project.wait_for(lambda runs: runs["first", "e"] == 1, 90)

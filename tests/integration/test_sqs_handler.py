@@ -35,7 +35,7 @@ def test_records_reach_the_queue(sqs: servers.Sqs, queue_name: str) -> None:
         for number in range(23):
             get_logger("test.shipping").info("done", payload={"cls_type": "test-ship", "number": number, "text": "é\0"})
         logger.error("plain")
-        assert handler.flush(30)
+        assert handler.flush(60)
     finally:
         logger.removeHandler(handler)
         handler.close()
@@ -53,7 +53,7 @@ def test_a_queue_that_is_made_later_gets_what_was_logged_before(sqs: servers.Sqs
     assert not handler.flush(0.2)
     with closing(sqs.client()) as client:
         client.create_queue(QueueName="test-later")
-    assert handler.flush(30)
+    assert handler.flush(60)
     handler.close()
     (body,) = received(sqs, "test-later", 1)
     assert json.loads(body)["payload"]["message"] == "early"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, stop
+from project import QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
 from fakes import event_text
@@ -30,7 +28,7 @@ def test_events_reach_every_consumer_and_leave_the_queue(
     project.wait_for(lambda runs: len(runs) == 24)
     assert project.runs() == {(name, event): 1 for name in ("first", "typed") for event in events}
     assert {entry["value"] for entry in project.entries() if entry["consumer"] == "first"} == {1.5}
-    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(worker) == 0
     assert "Traceback" not in worker.output
 
@@ -43,7 +41,7 @@ def test_a_worker_on_rabbitmq_does_the_same(
     topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": 1}]) for number in range(12)))
     worker = start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: len(runs) == 24)
-    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(worker) == 0
 
 
@@ -58,14 +56,14 @@ def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(start: Start, p
         letters.update({letter["body"]: letter for letter in topic.dead()})
         return len(letters) == 3
 
-    servers.wait_until(all_dead, 30, "the dead letters")
+    servers.wait_until(all_dead, what="the dead letters")
     doomed = letters[event_text("d", "doomed")]
     assert doomed["consumer"] == "proj.consumers.doomed"
     assert doomed["error"] == "ValueError('never works')"
     assert doomed["topic"] == topic.name
     assert letters["not json"]["reason"] == "undecodable"
     assert "TimeLimitExceeded" in letters[event_text("l", "long")]["error"]
-    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert "(<Event d cls_type=doomed topic=" in worker.output or "doomed failed for good on event d" in worker.output
     assert stop(worker) == 0
 
@@ -81,18 +79,13 @@ def test_a_consumers_queue_is_where_its_tasks_go(start: Start, project: Project,
 
 def test_inspect_shows_the_tasks_and_which_event_they_run(start: Start, project: Project, topic: Topic) -> None:
     """Not a wall of JSON."""
-    topic.send(event_text("e", "slow", seconds=20))
+    topic.send(event_text("e", "slow", seconds=300))
     start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "e"] == 1)
 
-    def inspect(what: str) -> str:
-        command = [*CELERY, "inspect", what, "--json", "-t", "5"]
-        env = {**os.environ, **project.env}
-        return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60).stdout
-
-    (registered,) = json.loads(inspect("registered")).values()
+    registered = inspect(project, "registered")
     assert {"proj.consumers.first", "proj.consumers.slow"} <= {name.split()[0] for name in registered}
-    ((task,),) = json.loads(inspect("active")).values()
+    (task,) = inspect(project, "active")
     assert task["name"] == "proj.consumers.slow"
     assert task["args"] == f"(<Event e cls_type=slow topic={topic.name}>,)"
 
@@ -125,7 +118,7 @@ def test_an_engine_does_not_outlive_its_worker(start: Start, project: Project) -
     worker.wait_for("engine started")
     (pid,) = engine_pids(worker)
     os.kill(worker.pid, signal.SIGKILL)
-    servers.wait_until(lambda: not servers.alive(pid), 20, "the end of the engine")
+    servers.wait_until(lambda: not servers.alive(pid), what="the end of the engine")
 
 
 def test_ctrl_c_stops_worker_and_engine(start: Start, project: Project) -> None:
@@ -142,12 +135,13 @@ def test_ctrl_c_stops_worker_and_engine(start: Start, project: Project) -> None:
 def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: Topic) -> None:
     """Its unacknowledged task is run again, by the next one."""
     project.add(QUICK_RESTORE)
+    project.add("balog_visibility_timeout = 5")
     topic.send(event_text("s", "slow", seconds=2))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
     worker.kill_group()
     start("worker", "-l", "INFO", "-c", "1")
-    project.wait_for(lambda runs: runs["slow-done", "s"] == 1, 60)
+    project.wait_for(lambda runs: runs["slow-done", "s"] == 1)
 
 
 @contextmanager

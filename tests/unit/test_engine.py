@@ -16,6 +16,7 @@ from balog_celery.consumers.dispatcher import DispatchError
 from balog_celery.consumers.engine import Engine
 from balog_celery.errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from fakes import FakeQueue, event_text
+from servers import wait_until
 
 
 class Queues(dict[str, FakeQueue]):
@@ -54,7 +55,7 @@ def running(engine: Engine) -> Iterator[Engine]:
         yield engine
     finally:
         engine.stop()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -231,7 +232,7 @@ def test_trouble_with_sqs_does_not_end_the_loop(queues: Queues, caplog: pytest.L
     recorder = Recorder()
     engine = Engine(hub_of(recorder.process), queues.__getitem__)
     with running(engine):
-        queue.wait_for(lambda: queue.deleted == ["h1"], 30)
+        queue.wait_for(lambda: queue.deleted == ["h1"])
     assert recorder.ids == ["LG1"]
     messages = [record.message for record in caplog.records if "polling" in record.message]
     assert len([message for message in messages if "trying again" in message]) == 1
@@ -300,13 +301,19 @@ def test_a_failed_dispatch_is_tried_again_and_nothing_more_is_received_meanwhile
     """The messages are kept, not given back: that would count as receives."""
     queue = queues["topic"]
     queue.bodies.append(event_text())
-    dispatcher = ScriptedDispatcher(failures=2)
+    received: list[int] = []
+
+    class Counting(ScriptedDispatcher):
+        def dispatch(self, jobs: Sequence[Job]) -> None:
+            received.append(sum(what == "receive" for what, _ in queue.calls))
+            super().dispatch(jobs)
+
+    dispatcher = Counting(failures=2)
     with running(Engine(hub_of(Recorder().process), queues.__getitem__, dispatcher=dispatcher)):
-        queue.wait_for(lambda: len(dispatcher.taken) == 1, 20)
-        received = [call for call in queue.calls if call[0] == "receive"]
-        assert len(received) <= 2
+        queue.wait_for(lambda: len(dispatcher.taken) == 1)
         dispatcher.taken[0].acknowledge()
         queue.wait_for(lambda: queue.deleted == ["h1"])
+    assert received == [1, 1, 1]
     assert not queue.returned
 
 
@@ -316,7 +323,7 @@ def test_what_cannot_be_dispatched_is_given_back_at_a_stop(queues: Queues) -> No
     queue.bodies.append(event_text())
     dispatcher = ScriptedDispatcher(failures=1_000_000)
     with running(Engine(hub_of(Recorder().process), queues.__getitem__, dispatcher=dispatcher)):
-        assert dispatcher.called.wait(10)
+        assert dispatcher.called.wait(60)
     assert queue.returned == ["h1"]
     assert not queue.deleted
 
@@ -324,11 +331,12 @@ def test_what_cannot_be_dispatched_is_given_back_at_a_stop(queues: Queues) -> No
 def test_a_poll_that_ends_after_the_stop_gives_back_what_it_got(queues: Queues) -> None:
     """Nobody would process it."""
     queue = queues["topic"]
-    polling, stopped = threading.Event(), threading.Event()
+    polling = threading.Event()
 
     def receive(limit: int) -> None:
         polling.set()
-        stopped.wait(10)
+        # The engine waits for the poll; it must have told the poller by then.
+        wait_until(lambda: all(listener._stop.is_set() for listener in engine._listeners))
 
     queue.on["receive"] = receive
     queue.bodies.append(event_text())
@@ -336,11 +344,9 @@ def test_a_poll_that_ends_after_the_stop_gives_back_what_it_got(queues: Queues) 
     engine = Engine(hub_of(recorder.process), queues.__getitem__)
     thread = threading.Thread(target=engine.run)
     thread.start()
-    assert polling.wait(10)
+    assert polling.wait(60)
     engine.stop()
-    # The engine waits for the poll; it must have told the poller by then.
-    threading.Timer(1.5, stopped.set).start()
-    thread.join(20)
+    thread.join(60)
     assert queue.returned == ["h1"]
     assert recorder.ids == []
 

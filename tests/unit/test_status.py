@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -39,14 +40,14 @@ def test_a_pause_for_the_brokers_sake_is_no_illness() -> None:
 def test_an_engine_that_no_longer_writes_hangs() -> None:
     """Whatever it wrote last."""
     (problem,) = problems({**status(), "written": time.time() - 30})
-    assert "hangs: it wrote its status 30 s ago" in problem
+    assert re.search(r"hangs: it wrote its status \d\d s ago", problem)
 
 
 def test_only_running_engines_of_the_same_app_count(tmp_path: Path) -> None:
     """The files of those that were killed are removed."""
     StatusFile(tmp_path, "mine").write(status())
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        ended.wait(20)
+        ended.wait(60)
     for name, pid, app in [("ended", ended.pid, "mine"), ("other", os.getpid(), "other")]:
         (tmp_path / f"engine-{name}.json").write_text(json.dumps({**status(), "pid": pid, "app": app}))
     (tmp_path / "engine-bad.json").write_text("{")
