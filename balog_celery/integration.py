@@ -59,7 +59,13 @@ class Integration:
         :raises ConfigurationError: one is unknown, or of a wrong type.
         """
         conf = self._app.conf
-        configured = {key: conf[key] for key in conf if isinstance(key, str) and key.startswith(PREFIX)}
+        # As Celery's own: behind the app's namespace if it has one (CELERY_BALOG_REGION), and in capitals as well.
+        namespace = f"{self._app.namespace}_" if self._app.namespace else ""
+        configured: dict[str, Any] = {}
+        for key in sorted(key for key in conf if isinstance(key, str)):  # what was set in the code, in lower case, wins
+            name = key.removeprefix(namespace).lower()
+            if key.startswith(PREFIX) or (key.startswith(namespace) and name.startswith(PREFIX)):
+                configured[name] = conf[key]
         return Settings.from_conf({**{PREFIX + key: value for key, value in self._given.items()}, **configured})
 
     @cached_property

@@ -244,6 +244,30 @@ def test_the_configuration_wins_from_an_object(app: Celery) -> None:
     assert app.balog.settings.region == "eu-central-1"
 
 
+@pytest.mark.parametrize(
+    ("namespace", "names"),
+    [
+        ("CELERY", {"CELERY_BROKER_URL": "memory://", "CELERY_BALOG_REGION": "eu-central-1", "BALOG_REGOIN": "else's"}),
+        (None, {"BROKER_URL": "memory://", "BALOG_REGION": "eu-central-1"}),
+    ],
+)
+def test_settings_are_named_as_celerys_are(app: Celery, namespace: str | None, names: dict[str, Any]) -> None:
+    """Behind a namespace, as Django projects have it, and in capitals; what is set in the code wins."""
+    app.config_from_object(type("Config", (), names), namespace=namespace)
+    balog_celery.install(app, packages=["a"], region="eu-west-1")
+    app.conf.balog_wait_time = 3
+    assert app.balog.settings.region == "eu-central-1"
+    assert app.balog.settings.wait_time == 3
+
+
+def test_a_misspelt_setting_behind_a_namespace_is_an_error(app: Celery) -> None:
+    """It would be a default in silence."""
+    app.config_from_object(type("Config", (), {"CELERY_BALOG_REGOIN": "x"}), namespace="CELERY")
+    balog_celery.install(app)
+    with pytest.raises(ConfigurationError, match="did you mean balog_region"):
+        _ = app.balog.settings
+
+
 def test_one_package_needs_no_list(app: Celery) -> None:
     """A text is one package, not its letters."""
     balog_celery.install(app, packages="a.b")
