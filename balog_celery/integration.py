@@ -134,8 +134,7 @@ class Integration:
         for key, value in CELERY_DEFAULTS.items():
             if not conf.value_set_for(key):
                 conf[key] = value
-        routes = conf.task_routes or ()
-        conf.task_routes = (*(routes if isinstance(routes, (list, tuple)) else (routes,)), self._routes)
+        self._add_routes(conf)
         try:
             is_local = self.local
         except ConfigurationError:
@@ -143,6 +142,13 @@ class Integration:
         if is_local and conf.broker_url is None:
             conf.broker_url = self._local_broker
             conf.broker_transport_options = {**local.TRANSPORT_OPTIONS, **conf.broker_transport_options}
+
+    def _add_routes(self, conf: Any) -> None:
+        """Route consumers' tasks where the user's own routes say nothing."""
+        routes = conf.task_routes or ()
+        routes = routes if isinstance(routes, (list, tuple)) else (routes,)
+        if self._routes not in routes:
+            conf.update(task_routes=(*routes, self._routes))  # which a router that was made before heeds
 
     def load(self) -> None:
         """Find the consumers and register a task for each; does nothing the second time.
@@ -162,6 +168,8 @@ class Integration:
             for package in self.settings.packages:
                 self.hub.scan(importlib.import_module(package), ignore=self.settings.ignore)
             operator = self.operator
+        # The app may have set its own routes since it was configured.
+        self._add_routes(self._app.conf)
         register_bury(self._app, self.dead_letters)
         for consumer in self.hub:
             topic = resolve_topic(operator, consumer)

@@ -348,6 +348,18 @@ def test_routes_of_the_users_own_are_kept(app: Celery, form: str, when: str) -> 
     assert queue_of(consumer.task_name) == ("sums" if form == "list" else "special")
 
 
+def test_routes_that_are_set_after_all_else_leave_consumers_theirs(app: Celery) -> None:
+    """Also where the app has routed before: a consumer's queue must not be forgotten in silence."""
+    balog_celery.install(app)
+    consumer = _consumer("own.consumers")
+    app.balog.hub.add_consumer(consumer)
+    assert app.amqp.router.route({}, consumer.task_name)["queue"].name == "celery"
+    app.conf.task_routes = {"own.add": {"queue": "sums"}}
+    app.loader.import_default_modules()
+    queues = [app.amqp.router.route({}, name)["queue"].name for name in ("own.add", consumer.task_name)]
+    assert queues == ["sums", "special"]
+
+
 def _consumer(module: str) -> Any:
     from balog_celery.consumers import Consumer
 
