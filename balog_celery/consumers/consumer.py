@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 import venusian
+from typing_extensions import Unpack
 
 from ..errors import ConfigurationError
 from ..records import FacilityRecord, Payload, as_event, payload_dict
-from .options import check_task_options
+from .options import TaskOptions, check_task_options
 from .predicates import VersionCondition, cls_types, version_condition
 
 #: The Venusian category that a scan looks for.
@@ -98,7 +99,7 @@ def consumer_config(
     name: str | None = None,
     *,
     once: bool | float = False,
-    **task_options: Any,
+    **task_options: Unpack[TaskOptions],
 ) -> Callable[[F], F]:
     """Declare that a function consumes events; :meth:`ConsumerHub.scan` finds it.
 
