@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +294,45 @@ def test_without_credentials_access_is_denied(sqs_server: servers.Sqs) -> None:
     with pytest.raises(AccessDenied, match=r"'events'.*sqs:GetQueueUrl.*check the credentials.*NoCredentials") as error:
         queue.receive(1, 0)
     assert error.value.code == "NoCredentialsError"
+
+
+@pytest.fixture
+def refusing() -> Iterator[tuple[str, list[str]]]:
+    """A server's URL, and the error codes with which it refuses one call each: no emulator looks at credentials."""
+    codes: list[str] = []
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            answer = json.dumps({"__type": f"com.amazon.coral.service#{codes.pop()}", "message": "no\nway"}).encode()
+            self.send_response(403)
+            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", codes
+        server.shutdown()
+        thread.join(60)
+
+
+@pytest.mark.parametrize("code", ["InvalidClientTokenId", "SignatureDoesNotMatch", "AccessDenied", "SomethingNew"])
+def test_credentials_that_are_refused_are_told(refusing: tuple[str, list[str]], code: str) -> None:
+    """With SQS's own code and words, and what to check."""
+    url, codes = refusing
+    codes.append(code)
+    queue = SQSQueue("events", region="us-east-1", endpoint_url=url, **SECRETS)
+    said = rf"'events' was refused for sqs:GetQueueUrl: check the credentials.*\({code}: no\\nway\)"
+    with pytest.raises(AccessDenied, match=said) as error:
+        queue.attributes()
+    assert error.value.code == code
+    assert not any(secret in str(error.value) for secret in SECRETS.values())
 
 
 @pytest.mark.usefixtures("bare_boto3")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from project import QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
+from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
 from fakes import event_text
@@ -156,6 +156,18 @@ def test_a_missing_queue_stops_the_worker_at_start(start: Start, project: Projec
     project.topic = "no-such-queue"
     with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
         assert "Error: there is no queue 'no-such-queue'" in worker.output
+
+
+def test_missing_credentials_stop_the_worker_at_start(project: Project, sqs: servers.Sqs) -> None:
+    """With one line that says what boto3 lacked and for what."""
+    lacking = dict.fromkeys(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"])
+    env = {**project.env, **sqs.env, **lacking}
+    with servers.Program([*CELERY, "worker", "-c", "1"], env=env, cwd=project.folder) as worker:
+        assert worker.wait() != 0
+        (line,) = [line for line in worker.output.splitlines() if line.startswith("Error: ")]
+        assert f"access to queue '{project.topic}' was refused for sqs:GetQueueUrl" in line
+        assert "NoCredentialsError" in line
+        assert "Traceback" not in worker.output
 
 
 @pytest.mark.parametrize(
