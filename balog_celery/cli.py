@@ -226,13 +226,16 @@ def _send(app: Celery, file: IO[str], topic: str | None) -> None:
 
 def _records(file: IO[str]) -> list[str]:
     lines = []
-    for number, line in enumerate(file, 1):
-        if text := line.strip():
-            try:
-                decode(text)
-            except DecodeError as error:
-                raise click.ClickException(f"line {number} of {file.name} is no record: {error}") from error
-            lines.append(text)
+    try:
+        for number, line in enumerate(file, 1):
+            if text := line.strip():
+                try:
+                    decode(text)
+                except DecodeError as error:
+                    raise click.ClickException(f"line {number} of {file.name} is no record: {error}") from error
+                lines.append(text)
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{file.name} is not UTF-8 text: {error}") from error
     return lines
 
 

@@ -207,4 +207,8 @@ def test_send_sends_the_records_of_a_file(start: Start, project: Project, topic:
     file.write_text(event_text() + "\n{}\n")
     with failing(start, "balog", "send", str(file)) as program:
         assert "line 2" in program.output
+    file.write_bytes(b"\xff\n")
+    with failing(start, "balog", "send", str(file)) as program:
+        assert "Error: " in program.output
+        assert "is not UTF-8 text" in program.output
     assert topic.left() == 25
