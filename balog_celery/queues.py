@@ -53,6 +53,8 @@ _DENIED = {
     "TokenRetrievalError",
     "UnauthorizedSSOTokenError",
 }
+#: Codes of calls that cannot even be made as things are set: no repetition helps.
+MISCONFIGURED = frozenset({"ConfigNotFound", "ConfigParseError", "NoRegionError", "ProfileNotFound", "ValueError"})
 _AWS_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
 
 

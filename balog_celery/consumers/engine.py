@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from ..dead_letters import DeadLetters
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
-from ..queues import MAX_MESSAGE_BYTES, Connect, Message, Queue
+from ..queues import MAX_MESSAGE_BYTES, MISCONFIGURED, Connect, Message, Queue
 from ..text import printable
 from .consumer import Consumer
 from .delivery import Job
@@ -105,7 +105,8 @@ class Engine:
     def run(self) -> None:
         """Listen until :meth:`stop`, Ctrl-C or SIGTERM; then finish what is in flight, within the drain limit.
 
-        :raises ConfigurationError: there are no consumers, a topic cannot be resolved, or a queue is missing.
+        :raises ConfigurationError: there are no consumers, a topic cannot be resolved, a queue is missing, or no client
+            of SQS can be made: there is no region, or the endpoint is no URL.
         :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
         """
         with self._terminable():
@@ -227,6 +228,8 @@ class Engine:
             except AccessDenied:
                 raise
             except QueueError as error:
+                if error.code in MISCONFIGURED:
+                    raise ConfigurationError(str(error)) from error
                 logger.warning("queue %s cannot be looked at yet: %s", printable(topic), error)
                 attributes = {}
             own = int(attributes.get("VisibilityTimeout", DEFAULT_VISIBILITY))

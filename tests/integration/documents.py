@@ -94,6 +94,15 @@ class Shell:
         assert code == 0, f"{command} ended with {code}:\n{program.output}"
         return program.output
 
+    def ask(self, command: str) -> str:
+        """Run a command line that asks workers, until one has answered, which may take a slow one longer than that."""
+
+        def answer() -> str:
+            program = self.start(command)
+            return program.output if program.wait() == 0 else ""
+
+        return servers.wait_until(answer, what=f"an answer to {command}")
+
     def left_over(self) -> dict[int, str]:
         """The processes that run and that a command of this shell has started, directly or not, or that work here."""
         if sys.platform == "linux":

@@ -80,7 +80,7 @@ def test_the_existing_app(served: Shell, clone: Path) -> None:
     running.wait_for("order 1: 9.90")
     assert "`order 1: 9.90`" in text
 
-    registered = served.run("celery -A examples.existing_app.app inspect registered")
+    registered = served.ask("celery -A examples.existing_app.app inspect registered")
     assert "examples.existing_app.app.add" in registered
     assert "examples.existing_app.events.book_order" in registered
     served.run("python -c 'from examples.existing_app.app import add; add.delay(2, 3)'")

@@ -239,7 +239,7 @@ def test_a_broker_that_is_restarted_interrupts_nothing_for_long(start: Start, pr
 
 def told(project: Project, *arguments: str, answer: str) -> bool:
     """Tell the worker by remote control, until it has answered: it may be slow to."""
-    command, env = [*CELERY, "control", "-t", "5", *arguments], {**os.environ, **project.env}
+    command, env = [*CELERY, "control", "-t", "3", *arguments], {**os.environ, **project.env}
 
     def answered() -> bool:
         done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
@@ -252,7 +252,7 @@ def test_a_revoked_task_is_not_run(start: Start, project: Project, topic: Topic)
     """Its message is done: that is what was asked for. Rate limits can be changed as ever."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     revoked = task_id("r", "proj.consumers.slow")
-    assert told(project, "revoke", revoked, answer="tasks flagged as revoked")
+    assert told(project, "revoke", revoked, answer="flagged as revoked")
     topic.send(event_text("r", "slow", seconds=0), event_text("e", values=METRIC))
     worker.wait_for(f"Discarding revoked task: proj.consumers.slow[{revoked}]")
     project.wait_for(lambda runs: runs["first", "e"] == 1)

@@ -130,7 +130,7 @@ def test_a_worker_with_nothing_configured_brings_its_own_broker_and_sqs(shell: S
     assert "Development only: a local SQS runs at" in worker.output
     send(shell, event_text("e1", "order"))
     worker.wait_for("booked e1")
-    assert "orders.consumers.book" in shell.run("celery -A balog_celery inspect registered")
+    assert "orders.consumers.book" in shell.ask("celery -A balog_celery inspect registered")
 
     send(shell, event_text("e2", "slow", seconds=3))
     worker.wait_for("began e2")

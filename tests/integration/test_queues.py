@@ -16,7 +16,9 @@ import pytest
 
 import servers
 from balog_celery import queues
-from balog_celery.errors import AccessDenied, BalogError, QueueError, QueueNotFound
+from balog_celery.consumers import Consumer, ConsumerHub
+from balog_celery.consumers.sqs import SQSEngine
+from balog_celery.errors import AccessDenied, BalogError, ConfigurationError, QueueError, QueueNotFound
 from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue
 
 SECRETS = {"aws_access_key_id": "KEYID-0451", "aws_secret_access_key": "hush-1", "aws_session_token": "hush-2"}
@@ -341,6 +343,31 @@ def test_without_a_region_the_error_says_where_to_set_one(sqs_server: servers.Sq
     with pytest.raises(QueueError, match=r"no AWS region.*balog_region.*AWS_DEFAULT_REGION") as error:
         _ = SQSQueue("events", endpoint_url=sqs_server.endpoint_url, **SECRETS).url
     assert error.value.code == "NoRegionError"
+
+
+@pytest.mark.usefixtures("bare_boto3")
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({}, "no AWS region is known: set balog_region"),
+        ({"AWS_DEFAULT_REGION": "mars 1"}, "'mars 1' doesn't match a supported format"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL_SQS": "nonsense"}, "Invalid endpoint: nonsense"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_PROFILE": "nobody"}, r"profile \(nobody\) could not be found"),
+    ],
+)
+def test_an_engine_that_can_make_no_client_ends_at_start(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    """It would try for ever what cannot work, and look healthy."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(print, "events"))
+    # What no other test gives: a client is kept, with what it was made with.
+    keys = {"aws_access_key_id": message, "aws_secret_access_key": "hush-1"}
+    given = {"region": "eu-west-2"} if "AWS_PROFILE" in variables else keys
+    with pytest.raises(ConfigurationError, match=message):
+        SQSEngine(hub, **given).run()
 
 
 @pytest.mark.usefixtures("bare_boto3")
