@@ -89,7 +89,14 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, no_engine: bool = False, **_: Any) -> None:
         settings = worker.app.balog.settings
-        self.enabled = settings.engine and not no_engine and len(worker.app.balog.hub) > 0
+        wanted = settings.engine and not no_engine
+        self.enabled = wanted and len(worker.app.balog.hub) > 0
+        if wanted and not self.enabled:
+            logger.warning(
+                "there are no consumers in balog_packages = %r, so this worker runs no engine: name the packages "
+                "in which functions have @consumer_config",
+                list(settings.packages),
+            )
         self._drain = settings.drain
         self._hand_off = HandOff() if worker.app.balog.dispatch == "hand-off" else None
         worker.balog_hand_off = self._hand_off

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from documents import ROOT
 
 import balog_celery
 import servers
@@ -133,6 +134,25 @@ def test_consumers_are_listed_with_the_apps_own_default_queue(shop: Shop) -> Non
     assert rows["shop_events.routed"] == [topic, "metrics", "*", "special"]
 
 
+def test_modules_are_left_out_as_the_settings_say(app: Celery) -> None:
+    """A text is one of them; names may be relative to the package."""
+    app.conf.update(balog_packages="examples.metrics", balog_ignore=".consumers")
+    balog_celery.install(app)
+    app.loader.import_default_modules()
+    assert len(app.balog.hub) == 0
+
+
+def test_a_configuration_is_looked_for_in_the_current_folder(tmp_path: Path) -> None:
+    """Not in a checkout of this package that happens to be on the path."""
+    code = "from balog_celery.celery import app; print(app.conf.get('balog_packages'))"
+    for text, packages in [("", "None"), ("balog_packages = ['mine']", "['mine']")]:
+        if text:
+            (tmp_path / "celeryconfig.py").write_text(text)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.stdout.strip() == packages, done.stderr
+
+
 def test_importing_the_app_imports_no_consumer(shop: Shop) -> None:
     """A web process that only sends tasks must not pay for them, nor make an import cycle."""
     assert shop.told(
@@ -180,11 +200,12 @@ def test_a_consumer_module_that_raises_stops_the_worker_with_its_cause(shop: Sho
 
 
 def test_a_worker_without_consumers_runs_without_an_engine(shop: Shop) -> None:
-    """There is nothing to listen to; the app's own tasks are executed."""
+    """There is nothing to listen to, and it says so; the app's own tasks are executed."""
     (shop.folder / "shop_events.py").write_text("")
     worker = shop.celery("worker", "-l", "INFO", "-c", "1", ready=" ready.")
     assert shop.told("import json, shop; print(json.dumps(shop.add.delay(1, 2).get(timeout=30)))") == 3
-    assert "engine" not in worker.output
+    assert "there are no consumers in balog_packages = ['shop_events'], so this worker runs no engine" in worker.output
+    assert "engine started" not in worker.output
 
 
 def test_a_worker_may_be_told_to_run_no_engine_by_its_settings(shop: Shop, send: Callable[..., None]) -> None:
