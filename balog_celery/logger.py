@@ -193,14 +193,15 @@ class BoundLogger(structlog.BoundLoggerBase):
         if _state.captures:
             _state.captures[-1](line)
             return
+        logger = self._logger
+        if not _root.handlers and not logger.hasHandlers():
+            _standard_output.write(line)
+            return
         caller = sys._getframe(2)
         code = caller.f_code
-        logger = self._logger
-        record = logger.makeRecord(logger.name, level, code.co_filename, caller.f_lineno, line, (), None, code.co_name)
-        if _root.handlers or logger.hasHandlers():
-            logger.handle(record)
-        else:
-            _standard_output.handle(record)
+        logger.handle(
+            logger.makeRecord(logger.name, level, code.co_filename, caller.f_lineno, line, (), None, code.co_name)
+        )
 
     def _invalid(self, error: Exception, event: object, args: tuple[object, ...], fields: dict[str, Any]) -> Line:
         """The record in the place of one that cannot be written."""
@@ -299,15 +300,25 @@ def _is_record(text: str) -> bool:
     return True
 
 
-class _StandardOutput(logging.StreamHandler):  # type: ignore[type-arg]  # not generic in Python 3.10
-    """Where lines go that logging has no handler for. As ``logging.lastResort``, it looks up the stream each time."""
+class _StandardOutput(logging.Handler):
+    """Where lines go that logging has no handler for. As ``logging.lastResort``, it looks up the stream each time.
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
+    A handler for its lock, which is new in a forked child, and for what it does when the stream fails.
+    """
 
-    @property
-    def stream(self) -> TextIO:
-        return sys.stdout
+    def write(self, line: str) -> None:
+        """Write *line*, without the detour over a ``LogRecord``."""
+        self.acquire()
+        try:
+            stream = sys.stdout
+            stream.write(line + "\n")
+            stream.flush()
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(logging.makeLogRecord({"msg": line}))
+        finally:
+            self.release()
 
 
 _standard_output = _StandardOutput()

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timezone
+from math import isfinite
 from typing import Any
 
 from pydantic import ValidationError
@@ -190,6 +191,9 @@ def _context(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(payload: object, severity: str | None) -> dict[str, Any]:
     """The payload as a dict, validated for writing, which asks for more than reading does."""
+    plain = _plain_metrics(payload)
+    if plain is not None:
+        return plain
     if isinstance(payload, (dict, Mapping)) and payload.get("cls_type") == "log" and "severity" not in payload:
         payload = {**payload, "severity": severity}
     try:
@@ -199,6 +203,27 @@ def _checked(payload: object, severity: str | None) -> dict[str, Any]:
     if isinstance(model, LogPayload) and model.severity not in SEVERITIES:
         raise RecordError(f"payload: severity is none of {', '.join(sorted(SEVERITIES))}")
     return payload_dict(model)
+
+
+def _plain_metrics(payload: object) -> dict[str, Any] | None:
+    """What the metrics model would make of *payload*, in a fraction of its time; None where it must be asked.
+
+    That is nothing but names in ASCII and finite floats.
+    """
+    if type(payload) is not dict or len(payload) != 2 or payload.get("cls_type") != "metrics":
+        return None
+    values = payload.get("values")
+    if type(values) is not list:
+        return None
+    measured = []
+    for item in values:
+        if type(item) is not dict or len(item) != 2:
+            return None
+        name, value = item.get("name"), item.get("value")
+        if type(name) is not str or not name.isascii() or type(value) is not float or not isfinite(value):
+            return None
+        measured.append({"name": name, "value": value})
+    return {"cls_type": "metrics", "values": measured}
 
 
 def _validated(payload: object) -> Payload:

@@ -89,6 +89,8 @@ def base_env() -> dict[str, str | None]:
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": None,
+        # What pip installs is compiled; so must be this checkout.
+        "PYTHONDONTWRITEBYTECODE": None,
         "CELERY_CONFIG_MODULE": None,
         "CELERY_BROKER_URL": None,
     }

@@ -13,6 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balog_celery import processors
 from balog_celery.errors import ConfigurationError, RecordError
 from balog_celery.ids import decode_id
 from balog_celery.processors import GIVEN_LIMIT, BuildRecord, Line, describe, render_record, shown
@@ -296,3 +297,42 @@ def test_a_line_is_a_text() -> None:
     line = render_record(LOGGER, "info", {"a": "é\n"})
     assert type(line) is Line
     assert line == '{"a": "\\u00e9\\n"}'
+
+
+NAMES = st.text() | st.sampled_from(["", "n", "é", "\ud800"])
+VALUES = st.floats() | st.integers() | st.booleans() | st.sampled_from(["1.5", "nan", None, 10**400])
+ITEMS = st.fixed_dictionaries({"name": NAMES | st.just(b"n"), "value": VALUES}, optional={"unit": st.just("s")})
+PAYLOADS = st.fixed_dictionaries(
+    {"cls_type": st.just("metrics"), "values": st.lists(ITEMS, max_size=3) | st.tuples(ITEMS)},
+    optional={"more": st.just(1)},
+)
+PLAIN_ITEMS = st.fixed_dictionaries(
+    {"value": st.floats(allow_nan=False, allow_infinity=False), "name": st.text(st.characters(codec="ascii"))}
+)
+PLAIN = st.fixed_dictionaries({"values": st.lists(PLAIN_ITEMS), "cls_type": st.just("metrics")})
+
+
+@given(PAYLOADS | PLAIN)
+def test_the_short_cut_for_metrics_ends_where_the_long_way_does(payload: dict[str, Any]) -> None:
+    """The same keys, values and types in the same order, or the same refusal."""
+
+    def outcome() -> str:
+        try:
+            return repr(processors._checked(payload, "info"))
+        except RecordError as error:
+            return str(error)
+
+    short = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processors, "_plain_metrics", lambda _: None)
+        assert outcome() == short
+
+
+@given(PLAIN)
+def test_the_short_cut_is_taken_by_plain_metrics(payload: dict[str, Any]) -> None:
+    """And gives the caller's own objects to nobody."""
+    plain = processors._plain_metrics(payload)
+    assert plain == payload
+    assert plain is not payload
+    assert plain["values"] is not payload["values"]
+    assert not any(ours is theirs for ours, theirs in zip(plain["values"], payload["values"], strict=True))
