@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -113,23 +114,21 @@ class Router:
         for place, consumer in enumerate(consumers):
             for cls_type in consumer.cls_types or (None,):
                 self._by_type.setdefault(cls_type, []).append((place, consumer))
-        self._known: dict[tuple[str, str], tuple[Consumer, ...]] = {}
+        # The least recently seen kinds are forgotten first.
+        self._find = lru_cache(_MEMORY)(self._work_out)
 
     def route(self, event: FacilityRecord) -> tuple[Consumer, ...]:
         """The consumers that want *event*, in their order."""
-        key = (event.payload.cls_type, event.schema_version)
-        found = self._known.get(key)
-        if found is None:
-            if len(self._known) >= _MEMORY:
-                self._known.clear()
-            found = self._known[key] = self._work_out(*key)
-        return found
+        return self._find(event.payload.cls_type, event.schema_version)
 
     def _work_out(self, cls_type: str, schema: str) -> tuple[Consumer, ...]:
-        version = parse_version(schema)
         candidates = [*self._by_type.get(cls_type, ()), *self._by_type.get(None, ())]
+        version = parse_version(schema)
+        # Many consumers have the same condition.
+        conditions = {consumer.condition for _, consumer in candidates} - {None}
+        holds = {condition: version is not None and condition(version) for condition in conditions if condition}
         return tuple(
             consumer
             for _, consumer in sorted(candidates, key=lambda candidate: candidate[0])
-            if consumer.condition is None or (version is not None and consumer.condition(version))
+            if consumer.condition is None or holds[consumer.condition]
         )
