@@ -1,4 +1,4 @@
-"""Connections to the Celery broker that neither wait for ever nor take silence for a yes."""
+"""Connections to a broker that neither wait for ever nor take silence for a yes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+if TYPE_CHECKING:
+    from celery import Celery
 
 #: The transport options that bound how long a transport waits for its broker.
 _TIMEOUT_OPTIONS = {
@@ -23,7 +24,11 @@ _inherited: list[Any] = []
 
 def bounded_connection(app: Celery, timeout: float) -> Any:
     """A new connection to the broker of *app*, that never waits for it longer than *timeout* seconds."""
-    connection = app.connection_for_write(connect_timeout=timeout)
+    return bound(app.connection_for_write(connect_timeout=timeout), timeout)
+
+
+def bound(connection: Any, timeout: float) -> Any:
+    """Let *connection*, which is not open yet, never wait for its broker longer than *timeout* seconds."""
     for option in _TIMEOUT_OPTIONS.get(connection.transport.driver_type, ()):
         connection.transport_options.setdefault(option, timeout)
     return connection

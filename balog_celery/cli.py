@@ -27,7 +27,7 @@ from .consumers.engine import Engine
 from .consumers.status import problems
 from .errors import BalogError, DecodeError
 from .link import Link
-from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue
+from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue
 from .records import decode
 from .worker import EX_CONFIG, app_path
 
@@ -214,7 +214,7 @@ def _is_free(port: int) -> bool:
 
 def _send(app: Celery, file: IO[str], topic: str | None) -> None:
     lines = _records(file)
-    queue: SQSQueue = app.balog.connect(topic or _only_topic(app))
+    queue: Queue = app.balog.connect(topic or _only_topic(app))
     if app.balog.local:
         queue.create()
     for batch in _batches(lines):

@@ -52,7 +52,8 @@ class DeadLetters:
 
     def name(self, topic: str) -> str | None:
         """What the dead-letter queue of *topic* (a queue's name or URL) is called, whether or not it exists."""
-        return dead_letter_name(self._template, topic.rstrip("/").rpartition("/")[2])
+        is_url = topic.startswith(("https://", "http://"))
+        return dead_letter_name(self._template, topic.rstrip("/").rpartition("/")[2] if is_url else topic)
 
     def exists(self, topic: str) -> bool:
         """Whether there is a dead-letter queue for *topic*.

@@ -10,7 +10,7 @@
 
     * :class:`DecodeError`        the bytes of a message are not a record
 
-  * :class:`QueueError`           SQS answered with an error
+  * :class:`QueueError`           the queue's service answered with an error
 
     * :class:`QueueNotFound`      there is no queue of that name
     * :class:`AccessDenied`       the credentials are wrong, missing, expired, or lack a permission
@@ -56,10 +56,10 @@ class DecodeError(RecordError):
 
 
 class QueueError(BalogError):
-    """SQS refused a call, or could not be reached.
+    """SQS, or the broker in its place, refused a call or could not be reached.
 
     :param message: what to tell a person.
-    :param code: the error code of the service (``"AccessDenied"``), or the name of boto3's exception.
+    :param code: the error code of the service (``"AccessDenied"``), or the name of the exception of boto3 or kombu.
     """
 
     def __init__(self, message: str, code: str = "") -> None:

@@ -13,11 +13,13 @@ from typing import Any
 from celery import Celery, signals
 from celery.utils.imports import cwd_in_path, symbol_by_name
 from kombu.serialization import prepare_accept_content
+from pydantic import SecretStr
 
 from . import local
 from .consumers.dispatcher import Dispatcher
 from .consumers.engine import Engine
 from .consumers.hub import ConsumerHub
+from .consumers.kombu import KombuQueue
 from .consumers.operator import ConsumerOperator, check_operator, resolve_topic
 from .consumers.status import StatusFile, engine_statuses, status_folder
 from .dead_letters import DeadLetters
@@ -25,8 +27,8 @@ from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
 from .link import Link
 from .once import Marks
-from .queues import SQSQueue
-from .settings import PREFIX, Settings
+from .queues import Queue, SQSQueue
+from .settings import PREFIX, SECRETS, Settings
 from .tasks import Routes, register, register_bury
 from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
 
@@ -96,7 +98,8 @@ class Integration:
         """Whether the embedded broker and SQS serve this app."""
         if self.settings.local is not None:
             return self.settings.local
-        return self._may_be_local and self._app.conf.broker_url in (None, self._local_broker) and not self._endpoint
+        elsewhere = self._endpoint or self.settings.event_broker_url
+        return self._may_be_local and self._app.conf.broker_url in (None, self._local_broker) and not elsewhere
 
     @property
     def dispatch(self) -> str:
@@ -108,12 +111,19 @@ class Integration:
         """The folder of the embedded broker and SQS."""
         return Path(self.settings.state_dir)
 
-    def connect(self, topic: str) -> SQSQueue:
+    def connect(self, topic: str) -> Queue:
         """The queue of *topic*, with the app's credentials.
 
-        :raises ConfigurationError: it is an embedded one, and does not run.
+        :raises ConfigurationError: it is an embedded one, and does not run; or kombu cannot use the broker's URL.
         """
         settings = self.settings
+        if settings.event_broker_url is not None:
+            return KombuQueue(
+                topic,
+                settings.event_broker_url.get_secret_value(),
+                visibility_timeout=settings.visibility_timeout,
+                transport_options=settings.event_broker_transport_options,
+            )
         connection: dict[str, Any] = {"region": settings.region, "endpoint_url": settings.endpoint_url}
         for secret in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
             value = getattr(settings, secret)
@@ -134,6 +144,10 @@ class Integration:
         for key, value in CELERY_DEFAULTS.items():
             if not conf.value_set_for(key):
                 conf[key] = value
+        for key in SECRETS:
+            # `celery report` and `inspect conf` know only by its name what is secret.
+            if isinstance(value := conf.get(key), str):
+                conf[key] = SecretStr(value)
         self._add_routes(conf)
         try:
             is_local = self.local

@@ -45,6 +45,18 @@ class Settings(BaseModel):
     aws_secret_access_key: SecretStr | None = Field(None, description="Goes with aws_access_key_id.")
     aws_session_token: SecretStr | None = Field(None, description="Goes with aws_access_key_id, if it is temporary.")
 
+    event_broker_url: SecretStr | None = Field(
+        None,
+        description="The broker whose queues are listened to, instead of SQS, as a URL that kombu takes: "
+        "'amqp://user:password@host:5672/vhost', 'redis://host:6379/0'. Dead letters are kept there as well. "
+        "It may be Celery's own broker. Default: none, but SQS.",
+    )
+    event_broker_transport_options: dict[str, Any] = Field(
+        {},
+        repr=False,
+        description="kombu's options for that broker's transport, as in Celery's broker_transport_options.",
+    )
+
     engine: bool = Field(True, description="Whether a worker runs an engine beside it. The same as --no-engine.")
     dispatch: Literal["hand-off", "publish"] | None = Field(
         None,
@@ -59,7 +71,7 @@ class Settings(BaseModel):
         ge=2,
         le=43_200,
         description="How long a received message stays invisible unless the engine extends it, in seconds. "
-        "Default: the queue's own setting.",
+        "Default: the queue's own setting; 60 on Redis. RabbitMQ knows no such time.",
     )
     drain: float = Field(
         20.0, ge=0, description="How long a stopping engine waits for what it has in flight, in seconds."
@@ -131,6 +143,12 @@ class Settings(BaseModel):
             raise ConfigurationError("; ".join(_explain(detail, given) for detail in error.errors())) from None
 
 
+#: The settings that may hold a secret, with their prefix.
+SECRETS = frozenset(
+    PREFIX + name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)
+)
+
+
 def _explain(detail: Any, given: Mapping[str, Any]) -> str:
     name = str(detail["loc"][0])
     if detail["type"] == "extra_forbidden":
@@ -139,7 +157,7 @@ def _explain(detail: Any, given: Mapping[str, Any]) -> str:
         return f"unknown setting {PREFIX}{printable(name)}: {hint}"
     field = Settings.model_fields[name]
     # A value of a secret setting is never shown, not even a wrong one.
-    shown = "" if "SecretStr" in str(field.annotation) else f" {printable(repr(given[name]))}"
+    shown = "" if PREFIX + name in SECRETS else f" {printable(repr(given[name]))}"
     return f"bad value{shown} for setting {PREFIX}{name}: {detail['msg']} ({field.description})"
 
 

@@ -185,7 +185,7 @@ class Keeper:
         ended = [delivery for delivery in deliveries if now + self._visibility > delivery.message.received + _LEASE_END]
         if ended:
             logger.error(
-                "%d deliveries of %s have been in flight for 12 hours, where SQS ends a lease: they will come again",
+                "%d deliveries of %s have been in flight for 12 hours, the longest lease: they will come again",
                 len(ended),
                 printable(self._queue.name),
             )
@@ -248,7 +248,7 @@ class Keeper:
         if stale:
             self._stats.add(self._queue.name, "stale_handles", len(stale))
             logger.warning(
-                "%s: SQS refused to %s %d messages (%s): they were delivered anew, or are gone",
+                "%s: the queue refused to %s %d messages (%s): they were delivered anew, or are gone",
                 printable(self._queue.name),
                 what,
                 len(stale),
@@ -258,11 +258,11 @@ class Keeper:
             problem = next(failure.code for failure in failures if not failure.sender_fault)
         if problem is None:
             if self._backoff.failing:
-                logger.info("%s: SQS takes deletes and extensions again", printable(self._queue.name))
+                logger.info("%s: the queue takes deletes and extensions again", printable(self._queue.name))
             self._backoff.succeeded()
             return failures
         if not self._backoff.failing:
-            logger.warning("%s: SQS did not %s, trying again: %s", printable(self._queue.name), what, problem)
+            logger.warning("%s: the queue did not %s, trying again: %s", printable(self._queue.name), what, problem)
         delay = self._backoff.failed()
         with self._wake:
             self._retry_at = time.monotonic() + (min(delay, 1.0) if self._closing else delay)

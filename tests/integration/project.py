@@ -10,10 +10,13 @@ import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from kombu import Connection, Producer
 
 import servers
 
@@ -173,6 +176,9 @@ Start = Callable[..., servers.Program]
 class Topic:
     """One test's queue and its dead-letter queue, and what is in them."""
 
+    #: What a project needs in its configuration to listen to it.
+    config = ""
+
     def __init__(self, client: Any, name: str) -> None:
         self.client = client
         self.name = name
@@ -201,6 +207,49 @@ class Topic:
             }
             for message in answer.get("Messages", [])
         ]
+
+
+class KombuTopic:
+    """As :class:`Topic`, on RabbitMQ or Redis, written to as by a publisher that knows nothing of Celery."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.url = url
+        self.name = name
+        self.config = f"balog_event_broker_url = {url!r}"
+        self._dead: list[dict[str, Any]] = []
+        with self._channel() as channel:
+            for queue in (name, f"{name}-dead"):
+                channel.queue_declare(queue=queue, durable=True, auto_delete=False)
+
+    def send(self, *bodies: str) -> None:
+        with self._channel() as channel:
+            producer = Producer(channel)
+            for body in bodies:
+                producer.publish(body.encode(), routing_key=self.name, content_type="text/plain", message_id="m")
+
+    def left(self) -> int:
+        """How many messages it holds; RabbitMQ counts only what nobody has received."""
+        with self._channel() as channel:
+            if self._is_redis:
+                return int(channel.client.llen(self.name) + channel.client.hlen(f"balog.{self.name}.unacked"))
+            return int(channel.queue_declare(queue=self.name, passive=True).message_count)
+
+    def dead(self) -> list[dict[str, Any]]:
+        with self._channel() as channel:
+            while (message := channel.basic_get(f"{self.name}-dead", no_ack=True)) is not None:
+                message = channel.message_to_python(message)
+                body = message.body.decode() if isinstance(message.body, bytes) else message.body
+                self._dead.append({"body": body, **message.headers})
+        return self._dead
+
+    @property
+    def _is_redis(self) -> bool:
+        return self.url.startswith("redis")
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
+        with Connection(self.url, connect_timeout=10) as connection:
+            yield connection.channel()
 
 
 def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:

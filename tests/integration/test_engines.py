@@ -1,0 +1,165 @@
+"""What every engine promises, whatever it listens to: the same tests for SQS, Redis and RabbitMQ."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from project import KombuTopic, Project, Start, Topic, stop
+
+import servers
+from balog_celery.consumers import Consumer, ConsumerHub
+from balog_celery.consumers.kombu import KombuEngine
+from balog_celery.consumers.sqs import SQSEngine
+from fakes import event_text
+
+METRIC = [{"name": "n", "value": 1}]
+
+AnyTopic = Topic | KombuTopic
+
+
+@pytest.fixture(scope="module")
+def event_valkey() -> Iterator[servers.Valkey]:
+    """A Valkey for events, which is not Celery's broker."""
+    with servers.Valkey() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqs", "redis", "rabbitmq"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What is listened to."""
+    return str(request.param)
+
+
+@pytest.fixture
+def server(kind: str, request: pytest.FixtureRequest) -> Any:
+    """What keeps the queues."""
+    return request.getfixturevalue({"redis": "event_valkey"}.get(kind, kind))
+
+
+@pytest.fixture
+def topic(kind: str, server: Any, request: pytest.FixtureRequest) -> Iterator[AnyTopic]:
+    """This test's topic."""
+    if kind == "sqs":
+        with closing(server.client()) as client:
+            yield Topic(client, request.getfixturevalue("queue_name"))
+    else:
+        yield KombuTopic(server.url, f"events-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def project(project: Project, topic: AnyTopic) -> Project:
+    """A project that listens to it; Celery's own broker is another."""
+    project.add(topic.config)
+    return project
+
+
+@pytest.mark.parametrize("dispatch", ["publish", "hand-off"])
+def test_each_event_has_its_fate(start: Start, project: Project, topic: AnyTopic, dispatch: str) -> None:
+    """Good ones reach every consumer once; a bad body and a failed task are dead letters; nothing is left."""
+    project.add(f"balog_dispatch = {dispatch!r}")
+    topic.send(
+        "not json", event_text("d", "doomed"), *(event_text(f"e{number}", values=METRIC) for number in range(12))
+    )
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: len(runs) == 25)
+    letters = servers.wait_until(lambda: len(dead := topic.dead()) >= 2 and dead, 40, "the dead letters")
+    assert {letter["body"]: letter["reason"] for letter in letters} == {
+        "not json": "undecodable",
+        event_text("d", "doomed"): "failed",
+    }
+    assert {letter.get("error") for letter in letters} >= {"ValueError('never works')"}
+    assert {letter["topic"] for letter in letters} == {topic.name}
+    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    assert stop(worker) == 0
+    assert topic.left() == 0
+    expected = {(name, f"e{number}"): 1 for name in ("first", "typed") for number in range(12)}
+    assert project.runs() == {**expected, ("doomed", "d"): 1}
+
+
+def test_a_stop_gives_back_what_was_not_started(start: Start, project: Project, topic: AnyTopic) -> None:
+    """What runs finishes, and nothing runs twice."""
+    topic.send(*(event_text(f"s{number}", "slow", seconds=1) for number in range(4)))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: any(name == "slow" for name, _ in runs))
+    assert stop(worker) == 0
+    begun = {event for name, event in project.runs() if name == "slow"}
+    assert begun == {event for name, event in project.runs() if name == "slow-done"}
+    servers.wait_until(lambda: topic.left() == 4 - len(begun), 20, "what was given back")
+    start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow-done") == 4)
+    assert set(project.runs().values()) == {1}
+
+
+def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: AnyTopic) -> None:
+    """What it and its engine had comes again."""
+    project.add("balog_visibility_timeout = 5")
+    topic.send(*(event_text(f"s{number}", "slow", seconds=1) for number in range(4)))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: any(name == "slow" for name, _ in runs))
+    worker.kill_group()
+    last = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] for number in range(4)), 60)
+    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    assert stop(last) == 0
+    assert topic.left() == 0
+
+
+@pytest.mark.timeout(300)  # the back-off has grown to half a minute when a slow RabbitMQ is up again
+def test_a_lost_connection_interrupts_nothing_for_long(
+    start: Start, project: Project, topic: AnyTopic, server: Any, kind: str
+) -> None:
+    """What was in flight is done, and what comes later, too."""
+    topic.send(event_text("before", values=METRIC))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["first", "before"] == 1 and runs["typed", "before"] == 1)
+    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    topic.send(event_text("s", "slow", seconds=2))
+    project.wait_for(lambda runs: runs["slow", "s"] == 1)
+    server.kill()
+    worker.wait_for(f"polling {topic.name} failed", 40)
+    server.start()
+    if isinstance(topic, Topic):  # a restart of this SQS is the end of its queues
+        topic = Topic(topic.client, topic.client.create_queue(QueueName=topic.name)["QueueUrl"].rpartition("/")[2])
+    worker.wait_for(f"polling {topic.name} works again", 120)
+    topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(12)))
+    project.wait_for(
+        lambda runs: all(runs["first", f"e{number}"] for number in range(12)) and runs["slow-done", "s"], 60
+    )
+    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    assert stop(worker) == 0
+    assert topic.left() == 0
+
+
+def test_it_runs_in_a_plain_script(kind: str, server: Any, topic: AnyTopic) -> None:
+    """Without Celery, in this process: a failing consumer keeps neither the loop nor the others."""
+    done: list[tuple[str, str]] = []
+
+    def good(event: Any) -> None:
+        done.append(("good", event["header"]["id"]))
+
+    def bad(event: Any) -> None:
+        done.append(("bad", event["header"]["id"]))
+        raise ValueError("never works")
+
+    hub = ConsumerHub()
+    for func in (good, bad):
+        hub.add_consumer(Consumer(func, topic.name, cls_type="metrics"))
+    topic.send("not json", event_text("a"), event_text("b"))
+    engine = SQSEngine(hub, wait_time=1) if kind == "sqs" else KombuEngine(hub=hub, url=server.url)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        servers.wait_until(lambda: len(done) == 4, 40, "the calls")
+        servers.wait_until(lambda: len(topic.dead()) >= 3, 40, "the dead letters")
+        servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    finally:
+        engine.stop()
+        thread.join(30)
+    assert not thread.is_alive()
+    assert sorted(done) == [("bad", "a"), ("bad", "b"), ("good", "a"), ("good", "b")]
+    assert topic.left() == 0

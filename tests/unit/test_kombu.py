@@ -1,0 +1,115 @@
+"""KombuQueue and KombuEngine without a server, on kombu's broker in memory; real ones are in tests/integration."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.utils import filter_hidden_settings
+
+import balog_celery
+from balog_celery.consumers import Consumer, ConsumerHub
+from balog_celery.consumers.kombu import KombuEngine, KombuQueue
+from balog_celery.errors import ConfigurationError
+from balog_celery.queues import OutgoingMessage
+from fakes import event_text
+
+BAD_URLS = ["nonsense://guest:hush@host", "amqp://guest:hush/hush@host:hush/", "os.path://guest:hush@host"]
+
+
+@pytest.fixture
+def name() -> str:
+    """The name of a queue of this test's own: the broker in memory is one for all."""
+    return f"q-{uuid.uuid4().hex}"
+
+
+def test_a_queue_in_memory_is_a_queue(name: str) -> None:
+    """Any transport of kombu's will do."""
+    queue = KombuQueue(name, "memory://")
+    assert not queue.exists()
+    queue.create()
+    assert queue.exists()
+    assert queue.send([OutgoingMessage("a"), OutgoingMessage("b")]) == []
+    one, two = queue.receive(10, 1)
+    assert queue.change_visibility([one.handle], 0) == []
+    assert [failure.index for failure in queue.delete([two.handle, one.handle])] == [1]
+    (again,) = queue.receive(10, 1)
+    assert (again.body, again.message_id) == ("a", one.message_id)
+    assert queue.delete([again.handle]) == []
+    queue.close()
+
+
+def test_an_engine_in_memory_processes_events(name: str) -> None:
+    """And keeps what fails as a dead letter."""
+    queue, dead = KombuQueue(name, "memory://"), KombuQueue(f"{name}-dead", "memory://")
+    queue.create()
+    dead.create()
+    queue.send([OutgoingMessage(event_text("a")), OutgoingMessage("bad")])
+    ids: list[str] = []
+    hub = ConsumerHub()
+    engine = KombuEngine(hub=hub, url="memory://")
+
+    def process(event: dict[str, Any]) -> None:
+        ids.append(event["header"]["id"])
+
+    hub.add_consumer(Consumer(process, name))
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    letters = []
+    for _ in range(20):
+        letters += dead.receive(10, 1)
+        if letters and ids:
+            break
+    engine.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert ids == ["a"]
+    assert [letter.body for letter in letters] == ["bad"]
+    assert queue.receive(10, 0) == []
+    assert dead.delete([letter.handle for letter in letters]) == []
+    for one in (queue, dead):
+        one.close()
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_bad_url_is_an_error_at_once_without_the_password(url: str) -> None:
+    """It says how to write one."""
+    with pytest.raises(ConfigurationError, match="kombu cannot use the URL of the broker") as error:
+        KombuEngine(ConsumerHub(), url)
+    assert "hush" not in str(error.value)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__
+
+
+def test_a_missing_queue_is_an_error_at_start(name: str) -> None:
+    """As on SQS."""
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(print, name))
+    with pytest.raises(ConfigurationError, match=f"there is no queue '{name}' on the broker"):
+        KombuEngine(hub, "memory://").run()
+
+
+def test_an_app_listens_to_the_broker_that_its_setting_names(name: str) -> None:
+    """Topics and dead letters alike; and it brings no embedded stack then."""
+    app = Celery("proj", set_as_current=False)
+    balog_celery.install(app, event_broker_url="memory://")
+    assert isinstance(app.balog.connect(name), KombuQueue)
+    assert app.balog.dead_letters.name("team/events") == "team/events-dead"
+    assert not app.balog.local
+
+
+def test_the_password_is_shown_nowhere() -> None:
+    """Neither by our settings nor by ``celery report`` and ``inspect conf``."""
+    url = "redis://:hush@host:6379/0"
+    app = Celery("proj", set_as_current=False)
+    app.conf.update(
+        balog_event_broker_url=url, balog_event_broker_transport_options={"sentinel_kwargs": {"password": "hush"}}
+    )
+    balog_celery.install(app)
+    queue = app.balog.connect("events")
+    assert "hush" not in repr(app.balog.settings) + repr(queue)
+    assert "hush" not in repr(filter_hidden_settings(dict(app.conf)))
+    assert queue._session.connection.password == "hush"
