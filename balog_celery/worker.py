@@ -49,6 +49,8 @@ _HURRY = 3.0
 MAX_WAITING = 1000
 #: For how long after it was handed over a task may be retried here, in seconds: SQS ends its lease after 12 hours.
 _STAY = 10 * 3600.0
+#: The same where the message is kept by a broker: RabbitMQ ends the channel of one that is 30 minutes old.
+_STAY_FROM_BROKER = 20 * 60.0
 
 
 def no_engine_option() -> click.Option:
@@ -98,7 +100,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 list(settings.packages),
             )
         self._drain = settings.drain
-        self._hand_off = HandOff() if worker.app.balog.dispatch == "hand-off" else None
+        stay = _STAY if settings.event_broker_url is None else _STAY_FROM_BROKER
+        self._hand_off = HandOff(stay) if worker.app.balog.dispatch == "hand-off" else None
         worker.balog_hand_off = self._hand_off
         self._backoff = Backoff()
         self._process: subprocess.Popen[bytes] | None = None
@@ -332,9 +335,12 @@ class HandOff:
     A task that is to be retried waits here, with its message in the engine's keeping. When the broker is lost Celery
     forgets what no child has accepted yet: new tasks then go back to the engine, and retries are given to Celery again
     when it is connected. When the worker stops, those go back as well.
+
+    :param stay: for how long after it was handed over a task may be retried here, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stay: float = _STAY) -> None:
+        self._stay = stay
         self._link: Link | None = None
         self._consumer: Any = None
         self._hub: Any = None
@@ -454,7 +460,7 @@ class HandOff:
             try:
                 headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
                 queue = self._consumer.app.conf.task_default_queue
-                stays_until = time.monotonic() + _STAY if self._waiting < MAX_WAITING else 0.0
+                stays_until = time.monotonic() + self._stay if self._waiting < MAX_WAITING else 0.0
                 task = self._taken[number] = HandedTask(self, number, headers, event, queue, stays_until)
             except Exception:
                 logger.exception("a task of %s could not be taken from the engine: its event comes again", name)

@@ -102,7 +102,7 @@ class KombuQueue:
         self.name = topic
         self._url = url
         self._options = {
-            "visibility_timeout": visibility_timeout or REDIS_VISIBILITY,
+            "visibility_timeout": REDIS_VISIBILITY,
             # Of its own, so that nobody restores what is not theirs: Celery's tasks live by another timeout.
             "unacked_key": f"balog.{topic}.unacked",
             "unacked_index_key": f"balog.{topic}.unacked_index",
@@ -111,6 +111,7 @@ class KombuQueue:
             # RabbitMQ takes a message without a word, whether or not it will keep it, unless it is asked to confirm.
             "confirm_publish": True,
             **(transport_options or {}),
+            **({} if visibility_timeout is None else {"visibility_timeout": visibility_timeout}),
         }
         # By process: a forked child must not talk over its parent's connection, nor close it, nor wait for its lock.
         self._sessions = {os.getpid(): self._new_session()}

@@ -135,6 +135,14 @@ def test_a_lost_connection_interrupts_nothing_for_long(
     assert topic.left() == 0
 
 
+def test_the_command_sends_records_to_it(start: Start, project: Project, topic: AnyTopic) -> None:
+    """As a publisher would."""
+    file = project.folder / "events.jsonl"
+    file.write_text("".join(event_text(f"e{number}") + "\n" for number in range(12)))
+    assert start("balog", "send", str(file), ready=None).wait(60) == 0
+    assert topic.left() == 12
+
+
 def test_it_runs_in_a_plain_script(kind: str, server: Any, topic: AnyTopic) -> None:
     """Without Celery, in this process: a failing consumer keeps neither the loop nor the others."""
     done: list[tuple[str, str]] = []

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from celery.exceptions import Retry
 from kombu.asynchronous.timer import Timer
 
 import servers
-from balog_celery import worker
+from balog_celery import install, worker
 from balog_celery.consumers import Consumer
 from balog_celery.consumers.delivery import Delivery, Job
 from balog_celery.consumers.operator import ConsumerOperator
@@ -194,6 +195,22 @@ def test_a_retry_is_given_to_celery_when_it_is_due(one: Worker) -> None:
         assert (task.headers["retries"], task.headers["id"], task.headers["eta"]) == (count, "id7", None)
     task.ack()
     assert one.told() == [["waiting", 7], ["done", 7]]
+
+
+@pytest.mark.parametrize(("settings", "hours"), [({}, 10), ({"event_broker_url": "memory://"}, 1 / 3)])
+def test_a_retry_stays_for_no_longer_than_its_message_is_kept(
+    app: Celery, settings: dict[str, Any], hours: float
+) -> None:
+    """SQS keeps it for 12 hours, RabbitMQ for half an hour."""
+    made = SimpleNamespace(app=install(app, **settings))
+    worker.EngineStep(made)
+    one = Worker(app)
+    one.hand_off = made.balog_hand_off
+    with closing(one.start_engine()):
+        one.connect()
+        (task,) = one.hand_over(1)
+        assert task.properties[STAYS_UNTIL] - time.monotonic() == pytest.approx(hours * 3600, abs=60)
+    one.hand_off._on_readable()  # the end of the stream
 
 
 def test_a_copy_that_ran_twice_has_its_say_once(one: Worker) -> None:
