@@ -92,6 +92,16 @@ def test_a_missing_queue_is_an_error_at_start(name: str) -> None:
         KombuEngine(hub, "memory://").run()
 
 
+def test_queues_are_created_if_asked_for(name: str) -> None:
+    """The topic's, and that of its dead letters."""
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(print, name))
+    engine = KombuEngine(hub, "memory://", create_queues=True)
+    engine.stop()
+    engine.run()
+    assert all(KombuQueue(queue, "memory://").exists() for queue in (name, f"{name}-dead"))
+
+
 def test_an_app_listens_to_the_broker_that_its_setting_names(name: str) -> None:
     """Topics and dead letters alike; and it brings no embedded stack then."""
     app = Celery("proj", set_as_current=False)
