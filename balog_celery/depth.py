@@ -24,8 +24,8 @@ SERVED_INTERVAL = 60.0
 class DepthWatch:
     """Asks the broker once a second how many tasks wait in the queues that are published to.
 
-    While one holds more than *high_water*, or the broker does not answer, :attr:`open` is False. A broker that cannot
-    be asked (a transport that does not count) is taken to have room.
+    While one holds more than *high_water* it is full, and while the broker does not answer all are. A broker that
+    cannot be asked (a transport that does not count) is taken to have room.
 
     :param app: the Celery app.
     :param high_water: how many tasks may wait in a queue.
@@ -37,7 +37,7 @@ class DepthWatch:
         self._high_water = high_water
         self._connect = connect
         self._queues: tuple[str, ...] = ()
-        self._full: str = ""
+        self._full: frozenset[str] = frozenset()
         self._failing = False
         self._active = False
         self._unserved: set[str] = set()
@@ -45,16 +45,14 @@ class DepthWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="depth-watch", daemon=True)
 
-    @property
-    def open(self) -> bool:
-        """Whether the broker has room for more tasks."""
-        return not self._full and not self._failing
-
-    def wait_open(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds until the broker has room; whether it has."""
-        if not self.open:
+    def wait_open(self, queues: frozenset[str], timeout: float) -> bool:
+        """Wait up to *timeout* seconds until all of *queues* have room; whether they have."""
+        if not self._is_open(queues):
             self._stop.wait(timeout)
-        return self.open
+        return self._is_open(queues)
+
+    def _is_open(self, queues: frozenset[str]) -> bool:
+        return not self._failing and not self._full & queues
 
     def publishing_to(self, queue: str) -> None:
         """Tasks were published to *queue*: watch it."""
@@ -71,7 +69,7 @@ class DepthWatch:
     def _run(self) -> None:
         while not self._stop.wait(INTERVAL):
             # Nothing was published since the last look, and nothing waited then: nothing waits now.
-            if not self._active and self.open:
+            if not self._active and not self._full and not self._failing:
                 continue
             self._active = False
             try:
@@ -89,16 +87,16 @@ class DepthWatch:
         if self._failing:
             logger.info("the broker answers again")
             self._failing = False
-        full = next((name for name, depth in depths.items() if depth > self._high_water), "")
-        if full and not self._full:
+        full = frozenset(name for name, depth in depths.items() if depth > self._high_water)
+        for name in sorted(full - self._full):
             logger.warning(
-                "%d tasks wait in %s, more than balog_high_water (%d): nothing is received until they are fewer",
-                depths[full],
-                printable(full),
+                "%d tasks wait in %s, more than balog_high_water (%d): nothing is received for it until they are fewer",
+                depths[name],
+                printable(name),
                 self._high_water,
             )
-        if self._full and not full:
-            logger.info("fewer than %d tasks wait in %s: receiving again", self._high_water, printable(self._full))
+        for name in sorted(self._full - full):
+            logger.info("fewer than %d tasks wait in %s: receiving again", self._high_water, printable(name))
         self._full = full
         waiting = {name for name, depth in depths.items() if depth}
         if waiting and time.monotonic() >= self._look_for_workers_at:

@@ -15,6 +15,7 @@ from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
 from .brokers import bounded_connection
+from .consumers.consumer import Consumer
 from .consumers.delivery import Job
 from .consumers.dispatcher import DispatchError
 from .depth import DepthWatch
@@ -48,32 +49,35 @@ class PublishDispatcher:
     def dispatch(self, jobs: Sequence[Job]) -> None:
         try:
             publisher = self._publisher()
-            publisher.publish([(envelope := self._envelope(job), envelope.message(job)) for job in jobs])
+            publisher.publish([(envelope := self._envelope(job.consumer), envelope.message(job)) for job in jobs])
         except Exception as error:
             self._drop_publisher()
             raise DispatchError(f"the broker did not take the tasks: {printable(repr(error), 500)}") from error
         for job in jobs:
-            self._depths.publishing_to(self.queue_of(job))
+            self._depths.publishing_to(self.queue_of(job.consumer))
             job.acknowledge()
 
-    def ready(self, timeout: float) -> bool:
-        return self._depths.wait_open(timeout)
+    def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
+        return frozenset(map(self.queue_of, consumers))
+
+    def ready(self, queues: frozenset[str], timeout: float) -> bool:
+        return self._depths.wait_open(queues, timeout)
 
     def close(self) -> None:
         self._depths.close()
         for publisher in self._publishers:
             publisher.close()
 
-    def queue_of(self, job: Job) -> str:
-        """The queue on the broker to which the task of *job* goes."""
-        return self._envelope(job).queue
+    def queue_of(self, consumer: Consumer) -> str:
+        """The queue on the broker to which the tasks of *consumer* go."""
+        return self._envelope(consumer).queue
 
     def topic_of(self, job: Job) -> str:
         """The topic that the consumer of *job* listens to."""
-        return str(self._envelope(job).task.topic)
+        return str(self._envelope(job.consumer).task.topic)
 
-    def _envelope(self, job: Job) -> Envelope:
-        name = job.consumer.task_name
+    def _envelope(self, consumer: Consumer) -> Envelope:
+        name = consumer.task_name
         envelope = self._envelopes.get(name)
         if envelope is None:
             envelope = self._envelopes[name] = Envelope(self._app, self._app.tasks[name])
@@ -200,12 +204,15 @@ class HandOffDispatcher:
         self._number = 0
         threading.Thread(target=self._listen, name="hand-off", daemon=True).start()
 
-    def ready(self, timeout: float) -> bool:
+    def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
+        return self._publish.queues_of(consumers)
+
+    def ready(self, queues: frozenset[str], timeout: float) -> bool:
         with self._changed:
             if not self._changed.wait_for(self._has_room, timeout):
                 return False
-            publishing = self._limit is None
-        return not publishing or self._publish.ready(timeout)
+            published = queues if self._limit is None else queues - self._queues
+        return not published or self._publish.ready(published, timeout)
 
     def _has_room(self) -> bool:
         # Room for a whole receive, or else receives get ever smaller, and each costs as much as one of ten.
@@ -214,8 +221,8 @@ class HandOffDispatcher:
     def dispatch(self, jobs: Sequence[Job]) -> None:
         with self._changed:
             queues = self._queues if self._limit is not None else frozenset()
-        handed: Sequence[Job] = [job for job in jobs if self._publish.queue_of(job) in queues]
-        others = [job for job in jobs if self._publish.queue_of(job) not in queues]
+        handed: Sequence[Job] = [job for job in jobs if self._publish.queue_of(job.consumer) in queues]
+        others = [job for job in jobs if self._publish.queue_of(job.consumer) not in queues]
         if others:
             # First, because it may fail, and then nothing may have been handed over.
             self._publish.dispatch(others)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..errors import BalogError
 from ..text import printable
+from .consumer import Consumer
 from .delivery import Job
 
 logger = logging.getLogger(__name__)
@@ -26,8 +27,11 @@ class Dispatcher(Protocol):
         :raises DispatchError: none was taken and none settled; the engine keeps them and tries again.
         """
 
-    def ready(self, timeout: float) -> bool:
-        """Whether it wants more jobs; while it does not, nothing is received.
+    def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
+        """The queues on the broker to which the tasks of *consumers* would go; none without a broker."""
+
+    def ready(self, queues: frozenset[str], timeout: float) -> bool:
+        """Whether it wants more jobs whose tasks would go to *queues*; while it does not, nothing is received for them.
 
         :param timeout: for how many seconds to wait until it does.
         """
@@ -53,7 +57,10 @@ class InlineDispatcher:
         for job in jobs:
             self._run(job)
 
-    def ready(self, timeout: float) -> bool:
+    def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
+        return frozenset()
+
+    def ready(self, queues: frozenset[str], timeout: float) -> bool:
         return True
 
     def close(self) -> None:

@@ -68,6 +68,7 @@ class Listener:
         self._doing = "starting"
         self._trouble = ""
         self._queue = queue
+        self._queues = dispatcher.queues_of(consumers)
         self._router = Router(consumers)
         self._by_version = any(consumer.condition is not None for consumer in consumers)
         self._dispatcher = dispatcher
@@ -79,6 +80,7 @@ class Listener:
         self._stats = stats
         self._stop = threading.Event()
         self._sqs = Backoff()
+        self._said: type[Exception] | None = None
         self._broker = Backoff()
         self._logged: OrderedDict[str, None] = OrderedDict()
         self._thread = self._new_thread()
@@ -131,9 +133,11 @@ class Listener:
                 self._back_off(error)
 
     def _back_off(self, error: Exception) -> None:
-        # Said once when the trouble starts, and once when it is over.
-        if not self._sqs.failing:
+        # Said once when the trouble starts, or becomes another one, and once when it is over.
+        if not self._sqs.failing or type(error) is not self._said:
             logger.error("polling %s failed, trying again and again: %s", printable(self.topic), error)
+            self._said = type(error)
+        self._doing = "failing"
         self._trouble = printable(error, 500)
         self._stop.wait(self._sqs.failed())
 
@@ -142,7 +146,7 @@ class Listener:
             self._doing = "paused"
             self._stop.wait(1.0)
             return
-        if not self._dispatcher.ready(1.0):
+        if not self._dispatcher.ready(self._queues, 1.0):
             self._doing = "paused"
             return
         self._doing = "polling"
@@ -156,6 +160,8 @@ class Listener:
             self.keeper.give_back(messages)
         elif messages:
             self._stats.add(self.topic, "received", len(messages))
+            # Which may take as long as what is before it in the worker: no illness.
+            self._doing = "dispatching"
             self.take(messages)
 
     def take(self, messages: Sequence[Message]) -> None:

@@ -18,6 +18,8 @@ INTERVAL = 2.0
 STALE_AFTER = 15.0
 #: How much longer than its long poll a poll may take before the poller counts as frozen, in seconds.
 POLL_MARGIN = 35.0
+#: What a poller may be doing for any time.
+_WELL = ("paused", "dispatching")
 
 
 def status_folder(given: str | None) -> Path:
@@ -76,14 +78,15 @@ def engine_statuses(folder: Path, app: str) -> Iterator[dict[str, Any]]:
 def problems(status: Mapping[str, Any]) -> list[str]:
     """What is wrong with an engine, one line each; none if it is healthy.
 
-    A pause because the broker has no room is no fault of the engine's; a poller that neither polls nor pauses is.
+    A pause because the broker has no room, and a wait for the worker or a function to take what was received, are no
+    faults of the engine's; a poller that only seems to poll is.
     """
     age = time.time() - status["written"]
     if age > STALE_AFTER:
         return [f"the engine (pid {status['pid']}) hangs: it wrote its status {age:.0f} s ago"]
     found = []
     for topic, state in status["topics"].items():
-        if state["last_poll"] > status["wait_time"] + POLL_MARGIN and state["doing"] != "paused":
+        if state["last_poll"] > status["wait_time"] + POLL_MARGIN and state["doing"] not in _WELL:
             trouble = f": {state['trouble']}" if state["trouble"] else ""
             found.append(f"topic {topic}: the last successful poll was {state['last_poll']:.0f} s ago{trouble}")
     return found

@@ -294,14 +294,15 @@ def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
 
     try:
         far.send(("open", 10, [app.conf.task_default_queue]))
-        assert dispatcher.ready(5)
+        queues = dispatcher.queues_of([CONSUMER])
+        assert dispatcher.ready(queues, 5)
         dispatcher.dispatch(jobs(10))
         lines = far.receive() or []
         assert [line[0] for line in lines] == ["task"] * 10
-        assert not dispatcher.ready(0.05)
+        assert not dispatcher.ready(queues, 0.05)
         numbers = [line[1] for line in lines]
         far.send(*[("waiting", number) for number in numbers])
-        assert dispatcher.ready(5)
+        assert dispatcher.ready(queues, 5)
         far.send(("done", numbers[0]), ("refused", numbers[1]))
         servers.wait_until(lambda: len(settled) == 2, 10)
         assert [delivery.refused for delivery in settled] == [False, True]
