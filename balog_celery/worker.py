@@ -26,10 +26,12 @@ from celery import Celery, bootsteps, signals
 # celery.worker.state.should_stop is how Celery's own signal handlers ask for a warm stop; it is not documented. Raising
 # WorkerShutdown, which is, does not leave a timer's callback.
 from celery.worker import state
+from celery.worker.control import inspect_command
 from celery.worker.request import Request
 
 from . import local
 from .backoff import Backoff
+from .consumers.status import problems
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
@@ -112,9 +114,12 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Part of what `celery inspect stats` and Flower's page of the worker show."""
-        statuses = worker.app.balog.statuses()
+        return {"balog": self.status(worker)}
+
+    def status(self, worker: Any) -> dict[str, Any] | None:
+        """What the engine beside this worker says of itself; None without one, or while it starts."""
         pid = self._process.pid if self._process is not None else None
-        return {"balog": next((status for status in statuses if status["pid"] == pid), None)}
+        return next((status for status in worker.app.balog.statuses() if status["pid"] == pid), None)
 
     def start(self, worker: Any) -> None:
         # Sent when the pool has been drained. A step's own stop may come before that, and to wait there would keep the
@@ -183,6 +188,17 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         elif now >= self._start_at:
             self._start_at = 0.0
             self._spawn()
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def balog(state: Any, **_: Any) -> dict[str, Any]:
+    """How the balog_celery engine beside the worker is, and what is wrong with it."""
+    worker = state.consumer.controller
+    step = next((step for step in worker.steps if isinstance(step, EngineStep)), None)
+    if step is None:
+        return {"engine": None, "problems": []}
+    status = step.status(worker)
+    return {"engine": status, "problems": ["it does not run"] if status is None else problems(status)}
 
 
 class EventRequest(Request):  # type: ignore[misc]

@@ -115,6 +115,7 @@ class Engine:
                 while not self._stop.wait(1.0):
                     for listener in self._listeners:
                         listener.ensure_alive()
+                        listener.keeper.ensure_alive()
                     self._write_status()
             except KeyboardInterrupt:
                 logger.info("interrupted: stopping")

@@ -49,11 +49,22 @@ class Keeper:
         self._retry_at = 0.0
         self._closing = False
         self._backoff = Backoff()
-        self._thread = threading.Thread(target=self._run, name=f"keeper-{queue.name}", daemon=True)
+        self._thread = self._new_thread()
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def ensure_alive(self) -> None:
+        """Start a new thread if it has died, for whatever reason: without it nothing is extended or deleted."""
+        if not self._thread.is_alive() and not self._closing:
+            logger.error("the keeper of %s died: starting a new one", printable(self._queue.name))
+            self._stats.add(self._queue.name, "restarted")
+            self._thread = self._new_thread()
+            self._thread.start()
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=f"keeper-{self._queue.name}", daemon=True)
 
     def hold(self, delivery: Delivery) -> None:
         """Keep the lease of *delivery* from now on, until it is settled."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from celery import Celery
 from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
@@ -102,7 +103,7 @@ def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, 
     project.add("balog_high_water = 20")
     engine = start("balog", "engine", ready="engine started")
     topic.send(*(event_text(f"a{number}", values=METRIC) for number in range(30)))
-    engine.wait_for("nothing is received until they are fewer")
+    engine.wait_for("nothing is received for it until they are fewer")
     # Its status tells when the poll that was under way has ended.
     servers.wait_until(lambda: status(project, topic)["doing"] == "paused", what="the pause")
     before = topic.left()
@@ -176,17 +177,90 @@ def test_health_tells_a_running_engine_from_none_and_from_a_frozen_one(
     assert f"the engine (pid {pid}) hangs" in frozen.stderr
 
 
-def test_inspect_stats_shows_the_engines_counters(start: Start, project: Project, topic: Topic) -> None:
-    """That is what Flower's page of the worker shows, too."""
+def test_inspect_shows_the_engines_counters(start: Start, project: Project, topic: Topic) -> None:
+    """By a command of their own, and in what Flower's page of the worker shows."""
     topic.send(event_text("e", values=METRIC))
-    start("worker", "-l", "INFO", "-c", "1")
+    worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["first", "e"] == 1)
 
-    def counted() -> dict[str, int]:
+    def counted() -> dict[str, Any]:
         stats = inspect(project, "stats")
         return dict(stats["balog"]["topics"][topic.name]) if stats["balog"] else {}
 
     servers.wait_until(lambda: counted().get("deleted") == 1, what="the counters")
+    answer = inspect(project, "balog")
+    assert answer["problems"] == []
+    assert answer["engine"]["topics"][topic.name]["received"] == 1
+    assert {"last_poll", "oldest", "owed"} <= answer["engine"]["topics"][topic.name].keys()
+    (pid,) = engine_pids(worker)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        (problem,) = servers.wait_until(lambda: inspect(project, "balog")["problems"], 60, "the verdict")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert f"the engine (pid {pid}) hangs" in problem
+
+
+def test_no_secret_is_shown_by_any_command(start: Start, project: Project, topic: Topic) -> None:
+    """Nor is one in the log, or on a command line."""
+    secrets = ["s3cr3t-of-redis", "s3cr3t-of-aws", "s3cr3t-token"]
+    project.add(f"balog_once_url = 'redis://:{secrets[0]}@127.0.0.1:1/0'")
+    project.add(f"balog_aws_access_key_id = 'AKIA'\nbalog_aws_secret_access_key = {secrets[1]!r}")
+    project.add(f"balog_aws_session_token = {secrets[2]!r}")
+    topic.send(event_text("e", values=METRIC), event_text("s", "single"))
+    worker = start("worker", "-l", "DEBUG", "-c", "1")
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    worker.wait_for("the marks of once= cannot be read", 30)
+    report = start("report", ready=None)
+    assert report.wait(60) == 0
+    listing = subprocess.run(["ps", "-wweo", "args="], capture_output=True, text=True, check=True).stdout
+    shown = [worker.output, report.output, json.dumps(inspect(project, "conf")), listing]
+    assert "balog_once_url" in report.output
+    assert not [text for text in shown for secret in secrets if secret in text]
+
+
+def test_a_pickled_task_is_refused_whatever_is_on_the_broker(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey
+) -> None:
+    """JSON only: unpickling would run what somebody put there."""
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    with Celery("somebody", broker=broker.url, set_as_current=False) as app:
+        app.conf.task_serializer = "pickle"
+        app.send_task("proj.consumers.first", (event_text("p", values=METRIC),), serializer="pickle")
+    worker.wait_for("Refusing to deserialize", 40)
+    topic.send(event_text("e", values=METRIC))
+    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    assert project.runs()["first", "p"] == 0
+
+
+def test_a_full_task_queue_stops_its_topic_with_hand_off_too(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey
+) -> None:
+    """Its tasks are published, as the worker beside the engine does not serve it."""
+    project.add("balog_high_water = 20")
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    topic.send(*(event_text(f"a{number}", "elsewhere") for number in range(30)))
+    worker.wait_for("tasks wait in other, more than balog_high_water (20)", 30)
+    servers.wait_until(lambda: f"topic {topic.name}: paused" in health(project).stdout, 40, "the pause")
+    topic.send(*(event_text(f"b{number}", "elsewhere") for number in range(10)))
+    start("worker", "-l", "INFO", "-c", "1", "--no-engine", "-Q", "other", "-n", "two@h")
+    worker.wait_for("fewer than 20 tasks wait in other: receiving again", 40)
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "elsewhere") == 40)
+
+
+def test_a_wait_for_room_in_the_worker_is_no_illness(start: Start, project: Project, topic: Topic) -> None:
+    """The poller has more than the worker takes, and polls again when that is done."""
+    project.add("balog_visibility_timeout = 5")
+    # A receive of ten that two consumers want, behind as many slow ones.
+    topic.send(*(event_text(f"s{number}", "slow", seconds=3) for number in range(4)))
+    start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(
+        lambda runs: runs["slow", "s0"] + runs["slow", "s1"] + runs["slow", "s2"] + runs["slow", "s3"] >= 1
+    )
+    topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(30)))
+    seen = servers.wait_until(lambda: "dispatching" in (h := health(project)).stdout and h, 40, "the wait for room")
+    assert seen.returncode == 0
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 30, 60)
 
 
 def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
