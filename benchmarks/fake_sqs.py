@@ -7,7 +7,7 @@ word), messages come twice, batches fail in part, answers are lost.
 
 Two ports serve the same queues: one with faults, for the system under test, and one without, for who feeds and counts::
 
-    python fake_sqs.py FAULTY_PORT CLEAN_PORT SEED
+    python fake_sqs.py FAULTY_PORT CLEAN_PORT SEED GAP
 
 The clean port also answers ``/faults/on``, ``/faults/off``, ``/counts`` (of faults, by kind) and ``/dump/NAME`` (all
 messages of a queue).
@@ -307,9 +307,9 @@ def _response(status: int, answer: Any) -> bytes:
     return head.encode() + body
 
 
-async def main(faulty_port: int, clean_port: int, seed: int) -> None:
+async def main(faulty_port: int, clean_port: int, seed: int, gap: float) -> None:
     """Serve both ports until killed."""
-    sqs = FakeSqs(SqsFaults(seed))
+    sqs = FakeSqs(SqsFaults(seed, gap))
     servers = [
         await asyncio.start_server(Port(sqs, faulty=faulty).serve, "127.0.0.1", port)
         for port, faulty in ((faulty_port, True), (clean_port, False))
@@ -318,4 +318,4 @@ async def main(faulty_port: int, clean_port: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:4])))
+    asyncio.run(main(*map(int, sys.argv[1:4]), float(sys.argv[4])))

@@ -35,10 +35,12 @@ class SqsFaults:
     """Draws faults while it is :attr:`on`.
 
     :param seed: of the draws.
+    :param gap: how many times rarer than usual each of them is.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, gap: float = 1.0) -> None:
         self.on = False
+        self._gap = gap
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._outage_kind: str | None = None
@@ -48,7 +50,7 @@ class SqsFaults:
         """Start or end all faults."""
         self.on = on
         self._outage_kind = None
-        self._changes_at = now + self._random.uniform(*PAUSE)
+        self._changes_at = now + self._gap * self._random.uniform(*PAUSE)
 
     def of_call(self, now: float) -> str | None:
         """What happens to a call that arrives now; counted."""
@@ -69,7 +71,7 @@ class SqsFaults:
 
     def happens(self, probability: float) -> bool:
         """Whether something of this probability happens now."""
-        return self.on and self._random.random() < probability
+        return self.on and self._random.random() * self._gap < probability
 
     def coin(self) -> bool:
         """Either way, as often."""
@@ -88,10 +90,10 @@ class SqsFaults:
             self.counts["outage"] += 1
         else:
             self._outage_kind = None
-            self._changes_at = now + self._random.uniform(*PAUSE)
+            self._changes_at = now + self._gap * self._random.uniform(*PAUSE)
 
     def _drawn(self, table: dict[str, float]) -> str | None:
-        draw = self._random.random()
+        draw = self._random.random() * self._gap
         for kind, probability in table.items():
             if draw < probability:
                 return kind

@@ -219,17 +219,18 @@ class Keeper:
 
     def _carry_out(self, kind: Owed, deliveries: list[Delivery]) -> None:
         handles = [delivery.message.handle for delivery in deliveries]
-        if kind == "delete":
-            failures = self._call(kind, handles, lambda: self._queue.delete(handles))
-        else:
-            failures = self._call(kind, handles, lambda: self._queue.change_visibility(handles, 0))
-        if failures is None:
-            again = deliveries
-        else:
-            again = [deliveries[failure.index] for failure in failures if not failure.sender_fault]
+        again = deliveries
+        try:
+            if kind == "delete":
+                failures = self._call(kind, handles, lambda: self._queue.delete(handles))
+            else:
+                failures = self._call(kind, handles, lambda: self._queue.change_visibility(handles, 0))
+            if failures is not None:
+                again = [deliveries[failure.index] for failure in failures if not failure.sender_fault]
+        finally:  # what is owed stays owed, even if this thread dies
+            with self._wake:
+                self._owed[kind] += again
         done = [delivery for delivery in deliveries if delivery not in again]
-        with self._wake:
-            self._owed[kind] += again
         self._let_go(done)
         self._stats.add(self._queue.name, "deleted" if kind == "delete" else "returned", len(done))
 

@@ -378,6 +378,44 @@ def test_a_region_is_read_from_an_aws_url() -> None:
     assert queue._client.meta.endpoint_url == "https://sqs.eu-west-3.amazonaws.com"
 
 
+class Gate(BaseHTTPRequestHandler):
+    """An SQS that knows one key; with any other the token has expired. A real one does not expire on demand."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        good = "Credential=AKIANEW/" in self.headers["authorization"]
+        answer = {"QueueUrl": "http://x/1/events"} if good else {"__type": "com.amazonaws.sqs#ExpiredToken"}
+        body = json.dumps(answer).encode()
+        self.send_response(200 if good else 403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("bare_boto3")
+def test_expired_credentials_are_looked_up_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By boto3's chain, at the next call: here in a file that somebody renews."""
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        queue = SQSQueue("events", region="us-east-1", endpoint_url=endpoint)
+        file.write_text("[default]\naws_access_key_id = AKIAOLD\naws_secret_access_key = s\n")
+        for _ in range(2):
+            with pytest.raises(AccessDenied, match="ExpiredToken"):
+                _ = queue.url
+        file.write_text("[default]\naws_access_key_id = AKIANEW\naws_secret_access_key = s\n")
+        answer = queue.receive(1, 0)
+        server.shutdown()
+        thread.join(60)
+    assert answer == []
+
+
 def test_no_secret_is_shown(sqs: servers.Sqs) -> None:
     """Neither by the object nor by its errors, their causes included."""
     shown: list[str] = []

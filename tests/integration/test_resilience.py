@@ -276,14 +276,41 @@ def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
     project.wait_for(lambda runs: runs["first", "e"] == 1, 90)
 
 
+OTHERS = """
+@consumer_config(topic=TOPIC + "-{number}", cls_type="other")
+def other{number}(event):
+    pass
+"""
+
+
+def test_twenty_idle_and_broken_topics_do_not_slow_a_busy_one(start: Start, project: Project, topic: Topic) -> None:
+    """Ten have nothing, ten are gone."""
+    names = [f"{topic.name}-{number}" for number in range(20)]
+    urls = [topic.client.create_queue(QueueName=name)["QueueUrl"] for name in names]
+    with (project.folder / "proj" / "consumers.py").open("a") as file:
+        file.writelines(OTHERS.format(number=number) for number in range(20))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    worker.wait_for("engine started: 21 topics", 40)
+    for url in urls[:10]:
+        topic.client.delete_queue(QueueUrl=url)
+    for name in names[:10]:
+        worker.wait_for(f"there is no queue '{name}'", 60)
+    topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(100)))
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 100, 30)
+    servers.wait_until(lambda: topic.left() == 0, 30, "the deletes")
+    assert stop(worker) == 0
+
+
 @pytest.mark.parametrize(
     ("numbers", "config"),
     [
         ((signal.SIGQUIT,), ""),
+        ((signal.SIGTERM, signal.SIGQUIT), ""),
+        ((signal.SIGINT, signal.SIGINT), ""),
         ((signal.SIGTERM, signal.SIGQUIT), "balog_dispatch = 'publish'"),
         ((signal.SIGQUIT,), "worker_soft_shutdown_timeout = 3"),
     ],
-    ids=["cold", "warm-then-cold", "soft"],
+    ids=["cold", "warm-then-cold", "ctrl-c-twice", "warm-then-cold-publish", "soft"],
 )
 def test_a_cold_shutdown_loses_nothing(
     start: Start, project: Project, topic: Topic, numbers: tuple[int, ...], config: str
@@ -296,8 +323,11 @@ def test_a_cold_shutdown_loses_nothing(
     project.wait_for(
         lambda runs: runs["slow", "s0"] + runs["slow", "s1"] + runs["slow", "s2"] + runs["slow", "s3"] >= 1
     )
-    for number in numbers:
-        worker.signal(number)
+    for position, number in enumerate(numbers):
+        if position:
+            worker.wait_for("Warm shutdown", 30)
+        # Ctrl-C reaches the whole group.
+        (worker.signal_group if number == signal.SIGINT else worker.signal)(number)
     worker.wait(60)
     start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] >= 1 for number in range(4)), 90)

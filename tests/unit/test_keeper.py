@@ -172,6 +172,29 @@ def test_closing_flushes_what_is_owed_and_gives_back_the_rest(make: Make) -> Non
     running.settle_one(refused=False)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_is_replaced_and_what_it_owed_is_still_owed(make: Make) -> None:
+    """Whatever it died of."""
+    queue = FakeQueue()
+    stats = Stats()
+    dies = [SystemExit()]
+
+    def die_once(handles: list[str]) -> None:
+        if dies:
+            raise dies.pop()
+
+    queue.on["delete"] = die_once
+    keeper = make(queue, stats=stats)
+    for number in range(10):
+        deliver(keeper, str(number)).settle_one(refused=False)
+    keeper._thread.join(10)
+    assert keeper.owed == 10
+    keeper.ensure_alive()
+    queue.wait_for(lambda: len(queue.deleted) == 10)
+    keeper.ensure_alive()
+    assert stats.of("topic")["restarted"] == 1
+
+
 def test_closing_says_what_it_could_not_do(make: Make) -> None:
     """SQS's visibility timeout has it then."""
     queue = FakeQueue()
