@@ -6,10 +6,11 @@ import contextlib
 import logging
 import time
 import uuid
+from functools import partial
 from typing import Any
 
 from celery import Celery, Signature, Task, signals
-from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 from celery.utils.time import get_exponential_backoff_interval
 
 from .brokers import confirmed_producer
@@ -245,7 +246,7 @@ class ConsumerTask(EventTask):
             retries = self.request.retries
             later = get_exponential_backoff_interval(_BURY_AGAIN, retries, 300, True)
             if self.may_stay(self.request, later):
-                raise LocalRetry(error, when=later, retries=retries + 1, burying=error)
+                raise LocalRetry(printable(error), when=later, retries=retries + 1, burying=error)
         self._see_to(outcome, event, error)
         raise Reject(error, requeue=False)
 
@@ -257,7 +258,11 @@ class ConsumerTask(EventTask):
         self._see_to(self._put(event, repr(failure)), event, repr(failure))
 
     def _put(self, event: str, error: str) -> Outcome:
-        return self.dead_letters.put(event, self.topic, "failed", consumer=self.name, error=error)
+        put = partial(self.dead_letters.put, event, self.topic, "failed", consumer=self.name, error=error)
+        try:
+            return put()
+        except SoftTimeLimitExceeded:  # it comes but once, and at any moment
+            return put()
 
     def _see_to(self, outcome: Outcome, event: str, error: str) -> None:
         """Have a dead letter made later if it could not be made now, and say what became of the event."""
@@ -299,7 +304,11 @@ def _say_fate(outcome: Outcome, event: str, dead_letter_queue: str | None, consu
 def _bury_what_the_child_could_not(sender: Any, exception: Any, args: Any, **_: Any) -> None:
     """A hard time limit and a lost pool child are told to the worker's main process only."""
     if isinstance(sender, ConsumerTask) and isinstance(exception, (TimeLimitExceeded, WorkerLostError)) and args:
-        sender.bury(args[0], exception)
+        if sender.may_stay(sender.request, 0.0):
+            # Another child does it: calling SQS may take minutes, for which all of the worker would stand still.
+            sender.request.unburied = repr(exception)
+        else:
+            sender.bury(args[0], exception)
 
 
 def _event_id(text: str) -> str:

@@ -53,6 +53,8 @@ MAX_WAITING = 1000
 _STAY = 10 * 3600.0
 #: The same where the message is kept by a broker: RabbitMQ ends the channel of one that is 30 minutes old.
 _STAY_FROM_BROKER = 20 * 60.0
+#: How long making a dead letter may take, whatever its task's own limits are, in seconds.
+_BURYING_LIMIT = 600.0
 
 
 def no_engine_option() -> click.Option:
@@ -219,11 +221,28 @@ class EventRequest(Request):  # type: ignore[misc]
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """As Celery's, but the engine hears of it last: the message is there until its dead letter is made."""
+        with self._burying():
+            super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """As Celery's, and as :meth:`on_failure`."""
+        with self._burying():
+            super().on_timeout(soft, timeout)
+
+    @contextlib.contextmanager
+    def _burying(self) -> Iterator[None]:
+        """Have a pool's child make the dead letter that the receiver of ``task_failure`` left to be made."""
         if not isinstance(self.message, HandedTask):
-            super().on_failure(exc_info, send_failed_event, return_ok)
+            yield
             return
-        with self.message.settled_last():
-            super().on_failure(exc_info, send_failed_event, return_ok)
+        self.task.request_stack.push(self._context)
+        try:
+            with self.message.settled_last():
+                yield
+                if (error := getattr(self._context, "unburied", None)) is not None:
+                    self.message.retry(self._context.retries, 0.0, error)
+        finally:
+            self.task.request_stack.pop()
 
     def _retry_worker_lost(self, exc: Any, exc_info: Any) -> bool:
         """As Celery's, which publishes the signature that the task makes, but for a retry that stays here.
@@ -318,6 +337,7 @@ class HandedTask:
         again.headers = {**self.headers, "retries": retries, "eta": eta.isoformat()}
         if burying is not None:
             again.properties = {**self.properties, BURYING: burying}
+            again.headers["timelimit"] = [_BURYING_LIMIT, _BURYING_LIMIT]
         again.due = time.monotonic() + delay
         self._hand_off.keep(self, again)
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ..backoff import Backoff
 from ..errors import QueueError
@@ -47,6 +47,8 @@ class Keeper:
         self._owed: dict[Owed, list[Delivery]] = {"delete": [], "return": []}
         self._flush_at = 0.0
         self._retry_at = 0.0
+        self._failing_since = 0.0
+        self._trouble = ""
         self._closing = False
         self._backoff = Backoff()
         self._thread = self._new_thread()
@@ -111,6 +113,16 @@ class Keeper:
         """How many messages are to be deleted or given back."""
         with self._wake:
             return self._owed_count()
+
+    def status(self) -> dict[str, Any]:
+        """Counts, seconds, and the trouble that SQS makes of what is owed, while there is any."""
+        return {
+            "in_flight": self.in_flight,
+            "oldest": self.oldest,
+            "owed": self.owed,
+            "keeping_trouble": self._trouble,
+            "keeping_fails_for": time.monotonic() - self._failing_since if self._trouble else 0.0,
+        }
 
     def drain(self, deadline: float) -> bool:
         """Wait until nothing is in flight; True if that came before *deadline*, by ``time.monotonic()``."""
@@ -272,9 +284,12 @@ class Keeper:
             if self._backoff.failing:
                 logger.info("%s: the queue takes deletes and extensions again", printable(self._queue.name))
             self._backoff.succeeded()
+            self._trouble = ""
             return failures
         if not self._backoff.failing:
+            self._failing_since = time.monotonic()
             logger.warning("%s: the queue did not %s, trying again: %s", printable(self._queue.name), what, problem)
+        self._trouble = printable(problem, 500)
         delay = self._backoff.failed()
         with self._wake:
             self._retry_at = time.monotonic() + (min(delay, 1.0) if self._closing else delay)

@@ -112,9 +112,7 @@ class Listener:
             "doing": self._doing,
             "trouble": self._trouble,
             "last_poll": time.monotonic() - self._polled,
-            "in_flight": self.keeper.in_flight,
-            "oldest": self.keeper.oldest,
-            "owed": self.keeper.owed,
+            **self.keeper.status(),
             **self._stats.of(self.topic),
         }
 

@@ -18,6 +18,8 @@ INTERVAL = 2.0
 STALE_AFTER = 15.0
 #: How much longer than its long poll a poll may take before the poller counts as frozen, in seconds.
 POLL_MARGIN = 35.0
+#: For how long SQS may refuse deletes and extensions before the engine counts as sick, in seconds.
+KEEPING_MARGIN = 45.0
 #: What a poller may be doing for any time.
 _WELL = ("paused", "dispatching")
 
@@ -89,4 +91,9 @@ def problems(status: Mapping[str, Any]) -> list[str]:
         if state["last_poll"] > status["wait_time"] + POLL_MARGIN and state["doing"] not in _WELL:
             trouble = f": {state['trouble']}" if state["trouble"] else ""
             found.append(f"topic {topic}: the last successful poll was {state['last_poll']:.0f} s ago{trouble}")
+        if state["keeping_fails_for"] > KEEPING_MARGIN:
+            found.append(
+                f"topic {topic}: deletes and extensions have failed for {state['keeping_fails_for']:.0f} s, "
+                f"{state['owed']} are owed: {state['keeping_trouble']}"
+            )
     return found

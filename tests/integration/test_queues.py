@@ -401,7 +401,7 @@ def test_expired_credentials_are_looked_up_anew(tmp_path: Path, monkeypatch: pyt
     file = tmp_path / "credentials"
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
         queue = SQSQueue("events", region="us-east-1", endpoint_url=endpoint)

@@ -195,7 +195,7 @@ def test_inspect_shows_the_engines_counters(start: Start, project: Project, topi
     (pid,) = engine_pids(worker)
     os.kill(pid, signal.SIGSTOP)
     try:
-        (problem,) = servers.wait_until(lambda: inspect(project, "balog")["problems"], 60, "the verdict")
+        (problem,) = servers.wait_until(lambda: inspect(project, "balog")["problems"], what="the verdict")
     finally:
         os.kill(pid, signal.SIGCONT)
     assert f"the engine (pid {pid}) hangs" in problem
@@ -210,7 +210,7 @@ def test_no_secret_is_shown_by_any_command(start: Start, project: Project, topic
     topic.send(event_text("e", values=METRIC), event_text("s", "single"))
     worker = start("worker", "-l", "DEBUG", "-c", "1")
     project.wait_for(lambda runs: runs["first", "e"] == 1)
-    worker.wait_for("the marks of once= cannot be read", 30)
+    worker.wait_for("the marks of once= cannot be read")
     report = start("report", ready=None)
     assert report.wait(60) == 0
     listing = subprocess.run(["ps", "-wweo", "args="], capture_output=True, text=True, check=True).stdout
@@ -227,7 +227,7 @@ def test_a_pickled_task_is_refused_whatever_is_on_the_broker(
     with Celery("somebody", broker=broker.url, set_as_current=False) as app:
         app.conf.task_serializer = "pickle"
         app.send_task("proj.consumers.first", (event_text("p", values=METRIC),), serializer="pickle")
-    worker.wait_for("Refusing to deserialize", 40)
+    worker.wait_for("Refusing to deserialize")
     topic.send(event_text("e", values=METRIC))
     project.wait_for(lambda runs: runs["first", "e"] == 1)
     assert project.runs()["first", "p"] == 0
@@ -240,11 +240,11 @@ def test_a_full_task_queue_stops_its_topic_with_hand_off_too(
     project.add("balog_high_water = 20")
     worker = start("worker", "-l", "INFO", "-c", "1")
     topic.send(*(event_text(f"a{number}", "elsewhere") for number in range(30)))
-    worker.wait_for("tasks wait in other, more than balog_high_water (20)", 30)
-    servers.wait_until(lambda: f"topic {topic.name}: paused" in health(project).stdout, 40, "the pause")
+    worker.wait_for("tasks wait in other, more than balog_high_water (20)")
+    servers.wait_until(lambda: f"topic {topic.name}: paused" in health(project).stdout, what="the pause")
     topic.send(*(event_text(f"b{number}", "elsewhere") for number in range(10)))
     start("worker", "-l", "INFO", "-c", "1", "--no-engine", "-Q", "other", "-n", "two@h")
-    worker.wait_for("fewer than 20 tasks wait in other: receiving again", 40)
+    worker.wait_for("fewer than 20 tasks wait in other: receiving again")
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "elsewhere") == 40)
 
 
@@ -258,9 +258,9 @@ def test_a_wait_for_room_in_the_worker_is_no_illness(start: Start, project: Proj
         lambda runs: runs["slow", "s0"] + runs["slow", "s1"] + runs["slow", "s2"] + runs["slow", "s3"] >= 1
     )
     topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(30)))
-    seen = servers.wait_until(lambda: "dispatching" in (h := health(project)).stdout and h, 40, "the wait for room")
+    seen = servers.wait_until(lambda: "dispatching" in (h := health(project)).stdout and h, what="the wait for room")
     assert seen.returncode == 0
-    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 30, 60)
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 30)
 
 
 def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
@@ -290,14 +290,14 @@ def test_twenty_idle_and_broken_topics_do_not_slow_a_busy_one(start: Start, proj
     with (project.folder / "proj" / "consumers.py").open("a") as file:
         file.writelines(OTHERS.format(number=number) for number in range(20))
     worker = start("worker", "-l", "INFO", "-c", "1")
-    worker.wait_for("engine started: 21 topics", 40)
+    worker.wait_for("engine started: 21 topics")
     for url in urls[:10]:
         topic.client.delete_queue(QueueUrl=url)
     for name in names[:10]:
-        worker.wait_for(f"there is no queue '{name}'", 60)
+        worker.wait_for(f"there is no queue '{name}'")
     topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(100)))
-    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 100, 30)
-    servers.wait_until(lambda: topic.left() == 0, 30, "the deletes")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 100)
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(worker) == 0
 
 
@@ -325,7 +325,7 @@ def test_a_cold_shutdown_loses_nothing(
     )
     for position, number in enumerate(numbers):
         if position:
-            worker.wait_for("Warm shutdown", 30)
+            worker.wait_for("Warm shutdown")
         # Ctrl-C reaches the whole group.
         (worker.signal_group if number == signal.SIGINT else worker.signal)(number)
     worker.wait(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import servers
 from balog_celery.consumers import keeper as keeper_module
 from balog_celery.consumers.delivery import Delivery
 from balog_celery.consumers.keeper import Keeper
@@ -170,6 +172,34 @@ def test_closing_flushes_what_is_owed_and_gives_back_the_rest(make: Make) -> Non
     assert queue.deleted == ["done"]
     assert queue.returned == ["running"]
     running.settle_one(refused=False)
+
+
+def test_trouble_with_what_is_owed_is_told_until_it_is_over(make: Make) -> None:
+    """With its words, and for how long it has lasted."""
+    queue = FakeQueue()
+    refuse = threading.Event()
+    refuse.set()
+
+    def refused(handles: list[str]) -> None:
+        if refuse.is_set():
+            raise QueueError("no permission")
+
+    queue.on["delete"] = refused
+    keeper = make(queue)
+    assert keeper.status() == {
+        "in_flight": 0,
+        "oldest": 0.0,
+        "owed": 0,
+        "keeping_trouble": "",
+        "keeping_fails_for": 0.0,
+    }
+    deliver(keeper, "a").settle_one(refused=False)
+    servers.wait_until(lambda: keeper.status()["keeping_trouble"] == "no permission", 10)
+    servers.wait_until(lambda: keeper.status()["keeping_fails_for"] > 0.0, 10)
+    assert keeper.status()["owed"] in (0, 1)
+    refuse.clear()
+    queue.wait_for(lambda: queue.deleted == ["a"], 30)
+    servers.wait_until(lambda: keeper.status()["keeping_trouble"] == "", 10)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -17,7 +17,7 @@ from balog_celery.consumers.status import StatusFile, engine_statuses, problems,
 
 
 def status(**topic: Any) -> dict[str, Any]:
-    state = {"doing": "polling", "trouble": "", "last_poll": 1.0, **topic}
+    state = {"doing": "polling", "trouble": "", "last_poll": 1.0, "owed": 0, "keeping_fails_for": 0.0, **topic}
     return {"pid": 1, "written": time.time(), "wait_time": 20, "topics": {"events": state}}
 
 
@@ -35,6 +35,18 @@ def test_a_frozen_poller_shows_within_a_minute() -> None:
 def test_a_pause_for_the_brokers_sake_is_no_illness() -> None:
     """Restarting the engine would not help."""
     assert problems(status(last_poll=600.0, doing="paused")) == []
+
+
+def test_a_wait_for_room_in_the_worker_is_none_either() -> None:
+    """Or for a function that takes its time, in a script."""
+    assert problems(status(last_poll=600.0, doing="dispatching")) == []
+
+
+def test_an_engine_whose_deletes_fail_is_sick() -> None:
+    """It would go on until so many are owed that it pauses."""
+    assert problems(status(owed=9, keeping_fails_for=44.0, keeping_trouble="denied")) == []
+    (problem,) = problems(status(owed=9, keeping_fails_for=46.0, keeping_trouble="denied", doing="paused"))
+    assert problem == "topic events: deletes and extensions have failed for 46 s, 9 are owed: denied"
 
 
 def test_an_engine_that_no_longer_writes_hangs() -> None:
