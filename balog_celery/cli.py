@@ -125,7 +125,11 @@ def health(ctx: click.Context) -> None:
 @click.pass_context
 @handle_preload_options
 def consumers(ctx: click.Context) -> None:
-    """List the consumers: what each wants, and where its tasks go."""
+    """List the consumers: what each wants, and where its tasks go.
+
+    DISPATCH is how they get there from an engine beside a worker: a worker without an event loop of its own (a pool of
+    threads, gevent, eventlet or solo) is sent all of them by the broker.
+    """
     app: Celery = ctx.obj.app
     with _told():
         app.loader.import_default_modules()
@@ -136,7 +140,9 @@ def consumers(ctx: click.Context) -> None:
 def _row(app: Celery, consumer: Consumer) -> tuple[str, ...]:
     task = app.tasks[consumer.task_name]
     route = app.amqp.router.route({"queue": None}, task.name, (), {}, task)
-    dispatch = app.balog.dispatch
+    # A worker serves the default queue unless it is told otherwise, and has a loop where the transport works in one.
+    served = route["queue"].name == app.conf.task_default_queue
+    in_loop = app.connection_for_read().transport.implements.asynchronous
     options = " ".join(f"{name}={value!r}" for name, value in consumer.options.items() if name != "queue")
     return (
         consumer.task_name,
@@ -144,8 +150,7 @@ def _row(app: Celery, consumer: Consumer) -> tuple[str, ...]:
         ",".join(sorted(consumer.cls_types or ("*",))),
         str(consumer.condition or "*"),
         route["queue"].name,
-        # A worker serves the default queue unless it is told otherwise.
-        dispatch if route["queue"].name == app.conf.task_default_queue else "publish",
+        app.balog.dispatch if served and in_loop else "publish",
         options,
     )
 

@@ -125,13 +125,21 @@ def test_the_app_keeps_its_tasks_and_gains_the_consumers(shop: Shop, send: Calla
 
 
 def test_consumers_are_listed_with_the_apps_own_default_queue(shop: Shop) -> None:
-    """Where the tasks go is what the app's routing says."""
+    """Where the tasks go is what the app's routing says; a worker is handed those of its default queue."""
     listing = shop.celery("balog", "consumers")
     assert listing.wait(60) == 0
-    rows = {line.split()[0]: line.split()[1:5] for line in listing.output.splitlines()}
+    rows = {line.split()[0]: line.split()[1:6] for line in listing.output.splitlines()}
     topic = shop.env["TOPIC"]
-    assert rows["shop_events.plain"] == [topic, "plain", "*", "shop"]
-    assert rows["shop_events.routed"] == [topic, "metrics", "*", "special"]
+    assert rows["shop_events.plain"] == [topic, "plain", "*", "shop", "hand-off"]
+    assert rows["shop_events.routed"] == [topic, "metrics", "*", "special", "publish"]
+
+
+def test_consumers_are_published_where_a_worker_cannot_be_handed_tasks(shop: Shop) -> None:
+    """And the list says so: not every transport works in an event loop."""
+    shop.write("app.conf.broker_url = 'memory://'", "balog_celery.install(app, packages=['shop_events'])")
+    listing = shop.celery("balog", "consumers")
+    assert listing.wait(60) == 0
+    assert {line.split()[5] for line in listing.output.splitlines() if line.startswith("shop_events")} == {"publish"}
 
 
 def test_modules_are_left_out_as_the_settings_say(app: Celery) -> None:

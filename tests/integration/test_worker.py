@@ -194,7 +194,7 @@ def test_consumers_are_listed_with_what_they_want(start: Start, project: Project
     listing = start("balog", "consumers", ready=None)
     assert listing.wait(60) == 0
     (line,) = [line for line in listing.output.splitlines() if line.startswith("proj.consumers.first")]
-    assert line.split()[1:5] == [project.topic, "metrics", "<1.0", "celery"]
+    assert line.split()[1:6] == [project.topic, "metrics", "<1.0", "celery", "hand-off"]
     assert "rate_limit='1000/s'" in line
 
 

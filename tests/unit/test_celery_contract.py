@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from weakref import WeakSet
 
 import pytest
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -18,16 +19,19 @@ from celery import Celery, Signature, Task, bootsteps, signals
 from celery.app import autoretry, routes
 from celery.app.task import extract_exec_options
 from celery.app.trace import build_tracer
+from celery.concurrency.base import BasePool
 from celery.exceptions import CDeprecationWarning, Retry, TimeLimitExceeded, WorkerLostError, WorkerShutdown
 from celery.utils.imports import cwd_in_path, symbol_by_name
 from celery.utils.nodenames import anon_nodename
-from celery.worker import components, control, state
+from celery.worker import components, control, state, strategy
+from celery.worker.consumer import Consumer, Tasks
 from celery.worker.request import Request
 from kombu import Connection, Producer
 from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 
 from balog_celery.consumers.options import ROUTING_OPTIONS, TASK_OPTIONS
+from balog_celery.worker import HandedTask, HandOffStep
 
 #: Read by Celery where a task is registered.
 AUTORETRY_OPTIONS = {
@@ -541,3 +545,57 @@ def test_any_thread_may_call_soon() -> None:
     finally:
         other.join(10)
         hub.close()
+
+
+def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
+    """Called as Celery's consumer calls it; the request that the pool gets answers by the two callbacks."""
+    settled: list[tuple[int, str]] = []
+    hand_off: Any = SimpleNamespace(settle=lambda task, how: settled.append((task.number, how)))
+    headers = message(app).headers
+    given: list[Any] = []
+    consumer = SimpleNamespace(
+        app=app,
+        hostname="w1@contract",
+        connection_errors=(),
+        event_dispatcher=None,
+        timer=SimpleNamespace(call_at=None),
+        pool=SimpleNamespace(apply_async=None),
+        controller=SimpleNamespace(state=state),
+        disable_rate_limits=True,
+        task_buckets={"contract.task": None},
+        apply_eta_task=None,
+        _limit_task=None,
+        _limit_post_eta=None,
+        on_task_request=given.append,
+    )
+    execute = strategy.default(app.tasks["contract.task"], app, consumer)
+    for number, (method, arguments) in enumerate(
+        [("acknowledge", {}), ("reject", {"requeue": True}), ("reject", {"requeue": False})]
+    ):
+        task = HandedTask(hand_off, number, headers, "the text", "celery", 0.0)
+        execute(task, None, task.ack, task.reject, [])
+        request = given.pop()
+        state.reserved_requests.discard(request)
+        assert (request.id, request.name, request.argsrepr) == (TASK_ID, "contract.task", "(<Event>,)")
+        assert request.message is task
+        assert json.loads(request.body)[0] == ["the text"]
+        if method == "reject":
+            request.on_reject(None, (), **arguments)
+        else:
+            request.on_ack(None, ())
+    assert settled == [(0, "done"), (1, "refused"), (2, "done")]
+
+
+def test_what_hand_off_asks_of_a_running_worker_is_there(app: Celery) -> None:
+    """Its loop, its pool's size, its queues, and what runs."""
+    for method in ("add_reader", "remove_reader", "call_soon"):
+        assert callable(getattr(Hub, method))
+    # Each step of a consumer that has such a method is called with the loop, whenever it has (again) been connected.
+    assert "self, 'register_with_event_loop'" in inspect.getsource(Consumer.register_with_event_loop)
+    assert isinstance(BasePool.num_processes, property)
+    assert app.conf.task_default_queue in app.amqp.queues.consume_from
+    assert isinstance(state.active_requests, WeakSet)
+    assert symbol_by_name(*HandOffStep.requires) is Tasks
+    assert not Connection("memory://").transport.implements.asynchronous
+    assert Connection("redis://").transport.implements.asynchronous
+    assert Connection("amqp://").transport.implements.asynchronous
