@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -184,18 +186,31 @@ def test_a_frozen_broker_does_not_freeze_its_callers(
         servers.wait_until(lambda: works(impatient), 40, "the new connection")
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_has_a_connection_of_its_own(queue: KombuQueue) -> None:
-    """And leaves its parent's alone, even if the parent was using it just then."""
+    """And leaves its parent's alone, even if another thread of the parent was using it just then."""
     queue.send([OutgoingMessage("a")])
     message = received(queue)
-    with queue._session.lock:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os._exit(0 if queue.send([OutgoingMessage("from the child")]) == [] else 1)
-            finally:
-                os._exit(2)
+    busy, forked = threading.Event(), threading.Event()
+
+    def use() -> None:
+        with queue._session.lock:
+            busy.set()
+            forked.wait(60)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert busy.wait(20)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(40)
+        try:
+            os._exit(0 if queue.send([OutgoingMessage("from the child")]) == [] else 1)
+        finally:
+            os._exit(2)
+    forked.set()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    thread.join(20)
     assert queue.delete([message.handle]) == []
     assert received(queue).body == "from the child"
 
