@@ -285,10 +285,11 @@ def install(app: Celery, packages: Iterable[str] = (), **settings: Any) -> Celer
     :param settings: any of the package's settings, without their prefix: ``region="eu-west-1"``. The same setting in
         the app's configuration, with the prefix ``balog_``, wins.
     :returns: the app.
+    :raises ConfigurationError: a setting is unknown, or of a wrong type, or this was called for the app before.
     """
-    return _install(
-        app, {"packages": (packages,) if isinstance(packages, str) else tuple(packages), **settings}, may_be_local=False
-    )
+    given = {"packages": (packages,) if isinstance(packages, str) else tuple(packages), **settings}
+    Settings.from_conf({PREFIX + key: value for key, value in given.items()})  # told where it is written
+    return _install(app, given, may_be_local=False)
 
 
 def install_default(app: Celery) -> Celery:

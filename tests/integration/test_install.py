@@ -303,11 +303,16 @@ def test_one_package_needs_no_list(app: Celery) -> None:
     assert app.balog.settings.packages == ("a.b",)
 
 
-def test_an_unknown_setting_is_an_error_where_it_is_used(app: Celery) -> None:
-    """It names the nearest one."""
-    balog_celery.install(app, packages=["a"], regoin="eu-west-1")
+def test_an_unknown_setting_is_an_error_where_it_is_written(app: Celery) -> None:
+    """It names the nearest one; one in the configuration is an error as soon as that is looked at."""
     with pytest.raises(ConfigurationError, match="did you mean balog_region"):
-        _ = app.balog.settings
+        balog_celery.install(app, packages=["a"], regoin="eu-west-1")
+    with pytest.raises(ConfigurationError, match="bad value 'soon' for setting balog_wait_time"):
+        balog_celery.install(app, packages=["a"], wait_time="soon")
+    balog_celery.install(app, packages=["a"])
+    app.conf.balog_regoin = "eu-west-1"
+    with pytest.raises(ConfigurationError, match="did you mean balog_region"):
+        app.loader.import_default_modules()
 
 
 @pytest.mark.parametrize(("accepted", "well"), [(["pickle"], False), (["pickle", "json"], True), (None, True)])

@@ -129,7 +129,7 @@ class Worker:
     def start_engine(self) -> Link:
         """Another engine; its end of the socket."""
         ours, theirs = socket.socketpair()
-        theirs.settimeout(5)
+        theirs.settimeout(60)
         self.engines.append(Link(theirs))
         self.hand_off.use(Link(ours))
         return self.engines[-1]
@@ -282,7 +282,7 @@ def test_what_is_settled_last_is_settled_by_its_last_word(one: Worker) -> None:
 def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
     """The engine hands over the next ones; if the worker is gone, it gives back those that waited, too."""
     ours, theirs = socket.socketpair()
-    theirs.settimeout(5)
+    theirs.settimeout(60)
     far = Link(theirs)
     dispatcher = HandOffDispatcher(app, Link(ours), PublishDispatcher(app, 1.0, 10))
     settled: list[Delivery] = []
@@ -304,10 +304,10 @@ def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
         far.send(*[("waiting", number) for number in numbers])
         assert dispatcher.ready(queues, 5)
         far.send(("done", numbers[0]), ("refused", numbers[1]))
-        servers.wait_until(lambda: len(settled) == 2, 10)
+        servers.wait_until(lambda: len(settled) == 2)
         assert [delivery.refused for delivery in settled] == [False, True]
         far.close()
-        servers.wait_until(lambda: len(settled) == 10, 10)
+        servers.wait_until(lambda: len(settled) == 10)
         assert [delivery.refused for delivery in settled[2:]] == [True] * 8
     finally:
         dispatcher.close()
