@@ -270,7 +270,9 @@ class KombuQueue:
                         if done or stale:
                             del session.messages[handle]
                 if stale:
-                    failures.append(EntryFailure(index, "Stale", "its connection was lost, or it was given to others", True))
+                    failures.append(
+                        EntryFailure(index, "Stale", "its connection was lost, or it was given to others", True)
+                    )
                 elif problem is not None:
                     failures.append(EntryFailure(index, type(problem).__name__, str(problem), False))
         return failures
