@@ -195,6 +195,8 @@ def up(ctx: click.Context, file: IO[str] | None) -> None:
         if _is_free(port):
             click.echo(f"Flower: http://127.0.0.1:{port}")
             command = [*celery, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error"]
+            # The arguments say which event it is; Flower does not show them unless it is asked to.
+            command.append("--tasks_columns=name,uuid,state,args,received,runtime,worker")
             others.append(subprocess.Popen(command))
         else:
             click.echo(f"Flower is not started: port {port} is in use (set FLOWER_PORT to another)")

@@ -16,7 +16,7 @@ import os
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -42,7 +42,7 @@ def balog_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack
 
     reason = local.available()
     if reason:
-        _missing(reason)
+        missing(reason)
     folder = tmp_path_factory.mktemp("balog")
     yield local.hold(folder)
     local.release(folder)
@@ -95,7 +95,8 @@ def balog_queue(balog_sqs: str) -> SQSQueue:
     return queue
 
 
-def _missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
+    """Skip the test for *reason*; with ``CI=true`` fail it."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)

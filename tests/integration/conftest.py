@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from project import CELERY, Project, Start, Topic
 
 import servers
-
-
-def _missing(reason: str) -> Any:
-    """Skip on a laptop; fail in CI, where a missing server is a fault of CI's."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+from balog_celery.pytest_plugin import missing
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +57,7 @@ def broker(valkey_server: servers.Valkey) -> Iterator[servers.Valkey]:
 def rabbitmq() -> Iterator[servers.RabbitMQ]:
     """A private RabbitMQ node."""
     if not servers.RabbitMQ.available():
-        _missing("rabbitmq-server is not installed")
+        missing("rabbitmq-server is not installed")
     with servers.RabbitMQ() as server:
         yield server
 

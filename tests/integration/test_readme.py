@@ -211,6 +211,7 @@ def test_every_command_line_is_run() -> None:
         "celery -A balog_celery balog consumers",
         "celery -A balog_celery balog send events.jsonl",
         "celery -A balog_celery balog health",
+        "celery -A balog_celery flower --tasks_columns=name,uuid,state,args,received,runtime",
     ]
 
 
@@ -244,6 +245,18 @@ def test_the_consumers_are_listed(configured: Shell) -> None:
     assert line.split()[1:5] == [TOPIC, "metrics", "<1.0", "celery"]
     assert "max_retries=5" in line
     assert "rate_limit='100/s'" in line
+
+
+def test_flower_shows_the_consumers(configured: Shell, await_events: Callable[[], None]) -> None:
+    """With the README's command; its pages are another test's."""
+    port = servers.free_port()
+    configured.env["FLOWER_PORT"] = str(port)
+    configured.start(command("received,runtime"))
+    servers.wait_until(lambda: page(port, "/metrics"), 60, "Flower")
+    configured.run(command("balog send events.jsonl"))
+    configured.start(command("celery worker"))
+    await_events()
+    servers.wait_until(lambda: "yourpackage.events.process_metrics" in page(port, "/metrics"), 40, "the counters")
 
 
 def test_an_app_of_ones_own_runs_an_engine(shell: Shell, queue: Queue) -> None:
@@ -287,21 +300,21 @@ def test_trying_it_processes_the_example_and_ctrl_c_stops_all_of_it(tmp_path: Pa
             assert part in texts
         if importlib.util.find_spec("flower"):
             assert " flower " in texts
-            servers.wait_until(lambda: answers(flower), what="Flower")
+            servers.wait_until(lambda: page(flower, "/"), what="Flower")
         running.signal_group(signal.SIGINT)
         assert running.wait(60) in (0, 1)
         servers.wait_until(lambda: not shell.left_over(), what="the end of all of it")
         assert "Traceback" not in running.output
 
 
-def answers(port: int) -> bool:
-    """Whether a page is served there."""
+def page(port: int, path: str) -> str:
+    """What is served there; empty while nothing is."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://127.0.0.1:{port}/", timeout=5) as response:
-            return bool(response.status == 200)
+        with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+            return str(response.read().decode())
     except OSError:
-        return False
+        return ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found by /proc")
