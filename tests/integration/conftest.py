@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from distributions import build
 from project import CELERY, Project, Start, Topic
 
 import servers
@@ -92,3 +93,23 @@ def start(project: Project, sqs: servers.Sqs) -> Iterator[Start]:
     for program in programs:
         print(program.output)  # shown if the test failed
         program.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the package's distributions, built from what a clone would hold."""
+    return build(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="session")
+def wheel(dist: Path) -> Path:
+    """The wheel."""
+    (wheel,) = dist.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def sdist(dist: Path) -> Path:
+    """The source distribution."""
+    (sdist,) = dist.glob("*.tar.gz")
+    return sdist

@@ -1,9 +1,8 @@
-"""The wheel, in a virtual environment that has nothing but it and what it asks for."""
+"""The distributions, in virtual environments that have nothing but them and what they ask for."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from distributions import pip, write_project
 from documents import ROOT, Shell
 
 import balog_celery
@@ -23,41 +23,6 @@ from fakes import event_text
 
 # The environment is made in the first test's setup, and the package index may be slow.
 pytestmark = pytest.mark.timeout(600)
-
-CONSUMERS = """
-import time
-from balog_celery.consumers import consumer_config
-
-@consumer_config(topic="orders", cls_type="order")
-def book(event):
-    print(f"booked {event['header']['id']}")
-
-@consumer_config(topic="orders", cls_type="slow")
-def slow(event):
-    print(f"began {event['header']['id']}")
-    time.sleep(event["payload"]["seconds"])
-    print(f"ended {event['header']['id']}")
-"""
-
-
-def pip(python: Path, *arguments: str | Path) -> None:
-    """Run pip, without what the environment of this process would add."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "-q", *map(str, arguments)]
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of what it is made of."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "balog_celery", source / "balog_celery", ignore=shutil.ignore_patterns("__pycache__"))
-    pip(Path(sys.executable), "wheel", "--no-deps", "-w", source / "dist", source)
-    (wheel,) = (source / "dist").glob("*.whl")
-    return wheel
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +46,7 @@ def shell(programs: Path, tmp_path: Path) -> Iterator[Shell]:
 @pytest.fixture
 def project(shell: Shell, tmp_path: Path) -> Path:
     """A consumer package in that folder, and a configuration that names it."""
-    (tmp_path / "orders").mkdir()
-    (tmp_path / "orders" / "__init__.py").write_text("")
-    (tmp_path / "orders" / "consumers.py").write_text(CONSUMERS)
-    (tmp_path / "celeryconfig.py").write_text('balog_packages = ["orders"]\nbalog_drain = 1\n')
+    write_project(tmp_path)
     return tmp_path
 
 
@@ -167,3 +129,80 @@ def test_up_without_flower_runs_the_rest(shell: Shell, project: Path) -> None:
     running.signal_group(signal.SIGINT)
     assert running.wait(60) in (0, 1)
     servers.wait_until(lambda: not shell.left_over(), what="the end of all of it")
+
+
+#: A user's project, with everything annotated.
+TYPED = """
+from typing import Any, Literal
+
+import balog_celery
+from balog_celery import FacilityRecord, MetricsPayload, Payload, SchemaFormatter, SQSHandler, configure, get_logger
+from balog_celery.consumers import Consumer, ConsumerHub, ConsumerOperator, consumer_config
+from balog_celery.consumers.sqs import SQSEngine
+from balog_celery.testing import ConsumerHarness, capture_records, make_event
+
+logger = get_logger(__name__)
+
+
+class Order(Payload):
+    cls_type: Literal["order"] = "order"
+    total: float
+
+
+@consumer_config("orders-{env}", cls_type="order", version="<1.0", max_retries=5, once=True)
+def book(order: Order) -> float:
+    logger.info("booked", payload={"cls_type": "null"})
+    return order.total
+
+
+@consumer_config("orders-{env}", cls_type=["metrics", "log"])
+def measure(event: FacilityRecord) -> str:
+    if isinstance(event.payload, MetricsPayload):
+        return str(event.payload.values[0].value + 1.0)
+    return event.header.id
+
+
+class Operator(ConsumerOperator):
+    def get_topic(self, consumer: Consumer) -> str:
+        return consumer.topic.format(env="prod")
+
+    def process_event(self, consumer: Consumer, event: Any) -> Any:
+        return consumer.func(event)
+
+
+def main() -> None:
+    configure(context={"application": "shop"})
+    hub = ConsumerHub()
+    hub.scan(balog_celery)
+    SQSEngine(hub=hub, region="eu-west-1", consumer_operator=Operator(), wait_time=5).run()
+
+
+def test() -> None:
+    with capture_records() as records:
+        book(Order(total=1.0))
+    reveal_type(records[0].header.id)
+    reveal_type(ConsumerHarness("shop").feed(make_event(Order(total=1.0)))["book"].retries)
+
+
+reveal_type(book)
+book("no order")
+get_logger(5)
+"""
+
+
+def test_a_typed_project_that_uses_it_is_checked(programs: Path, tmp_path: Path) -> None:
+    """By mypy --strict: the installed package's types are found, and hold."""
+    (tmp_path / "shop.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--python-executable"]
+    done = subprocess.run(
+        [*command, str(programs / "python"), "shop.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    lines = [line.removeprefix("shop.py:").lstrip("0123456789: ") for line in done.stdout.splitlines()]
+    assert lines == [
+        'note: Revealed type is "str"',
+        'note: Revealed type is "tuple[Any, ...]"',
+        'note: Revealed type is "def (order: shop.Order) -> float"',
+        'error: Argument 1 to "book" has incompatible type "str"; expected "Order"  [arg-type]',
+        'error: Argument 1 to "get_logger" has incompatible type "int"; expected "str | None"  [arg-type]',
+        "Found 2 errors in 1 file (checked 1 source file)",
+    ], done.stdout + done.stderr
