@@ -402,14 +402,14 @@ class Sqs(Server):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self) -> Any:
-        """A new boto3 client for it; the caller closes it."""
+    def client(self, region: str = "us-east-1") -> Any:
+        """A new boto3 client for it, and for that region's queues; the caller closes it."""
         import boto3
 
         return boto3.client(
             "sqs",
             endpoint_url=self.endpoint_url,
-            region_name="us-east-1",
+            region_name=region,
             aws_access_key_id="test",
             aws_secret_access_key="test",
         )
