@@ -13,11 +13,14 @@ from typing import Any
 from celery import Celery, signals
 from celery.exceptions import Retry
 
+from ..consumers.consumer import Consumer
 from ..consumers.delivery import Job
+from ..consumers.dispatcher import Dispatcher
+from ..consumers.engine import Engine
 from ..errors import BalogError, ConfigurationError, DecodeError
 from ..integration import install
 from ..once import AlreadyDone, Marks
-from ..queues import EntryFailure, Message, OutgoingMessage
+from ..queues import EntryFailure, Message, OutgoingMessage, Queue
 from ..records import FacilityRecord, Payload, dumps, encode
 from ..tasks import task_id
 from .producers import make_event
@@ -122,7 +125,8 @@ class ConsumerHarness:
         self.app.balog.connect = self._connect
         self.app.balog.marks = self._marks
         self._runs: list[Run] = []
-        self._engine = self.app.balog.engine(dispatcher=_EagerDispatcher(self.app, self._runs, self._marks))
+        dispatcher: Dispatcher = _EagerDispatcher(self.app, self._runs, self._marks)
+        self._engine: Engine = self.app.balog.engine(dispatcher=dispatcher)
         #: The topics that the consumers listen to.
         self.topics: tuple[str, ...] = tuple(sorted(self._engine.topics()))
         if not self.topics:
@@ -182,7 +186,7 @@ class ConsumerHarness:
             raise ConfigurationError(f"say which topic= to feed: {', '.join(map(repr, self.topics))}")
         return self.topics[0]
 
-    def _connect(self, topic: str) -> _MemoryQueue:
+    def _connect(self, topic: str) -> Queue:
         return _MemoryQueue(topic.rstrip("/").rpartition("/")[2], self._letters)
 
 
@@ -229,7 +233,10 @@ class _EagerDispatcher:
             self._run(job)
             job.acknowledge()
 
-    def ready(self, timeout: float) -> bool:
+    def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
+        return frozenset()
+
+    def ready(self, queues: frozenset[str], timeout: float) -> bool:
         return True
 
     def close(self) -> None:
