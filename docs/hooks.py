@@ -38,6 +38,8 @@ def type_name(annotation: Any) -> str:
         return " or ".join(f"`{argument!r}`" for argument in arguments)
     if origin is tuple:
         return f"several {type_name(arguments[0])}"
+    if origin is dict:
+        return "dict"
     words = {str: "text", int: "integer", float: "number", bool: "boolean", SecretStr: "text, secret", Any: "any"}
     return words[annotation]
 
