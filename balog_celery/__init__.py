@@ -5,6 +5,7 @@ Importing this imports neither Celery nor boto3.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -18,11 +19,11 @@ from .errors import (
     VersionConditionError,
 )
 from .logger import SchemaFormatter, configure, get_logger
-from .records import FacilityRecord, LogPayload, MetricsPayload, NullPayload, Payload
 
 if TYPE_CHECKING:
     from .handlers import SQSHandler
     from .integration import install
+    from .records import FacilityRecord, LogPayload, MetricsPayload, NullPayload, Payload
 
 __version__ = "2.0.0.dev0"
 
@@ -48,17 +49,18 @@ __all__ = [
 ]
 
 
+#: What needs Celery, boto3 or pydantic's models is imported when it is asked for, from these modules.
+_LATER = {
+    "SQSHandler": ".handlers",
+    "install": ".integration",
+    **dict.fromkeys(("FacilityRecord", "LogPayload", "MetricsPayload", "NullPayload", "Payload"), ".records"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    # What needs Celery or boto3 is imported when it is asked for.
-    if name == "install":
-        from .integration import install
-
-        return install
-    if name == "SQSHandler":
-        from .handlers import SQSHandler
-
-        return SQSHandler
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name], __name__), name)
 
 
 def __dir__() -> list[str]:

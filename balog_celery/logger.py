@@ -27,7 +27,7 @@ import structlog
 
 from .errors import ConfigurationError, DecodeError, RecordError
 from .processors import BuildRecord, Line, describe, pop_traceback, render_record, shown
-from .records import canonical_severity, decode
+from .wire import canonical_severity
 
 #: The severities of the standard library's levels, from the highest.
 _LEVELS = ((50, "critical"), (40, "error"), (30, "warning"), (20, "info"))
@@ -293,6 +293,8 @@ class SchemaFormatter(logging.Formatter):
 def _is_record(text: str) -> bool:
     if not text.startswith("{"):
         return False
+    from .records import decode
+
     try:
         decode(text)
     except DecodeError:

@@ -13,24 +13,17 @@ import traceback
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timezone
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic_core import ValidationError
 
 from .errors import ConfigurationError, RecordError
 from .ids import new_id
-from .records import (
-    SCHEMA_VERSION,
-    SEVERITIES,
-    Context,
-    LogPayload,
-    Payload,
-    dumps,
-    explain,
-    payload_dict,
-    validate_payload,
-)
 from .text import printable
+from .wire import SCHEMA_VERSION, SEVERITIES, dumps, explain
+
+if TYPE_CHECKING:
+    from .records import Payload
 
 #: The severity that each method of a logger stands for.
 METHOD_SEVERITIES = {
@@ -76,7 +69,7 @@ class BuildRecord:
 
     def __init__(self, context: Mapping[str, Any] | None = None, composition: bool | None = None) -> None:
         try:
-            self._context = _context(context or {})
+            self._context = _context(context) if context else {}
             dumps(self._context)
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"the context cannot be that of a record: {describe(error)}") from error
@@ -85,7 +78,7 @@ class BuildRecord:
         self._composition = composition
 
     def __call__(self, logger: Any, name: str, event_dict: MutableMapping[str, Any]) -> Any:
-        """Return the record as a dict that :func:`~balog_celery.records.dumps` can write.
+        """Return the record as a dict that :func:`~balog_celery.wire.dumps` can write.
 
         :raises RecordError: there is no payload, no channel, or the payload or the context is not valid.
         """
@@ -185,6 +178,8 @@ class _Repr(reprlib.Repr):
 
 
 def _context(value: Mapping[str, Any]) -> dict[str, Any]:
+    from .records import Context
+
     Context.__pydantic_validator__.validate_python(dict(value))
     return {key: item for key, item in value.items() if item is not None}
 
@@ -194,6 +189,8 @@ def _checked(payload: object, severity: str | None) -> dict[str, Any]:
     plain = _plain_metrics(payload)
     if plain is not None:
         return plain
+    from .records import LogPayload, payload_dict
+
     if isinstance(payload, (dict, Mapping)) and payload.get("cls_type") == "log" and "severity" not in payload:
         payload = {**payload, "severity": severity}
     try:
@@ -227,6 +224,8 @@ def _plain_metrics(payload: object) -> dict[str, Any] | None:
 
 
 def _validated(payload: object) -> Payload:
+    from .records import validate_payload
+
     try:
         return validate_payload(payload)
     except ValidationError as error:

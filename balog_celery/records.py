@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Annotated, Any, Literal, SupportsFloat, get_args, get_origin
 
 from pydantic import (
@@ -33,19 +32,12 @@ from pydantic import (
     Field,
     PlainValidator,
     SerializeAsAny,
-    ValidationError,
 )
-from pydantic_core import from_json, to_jsonable_python
+from pydantic_core import ValidationError, from_json
 
 from .errors import ConfigurationError, DecodeError, RecordError
 from .text import printable
-
-#: The version of the schema that is written. It is the original's: its consumers read these records.
-SCHEMA_VERSION = "0.0.1"
-
-#: The severities of a log payload, as they are written.
-SEVERITIES = frozenset({"debug", "info", "warning", "error", "critical"})
-_SEVERITY_NAMES = {"warn": "warning", "fatal": "critical"}
+from .wire import canonical_severity, dumps, explain, mend_surrogates
 
 # What iso8601, the library of the original, accepts.
 _TIMESTAMP = re.compile(
@@ -59,9 +51,6 @@ _TIMESTAMP = re.compile(
 _ISOFORMAT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}(?:\.[0-9]{6})?[-+][0-9]{2}:[0-9]{2}"
 )
-
-# In JSON text: an escaped backslash or a whole surrogate pair (kept), or a lone surrogate.
-_LONE_SURROGATE = re.compile(r"(\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)|\\u[dD][89a-fA-F]..")
 
 
 def parse_timestamp(value: object) -> datetime:
@@ -124,13 +113,6 @@ def _number(value: object) -> float:
     if not math.isfinite(number):
         raise ValueError("a number must be finite")
     return number
-
-
-def canonical_severity(value: str) -> str:
-    """Return one of :data:`SEVERITIES` for its name in any case, ``warn`` and ``fatal`` too; other text as it is."""
-    name = value.lower()
-    name = _SEVERITY_NAMES.get(name, name)
-    return name if name in SEVERITIES else value
 
 
 def _composition(value: object) -> bool | None:
@@ -349,45 +331,6 @@ def payload_dict(payload: Payload) -> dict[str, Any]:
             if content[key] is None:
                 del content[key]
     return content
-
-
-def dumps(document: object) -> str:
-    """Write *document* as JSON text in ASCII, as SQS refuses some characters beyond it, spaced as the original's was.
-
-    What JSON does not know is written as pydantic writes it: sets and generators as lists; UUIDs, paths and decimals as
-    texts, exactly; enums by their values; bytes as the UTF-8 text that they are. Dates and times are written by their
-    ``isoformat()``. Lone surrogates, which are not Unicode text, are written as U+FFFD.
-
-    :raises TypeError: there is no such way for a value.
-    :raises ValueError: a float is not finite, bytes are not UTF-8, or the document holds itself.
-    """
-    text = _encoder.encode(document)
-    return mend_surrogates(text) if "\\ud" in text else text
-
-
-def _jsonable(value: object) -> Any:
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    return to_jsonable_python(value, inf_nan_mode="constants")
-
-
-_encoder = json.JSONEncoder(allow_nan=False, default=_jsonable)
-
-
-def mend_surrogates(text: str) -> str:
-    """Return *text*, which is JSON, with U+FFFD in the place of each lone surrogate, escaped or not."""
-    if not text.isascii():
-        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return _LONE_SURROGATE.sub(lambda match: match[1] or r"\ufffd", text)
-
-
-def explain(error: ValidationError) -> str:
-    """Say in one line what is wrong, and where, without the values."""
-    first, *more = error.errors(include_url=False, include_context=False, include_input=False)
-    place = ".".join(map(str, first["loc"]))
-    also = f" (and {len(more)} more)" if more else ""
-    reason = first["msg"].removeprefix("Value error, ")
-    return printable(f"{place}: {reason}" if place else reason) + also
 
 
 def _refuse_infinity(value: object) -> None:

@@ -61,6 +61,8 @@ def start(options: Options) -> Figure:
         "structlog_and_pydantic": "import structlog, pydantic",
         # pydantic imports most of itself when a first model is made.
         "structlog_and_a_pydantic_model": "import structlog, pydantic\nclass M(pydantic.BaseModel):\n    a: int",
+        # Ours are made by the first record that needs one.
+        "ours_and_the_models": "from balog_celery import get_logger, Payload",
         "python_alone": "pass",
     }
     times: dict[str, list[float]] = {name: [] for name in codes}
@@ -71,8 +73,8 @@ def start(options: Options) -> Figure:
             times[name].append(_run(code)[0])
     figure = Figure("import", median(ratios(times["ours"], times["structlog_and_pydantic"])), "<= 1.5")
     figure.sides = {f"{name}_ms": median(values) for name, values in times.items()}
-    figure.sides["ratio_to_structlog_and_a_model"] = median(
-        ratios(times["ours"], times["structlog_and_a_pydantic_model"])
+    figure.sides["ratio_with_the_models_to_structlog_and_a_model"] = median(
+        ratios(times["ours_and_the_models"], times["structlog_and_a_pydantic_model"])
     )
     return figure
 

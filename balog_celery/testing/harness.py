@@ -21,8 +21,9 @@ from ..errors import BalogError, ConfigurationError, DecodeError
 from ..integration import install
 from ..once import AlreadyDone, Marks
 from ..queues import EntryFailure, Message, OutgoingMessage, Queue
-from ..records import FacilityRecord, Payload, dumps, encode
+from ..records import FacilityRecord, Payload, encode
 from ..tasks import task_id
+from ..wire import dumps
 from .producers import make_event
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..ids import new_id
 from ..logger import capture
-from ..records import SCHEMA_VERSION, FacilityRecord, Payload, as_event, decode
+from ..records import FacilityRecord, Payload, as_event, decode
+from ..wire import SCHEMA_VERSION
 
 
 class Records(list[FacilityRecord]):

@@ -19,6 +19,7 @@ LAYERS = [
     "errors",
     "text",
     "ids",
+    "wire",
     "records",
     "settings",
     "processors",
@@ -133,10 +134,14 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         balog_celery.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("heavy", ["celery", "kombu", "boto3", "botocore", "redis", "moto"])
+METRICS = {"cls_type": "metrics", "values": [{"name": "n", "value": 1.5}]}
+
+
+@pytest.mark.parametrize("heavy", ["celery", "kombu", "boto3", "botocore", "redis", "moto", "pydantic.main"])
 def test_logging_imports_nothing_heavy(heavy: str) -> None:
-    """A producer needs neither Celery nor boto3 to start."""
-    code = f"import sys; from balog_celery import get_logger; sys.exit({heavy!r} in sys.modules)"
+    """A producer needs neither Celery nor boto3, and for plain metrics not even pydantic's models."""
+    write = f"get_logger('a').info('done', payload={METRICS})"
+    code = f"import sys; from balog_celery import get_logger; {write}; sys.exit({heavy!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

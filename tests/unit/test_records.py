@@ -17,7 +17,6 @@ from pydantic import Field, ValidationError
 
 from balog_celery.errors import ConfigurationError, DecodeError, RecordError
 from balog_celery.records import (
-    SCHEMA_VERSION,
     FacilityRecord,
     LogPayload,
     MetricsPayload,
@@ -25,10 +24,10 @@ from balog_celery.records import (
     Payload,
     as_event,
     decode,
-    dumps,
     encode,
     parse_timestamp,
 )
+from balog_celery.wire import SCHEMA_VERSION, dumps
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 UTC = timezone.utc
