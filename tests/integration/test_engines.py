@@ -67,14 +67,14 @@ def test_each_event_has_its_fate(start: Start, project: Project, topic: AnyTopic
     )
     worker = start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: len(runs) == 25)
-    letters = servers.wait_until(lambda: len(dead := topic.dead()) >= 2 and dead, 40, "the dead letters")
+    letters = servers.wait_until(lambda: len(dead := topic.dead()) >= 2 and dead, what="the dead letters")
     assert {letter["body"]: letter["reason"] for letter in letters} == {
         "not json": "undecodable",
         event_text("d", "doomed"): "failed",
     }
     assert {letter.get("error") for letter in letters} >= {"ValueError('never works')"}
     assert {letter["topic"] for letter in letters} == {topic.name}
-    servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(worker) == 0
     assert topic.left() == 0
     expected = {(name, f"e{number}"): 1 for name in ("first", "typed") for number in range(12)}
@@ -89,7 +89,7 @@ def test_a_stop_gives_back_what_was_not_started(start: Start, project: Project, 
     assert stop(worker) == 0
     begun = {event for name, event in project.runs() if name == "slow"}
     assert begun == {event for name, event in project.runs() if name == "slow-done"}
-    servers.wait_until(lambda: topic.left() == 4 - len(begun), 20, "what was given back")
+    servers.wait_until(lambda: topic.left() == 4 - len(begun), what="what was given back")
     start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow-done") == 4)
     assert set(project.runs().values()) == {1}
@@ -103,8 +103,8 @@ def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: An
     project.wait_for(lambda runs: any(name == "slow" for name, _ in runs))
     worker.kill_group()
     last = start("worker", "-l", "INFO", "-c", "2")
-    project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] for number in range(4)), 60)
-    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] for number in range(4)))
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(last) == 0
     assert topic.left() == 0
 
@@ -117,11 +117,11 @@ def test_a_lost_connection_interrupts_nothing_for_long(
     topic.send(event_text("before", values=METRIC))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["first", "before"] == 1 and runs["typed", "before"] == 1)
-    servers.wait_until(lambda: topic.left() == 0, 20, "the delete")
+    servers.wait_until(lambda: topic.left() == 0, what="the delete")
     topic.send(event_text("s", "slow", seconds=2))
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
     server.kill()
-    worker.wait_for(f"polling {topic.name} failed", 40)
+    worker.wait_for(f"polling {topic.name} failed")
     server.start()
     if isinstance(topic, Topic):  # a restart of this SQS is the end of its queues
         topic = Topic(topic.client, topic.client.create_queue(QueueName=topic.name)["QueueUrl"].rpartition("/")[2])
@@ -130,7 +130,7 @@ def test_a_lost_connection_interrupts_nothing_for_long(
     project.wait_for(
         lambda runs: all(runs["first", f"e{number}"] for number in range(12)) and runs["slow-done", "s"], 60
     )
-    servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(worker) == 0
     assert topic.left() == 0
 
@@ -162,12 +162,12 @@ def test_it_runs_in_a_plain_script(kind: str, server: Any, topic: AnyTopic) -> N
     thread = threading.Thread(target=engine.run)
     thread.start()
     try:
-        servers.wait_until(lambda: len(done) == 4, 40, "the calls")
-        servers.wait_until(lambda: len(topic.dead()) >= 3, 40, "the dead letters")
-        servers.wait_until(lambda: topic.left() == 0, 20, "the deletes")
+        servers.wait_until(lambda: len(done) == 4, what="the calls")
+        servers.wait_until(lambda: len(topic.dead()) >= 3, what="the dead letters")
+        servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     finally:
         engine.stop()
-        thread.join(30)
+        thread.join(60)
     assert not thread.is_alive()
     assert sorted(done) == [("bad", "a"), ("bad", "b"), ("good", "a"), ("good", "b")]
     assert topic.left() == 0

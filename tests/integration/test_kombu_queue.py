@@ -55,7 +55,7 @@ def a_queue(url: str, **options: Any) -> Iterator[KombuQueue]:
         yield queue
 
 
-def received(queue: KombuQueue, timeout: float = 20.0) -> Message:
+def received(queue: KombuQueue, timeout: float = 60.0) -> Message:
     """The next message."""
     (message,) = servers.wait_until(lambda: queue.receive(1, 1), timeout, "a message")
     return message
@@ -76,7 +76,7 @@ def test_a_receive_waits_for_a_message_but_not_long(queue: KombuQueue) -> None:
     """A stop waits for the poll under way."""
     before = time.monotonic()
     assert queue.receive(10, 20) == []
-    assert 0.9 < time.monotonic() - before < 10
+    assert 0.9 < time.monotonic() - before < 15
 
 
 def test_a_message_that_is_given_back_comes_again_at_once(queue: KombuQueue) -> None:
@@ -126,7 +126,7 @@ def test_bodies_are_taken_as_they_are(server: Any, queue: KombuQueue, content_ty
     queue.delete([message.handle])
     with Connection(server.url) as connection:
         channel = connection.channel()
-        raw = servers.wait_until(lambda: channel.basic_get(queue.name, no_ack=True), 20, "the message")
+        raw = servers.wait_until(lambda: channel.basic_get(queue.name, no_ack=True), what="the message")
         copy = channel.message_to_python(raw).body
     assert (copy if isinstance(copy, bytes) else copy.encode()) == body
 
@@ -144,7 +144,7 @@ def test_a_lost_connection_is_made_anew(queue: KombuQueue, server: Any) -> None:
     with pytest.raises(QueueError):
         queue.receive(1, 0)
     server.start()
-    servers.wait_until(lambda: works(queue), 40, "the new connection")
+    servers.wait_until(lambda: works(queue), what="the new connection")
     if isinstance(server, servers.RabbitMQ):
         (failure,) = queue.delete([message.handle])
         assert failure.sender_fault
@@ -183,7 +183,7 @@ def test_a_frozen_broker_does_not_freeze_its_callers(
             assert time.monotonic() - before < 40
         finally:
             server.thaw()
-        servers.wait_until(lambda: works(impatient), 40, "the new connection")
+        servers.wait_until(lambda: works(impatient), what="the new connection")
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -302,11 +302,11 @@ def test_what_nobody_keeps_any_more_comes_again_on_redis(
         found: list[Message] = []
 
         def comes_again() -> bool:
-            assert redis_queue.change_visibility([kept.handle], 2) == []
+            assert redis_queue.change_visibility([kept.handle], 30) == []
             found.extend(other.receive(1, 0.1))
             return bool(found)
 
-        servers.wait_until(comes_again, 40, "what was abandoned")
+        servers.wait_until(comes_again, what="what was abandoned")
         assert [message.body for message in found] == ["abandoned"]
         assert other.delete([found[0].handle]) == []
     (failure,) = redis_queue.change_visibility([abandoned.handle], 2)
