@@ -172,15 +172,17 @@ def test_health_tells_a_running_engine_from_none_and_from_a_frozen_one(
     os.kill(pid, signal.SIGSTOP)
     try:
         frozen = servers.wait_until(lambda: (h := health(project)).returncode and h, what="the verdict")
+        (problem,) = inspect(project, "balog")["problems"]
     finally:
         os.kill(pid, signal.SIGCONT)
     assert f"the engine (pid {pid}) hangs" in frozen.stderr
+    assert f"the engine (pid {pid}) hangs" in problem
 
 
 def test_inspect_shows_the_engines_counters(start: Start, project: Project, topic: Topic) -> None:
     """By a command of their own, and in what Flower's page of the worker shows."""
     topic.send(event_text("e", values=METRIC))
-    worker = start("worker", "-l", "INFO", "-c", "1")
+    start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["first", "e"] == 1)
 
     def counted() -> dict[str, Any]:
@@ -192,13 +194,6 @@ def test_inspect_shows_the_engines_counters(start: Start, project: Project, topi
     assert answer["problems"] == []
     assert answer["engine"]["topics"][topic.name]["received"] == 1
     assert {"last_poll", "oldest", "owed"} <= answer["engine"]["topics"][topic.name].keys()
-    (pid,) = engine_pids(worker)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        (problem,) = servers.wait_until(lambda: inspect(project, "balog")["problems"], what="the verdict")
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    assert f"the engine (pid {pid}) hangs" in problem
 
 
 def test_no_secret_is_shown_by_any_command(start: Start, project: Project, topic: Topic) -> None:
