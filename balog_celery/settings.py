@@ -91,7 +91,7 @@ class Settings(BaseModel):
     high_water: int = Field(
         10_000,
         gt=0,
-        description="With more tasks than this waiting in a queue on the broker, nothing is received from SQS.",
+        description="With more tasks than this waiting in a queue on the broker, nothing is received for it.",
     )
     once_url: SecretStr | None = Field(
         None,
