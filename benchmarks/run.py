@@ -36,11 +36,78 @@ def all_figures() -> dict[str, Callable[[Options], Figure]]:
     return found
 
 
+#: What each figure is, and what of its sides the table shows.
+ROWS = {
+    "engine-hand-off": (
+        "engine CPU / (receive 10 + delete 10)",
+        "{engine_hand_off_us:.0f} / {floor_us:.0f} us per event",
+    ),
+    "engine-publish": (
+        "engine CPU / (the same + ten prebuilt messages published)",
+        "{engine_publish_us:.0f} / {floor_publish_bytes_us:.0f} us per event",
+    ),
+    "naive-vs-hand-off": (
+        "the loop with `delay()` and single deletes / engine",
+        "{naive_us:,.0f} / {engine_hand_off_us:.0f} us per event",
+    ),
+    "naive-vs-publish": (
+        "the same / engine that publishes",
+        "{naive_us:,.0f} / {engine_publish_us:.0f} us per event",
+    ),
+    "routing": (
+        "among 10,000 / among 10, kinds of event that came before",
+        "{among_10000_4000_kinds_us:.1f} / {among_10_4000_kinds_us:.1f} us per event, 4,000 kinds",
+    ),
+    "logger-record": (
+        "a metrics record / structlog and the record by hand",
+        "through logging {through_logging_ours_us:.0f} / {through_logging_by_hand_us:.0f} us, "
+        "without {without_logging_ours_us:.0f} / {without_logging_by_hand_us:.0f} us",
+    ),
+    "logger-disabled": (
+        "a disabled level / structlog's filtering bound logger",
+        "{ours_us:.3f} / {structlog_filtering_us:.3f} us, loop included",
+    ),
+    "import": (
+        "`from balog_celery import get_logger` / `import structlog, pydantic`",
+        "{ours_ms:.0f} / {structlog_and_pydantic_ms:.0f} ms; with the models {ours_and_the_models_ms:.0f}, "
+        "structlog and one model {structlog_and_a_pydantic_model_ms:.0f}",
+    ),
+    "scan": (
+        "seconds to scan 1,000 consumers",
+        "with a task registered for each {scan_and_register_tasks_s:.2f} s",
+    ),
+    "end-to-end-publish": (
+        "tasks/s from SQS / draining what lay ready; the worse of 1 and 2 consumers",
+        "{publish_1_consumers_tasks_per_s:.0f} / {drained_1_consumers_tasks_per_s:.0f}, "
+        "{publish_2_consumers_tasks_per_s:.0f} / {drained_2_consumers_tasks_per_s:.0f}",
+    ),
+    "end-to-end-hand-off": (
+        "the same with hand-off",
+        "{hand-off_1_consumers_tasks_per_s:.0f} / {drained_1_consumers_tasks_per_s:.0f}, "
+        "{hand-off_2_consumers_tasks_per_s:.0f} / {drained_2_consumers_tasks_per_s:.0f}",
+    ),
+    "memory": ("MiB that the engine grows", "over {events:,} events"),
+    "idle": (
+        "percent of a core, worker, pool and engine",
+        "{hand-off_receives_per_minute:.1f} receives a minute; a worker without engine {without_engine_percent:.3f} %",
+    ),
+    "scale": (
+        "events/s of four workers / one, functions that wait 10 ms",
+        "1, 2, 4 workers: {waiting_1_workers_events_per_s:.0f}, {waiting_2_workers_events_per_s:.0f}, "
+        "{waiting_4_workers_events_per_s:.0f}; no-op: {no_op_1_workers_events_per_s:.0f}, "
+        "{no_op_2_workers_events_per_s:.0f}, {no_op_4_workers_events_per_s:.0f}; ran twice: {repeated}",
+    ),
+}
+
+
 def table(figures: list[Figure]) -> str:
-    """The figures as a table in Markdown."""
-    lines = ["| figure | value | goal | holds |", "| --- | --- | --- | --- |"]
+    """The figures as the table of README.md."""
+    lines = ["| figure | what | value | goal | holds | sides |", "| --- | --- | --- | --- | --- | --- |"]
     for figure in figures:
-        lines.append(f"| {figure.name} | {figure.value:.2f} | {figure.goal} | {'yes' if figure.holds else 'no'} |")
+        what, sides = ROWS[figure.name]
+        holds = "yes" if figure.holds else "**no**"
+        shown = sides.format_map(figure.sides)
+        lines.append(f"| `{figure.name}` | {what} | {figure.value:.2f} | {figure.goal} | {holds} | {shown} |")
     return "\n".join(lines)
 
 
