@@ -27,7 +27,7 @@ from .consumers.engine import Engine
 from .consumers.status import problems
 from .errors import BalogError, DecodeError
 from .link import Link
-from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue
+from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue, size_in_batch
 from .records import decode
 from .worker import EX_CONFIG, app_path
 
@@ -220,7 +220,7 @@ def _is_free(port: int) -> bool:
 
 
 def _send(app: Celery, file: IO[str], topic: str | None) -> None:
-    lines = _records(file)
+    lines = _records(file, has_bucket=bool(app.balog.settings.payload_bucket))
     queue: Queue = app.balog.connect(topic or _only_topic(app))
     if app.balog.local:
         queue.create()
@@ -231,7 +231,7 @@ def _send(app: Celery, file: IO[str], topic: str | None) -> None:
     click.echo(f"sent {len(lines)} records to {queue.name}")
 
 
-def _records(file: IO[str]) -> list[str]:
+def _records(file: IO[str], *, has_bucket: bool) -> list[str]:
     lines = []
     try:
         for number, line in enumerate(file, 1):
@@ -240,6 +240,11 @@ def _records(file: IO[str]) -> list[str]:
                     decode(text)
                 except DecodeError as error:
                     raise click.ClickException(f"line {number} of {file.name} is no record: {error}") from error
+                if not has_bucket and OutgoingMessage(text).size() > MAX_MESSAGE_BYTES:
+                    raise click.ClickException(
+                        f"line {number} of {file.name} is larger than a message may be, {MAX_MESSAGE_BYTES} bytes: "
+                        "set balog_payload_bucket to an S3 bucket to put such records into"
+                    )
                 lines.append(text)
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{file.name} is not UTF-8 text: {error}") from error
@@ -259,10 +264,11 @@ def _batches(lines: Sequence[str]) -> Iterator[list[OutgoingMessage]]:
     size = 0
     for line in lines:
         message = OutgoingMessage(line)
-        if batch and (len(batch) == BATCH_SIZE or size + message.size() > MAX_MESSAGE_BYTES):
+        taken = size_in_batch(message.size())
+        if batch and (len(batch) == BATCH_SIZE or size + taken > MAX_MESSAGE_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(message)
-        size += message.size()
+        size += taken
     if batch:
         yield batch

@@ -1,7 +1,8 @@
 """Dead letters: events that ended in failure, kept with the reason, ready to be replayed.
 
-A dead letter's body is the body of the message, unchanged; what is known of the failure is in message attributes:
-``reason``, ``topic``, ``consumer``, ``error``, ``first_received`` (ISO 8601), ``receive_count``.
+A dead letter's body is the body of the message, unchanged, or the record of an event that came in another form. What
+is known of the failure is in message attributes: ``reason``, ``topic``, ``consumer``, ``error``, ``first_received``
+(ISO 8601), ``receive_count``.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class DeadLetters:
             "receive_count": str(receive_count or ""),
         }
         letter = OutgoingMessage(body, {name: value for name, value in attributes.items() if value})
-        if letter.size() > MAX_MESSAGE_BYTES:
-            # A body of the largest size leaves no room for attributes; it is worth more than they are.
+        if letter.size() > MAX_MESSAGE_BYTES >= OutgoingMessage(body).size():
+            # A body of the largest size leaves no room for attributes; it is worth more than they are. A larger one
+            # travels by S3, if at all.
             letter = OutgoingMessage(body)
         try:
             queue = self._queue(topic)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .backoff import Backoff
 from .errors import ConfigurationError
 from .logger import SchemaFormatter
-from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue, SQSQueue
+from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue, SQSQueue, size_in_batch
 from .text import printable
 
 #: What the buffer holds at most besides its capacity, in bytes.
@@ -56,7 +56,8 @@ class SQSHandler(logging.Handler):
 
     What is lost is counted by :meth:`stats` and told on standard error, never logged: a record is dropped where the
     buffer is full (the new one, so that what came first, often the cause, is kept) or where it could not be sent before
-    the process ended; it is refused where it is larger than 1 MiB, or SQS says that it cannot be a message.
+    the process ended; it is refused where it is larger than 1 MiB and there is no *bucket*, or SQS says that it cannot
+    be a message.
 
     At exit :mod:`logging` flushes and closes it; that takes at most 5 s. A process that ends by ``os._exit``, such as a
     child of multiprocessing, should call :meth:`flush` before. A forked child starts with an empty buffer, a thread and
@@ -66,6 +67,8 @@ class SQSHandler(logging.Handler):
 
     :param topic: the queue's name, or its URL.
     :param region: as the other three below, for :class:`~balog_celery.queues.SQSQueue`; default: boto3's own chain.
+    :param bucket: the S3 bucket into which records beyond 1 MiB are put, with a pointer in their message, as the Amazon
+        SQS Extended Client Library does. It needs ``s3:PutObject``; a lifecycle rule of the bucket is to delete them.
     :param queue: what to send with instead; the arguments above, but for the topic's name, are then not used.
     :param capacity: how many records may wait; 64 MiB is the limit as well.
     :param linger: how long a record may wait for others to fill its batch, in seconds.
@@ -81,6 +84,7 @@ class SQSHandler(logging.Handler):
         endpoint_url: str | None = None,
         aws_access_key_id: str | None = None,
         aws_secret_access_key: str | None = None,
+        bucket: str | None = None,
         queue: Queue | None = None,
         capacity: int = 10_000,
         linger: float = 1.0,
@@ -94,6 +98,7 @@ class SQSHandler(logging.Handler):
         self.setFormatter(SchemaFormatter())
         self.topic = topic
         self._connection = (region, endpoint_url, aws_access_key_id, aws_secret_access_key)
+        self._buckets = (bucket,) if bucket and queue is None else ()
         self._given_queue = queue
         self._capacity = capacity
         self._linger = linger
@@ -170,7 +175,7 @@ class SQSHandler(logging.Handler):
     def _accept(self, line: str) -> None:
         message = OutgoingMessage(line)
         size = message.size()
-        if size > MAX_MESSAGE_BYTES:
+        if size > MAX_MESSAGE_BYTES and not self._buckets:
             self._refuse(f"a record of {size} bytes is larger than a message may be, {MAX_MESSAGE_BYTES}")
             return
         with self._changed:
@@ -213,10 +218,11 @@ class SQSHandler(logging.Handler):
                 self._changed.wait(self._buffer[0].accepted + self._linger - time.monotonic())
             batch: list[_Entry] = []
             room = MAX_MESSAGE_BYTES
-            while self._buffer and len(batch) < BATCH_SIZE and self._buffer[0].size <= room:
-                batch.append(self._buffer.popleft())
-                room -= batch[-1].size
-            self._buffered_bytes -= MAX_MESSAGE_BYTES - room
+            while self._buffer and len(batch) < BATCH_SIZE and size_in_batch(self._buffer[0].size) <= room:
+                entry = self._buffer.popleft()
+                batch.append(entry)
+                room -= size_in_batch(entry.size)
+                self._buffered_bytes -= entry.size
             return batch
 
     def _is_due(self) -> bool:
@@ -248,6 +254,7 @@ class SQSHandler(logging.Handler):
                     endpoint_url=endpoint_url,
                     aws_access_key_id=key_id,
                     aws_secret_access_key=secret,
+                    payload_buckets=self._buckets,
                 )
             failures = self._queue.send([entry.message for entry in batch])
         except Exception as error:

@@ -23,6 +23,7 @@ from .consumers.kombu import KombuQueue
 from .consumers.operator import ConsumerOperator, check_operator, resolve_topic
 from .consumers.status import StatusFile, engine_statuses, status_folder
 from .dead_letters import DeadLetters
+from .decoders import find_decoder
 from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
 from .link import Link
@@ -137,7 +138,14 @@ class Integration:
                 )
             dummies = dict(local.DUMMY_CREDENTIALS)
             connection = {"region": dummies.pop("region_name"), **dummies, "endpoint_url": stack.endpoint_url}
-        return SQSQueue(topic, visibility_timeout=settings.visibility_timeout, **connection)
+            connection["s3_endpoint_url"] = stack.endpoint_url
+        return SQSQueue(
+            topic,
+            visibility_timeout=settings.visibility_timeout,
+            payload_buckets=settings.payload_bucket,
+            max_body_bytes=settings.max_body_bytes,
+            **connection,
+        )
 
     def configure(self, conf: Any) -> None:
         """Fill in what *conf* leaves open. Errors in our settings are not raised here, where Celery swallows them."""
@@ -204,6 +212,8 @@ class Integration:
         wait_time = settings.wait_time
         if self.local and "wait_time" not in settings.model_fields_set:
             wait_time = _LOCAL_WAIT_TIME
+        with cwd_in_path():
+            decoders = {topic: find_decoder(decoder) for topic, decoder in settings.decoders.items()}
         return Engine(
             self.hub,
             self.connect,
@@ -215,6 +225,7 @@ class Integration:
             drain=settings.drain,
             dead_letter=settings.dead_letter,
             create_queues=self.local,
+            decoders=decoders,
             max_body_bytes=settings.max_body_bytes,
             max_depth=settings.max_depth,
             status_file=StatusFile(self.status_dir, self._identity),

@@ -1,4 +1,4 @@
-"""Amazon SQS, as far as this package needs it. With ``direct.py`` the only file that imports boto3.
+"""Amazon SQS, and S3 for bodies beyond its limit. With ``direct.py`` the only file that imports boto3.
 
 Rules kept here, from the SQS API reference: at most 10 entries in a batch, their ids unique in it (ours are positions);
 a batch call answers 200 with ``Failed[]``; a message, and all of a send batch together, is at most 1 MiB; visibility
@@ -7,26 +7,35 @@ counts from the call, and at most 12 hours from the receive.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .direct import DirectCalls, direct_calls
 from .errors import AccessDenied, QueueError, QueueNotFound
+from .payloads import POINTER_BYTES, SIZE_ATTRIBUTE, Pointer, is_pointer, key_of, read_pointer, write_pointer
 from .text import printable
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
+
+logger = logging.getLogger(__name__)
 
 #: The most entries that one receive, delete, change or send call takes.
 BATCH_SIZE = 10
 #: The largest message, and the largest sum of one send batch, in bytes.
 MAX_MESSAGE_BYTES = 1_048_576
+#: The largest body that is read unless a setting says otherwise, in bytes: one that is larger than a message is in S3.
+#: Tasks carry it, and a broker has limits too: RabbitMQ's is 16 MiB, for text that is escaped twice by then.
+MAX_BODY_BYTES = 4_194_304
 #: The longest a message can stay invisible after its receive, in seconds.
 MAX_VISIBILITY = 43_200
 
@@ -68,6 +77,7 @@ class Message:
     :param received: ``time.monotonic()`` of the receive: where its lease counts from.
     :param receive_count: how often the message was received, this time included.
     :param first_received: when it was received first, in milliseconds of Unix time; 0 if the queue does not say.
+    :param problem: why the body that it points to can never be had; *body* is the pointer then.
     """
 
     body: str
@@ -76,6 +86,7 @@ class Message:
     received: float
     receive_count: int = 1
     first_received: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,11 @@ class OutgoingMessage:
         return len(self.body.encode("utf-8", "surrogatepass")) + sum(
             len(name.encode()) + len("String") + len(value.encode()) for name, value in self.attributes.items()
         )
+
+
+def size_in_batch(size: int) -> int:
+    """What a message of *size* bytes takes of a batch's 1 MiB: one that is larger travels as a pointer into S3."""
+    return size if size <= MAX_MESSAGE_BYTES else POINTER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +156,11 @@ class SQSQueue:
     :param aws_access_key_id: with *aws_secret_access_key* (and *aws_session_token*), credentials; default: boto3's own
         chain, which also renews them.
     :param visibility_timeout: seconds for which a received message stays invisible; default: the queue's own setting.
+    :param payload_buckets: the S3 buckets from which bodies are read that messages point to; a larger body than SQS
+        takes is put into the first. Objects are never deleted, as the Extended Client Library does not by default: a
+        lifecycle rule of the bucket is for that.
+    :param s3_endpoint_url: where S3 is; default: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, else AWS.
+    :param max_body_bytes: the largest body that is read from S3.
     """
 
     def __init__(
@@ -152,6 +173,9 @@ class SQSQueue:
         aws_secret_access_key: str | None = None,
         aws_session_token: str | None = None,
         visibility_timeout: int | None = None,
+        payload_buckets: Sequence[str] = (),
+        s3_endpoint_url: str | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         is_url = topic.startswith(("https://", "http://"))
         self.name = topic.rstrip("/").rpartition("/")[2] if is_url else topic
@@ -160,7 +184,11 @@ class SQSQueue:
         self._visibility_timeout = visibility_timeout
         if is_url and region is None and (match := _AWS_URL.match(topic)):
             region = match.group(1)
-        self._connection = (region, endpoint_url, aws_access_key_id, aws_secret_access_key, aws_session_token)
+        credentials = (aws_access_key_id, aws_secret_access_key, aws_session_token)
+        self._connection = ("sqs", region, endpoint_url, *credentials)
+        self._payload_buckets = tuple(payload_buckets)
+        self._s3_connection = ("s3", region, s3_endpoint_url, *credentials)
+        self._max_body_bytes = max_body_bytes
 
     def __repr__(self) -> str:
         return f"<SQSQueue {self.name}>"
@@ -181,7 +209,10 @@ class SQSQueue:
     def receive(self, limit: int, wait: float) -> list[Message]:
         """Receive up to *limit* messages (at most 10), waiting up to *wait* seconds (at most 20) for the first.
 
-        :raises QueueError: as :attr:`url`; the permission is ``sqs:ReceiveMessage``.
+        A body that is in S3 is read from there. Where that fails now its message is left out, to come again.
+
+        :raises QueueError: as :attr:`url`; the permission is ``sqs:ReceiveMessage``. Or of all messages that came none
+            could be had from S3; the permission is ``s3:GetObject``.
         """
         asked: dict[str, Any] = {}
         if self._visibility_timeout is not None:
@@ -199,7 +230,8 @@ class SQSQueue:
             )
         # The lease began when SQS took the message, somewhere in a poll of up to 20 s; the answer follows at once.
         received = max(before, time.monotonic() - _ANSWER_MARGIN)
-        return [_message(raw, received) for raw in answer.get("Messages", ())]
+        messages = [_message(raw, received) for raw in answer.get("Messages", ())]
+        return self._with_payloads(messages) if any(is_pointer(message.body) for message in messages) else messages
 
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
         """Delete up to 10 messages by their receipt handles; return those that SQS did not delete.
@@ -227,8 +259,12 @@ class SQSQueue:
     def send(self, messages: Sequence[OutgoingMessage]) -> list[EntryFailure]:
         """Send up to 10 messages, 1 MiB together; return those that SQS did not take.
 
-        :raises QueueError: as :attr:`url`; the permission is ``sqs:SendMessage``.
+        With a payload bucket, a message larger than 1 MiB is put there, and counts :data:`POINTER_BYTES` here.
+
+        :raises QueueError: as :attr:`url`; the permissions are ``sqs:SendMessage`` and ``s3:PutObject``.
         """
+        if self._payload_buckets:
+            messages = [self._offloaded(message) for message in messages]
         entries = [_entry(index, message, fifo=self.is_fifo) for index, message in enumerate(messages)]
         url = self.url
         with self._translated("SendMessage"):
@@ -255,10 +291,12 @@ class SQSQueue:
             return False
 
     def create(self) -> None:
-        """Create the queue with SQS's own defaults; an existing one stays as it is.
+        """Create the queue with SQS's own defaults, and its payload buckets; an existing one stays as it is.
 
-        :raises QueueError: as :attr:`url`; the permission is ``sqs:CreateQueue``.
+        :raises QueueError: as :attr:`url`; the permissions are ``sqs:CreateQueue`` and ``s3:CreateBucket``.
         """
+        for bucket in self._payload_buckets:
+            self._create_bucket(bucket)
         attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"} if self.is_fifo else {}
         with self._translated("CreateQueue"):
             self._url = self._client.create_queue(QueueName=self.name, Attributes=attributes)["QueueUrl"]  # type: ignore[arg-type]
@@ -274,6 +312,68 @@ class SQSQueue:
 
     def _clients(self) -> tuple[SQSClient, DirectCalls | None]:
         return _clients.get(*self._connection)
+
+    @property
+    def _s3(self) -> S3Client:
+        client: S3Client = _clients.get(*self._s3_connection)[0]
+        return client
+
+    def _with_payloads(self, messages: Sequence[Message]) -> list[Message]:
+        """*messages*, with the bodies that are in S3, and without those that cannot be read from there now."""
+        # All at the same time, for their leases run.
+        with ThreadPoolExecutor(BATCH_SIZE) as pool:
+            results = list(pool.map(self._with_payload, messages))
+        errors = [result for result in results if isinstance(result, QueueError)]
+        if len(errors) == len(messages):
+            raise errors[0]
+        for error in errors:
+            logger.warning(
+                "a message of %s comes again, for its body cannot be read now: %s", printable(self.name), error
+            )
+        return [result for result in results if isinstance(result, Message)]
+
+    def _with_payload(self, message: Message) -> Message | QueueError:
+        """*message* with its body, or with the reason why that can never be had, or why it cannot be had now."""
+        pointer = read_pointer(message.body)
+        if pointer is None:
+            return message
+        place = f"its body, {printable(pointer.key, 100)} in the S3 bucket {printable(pointer.bucket, 100)},"
+        if pointer.bucket not in self._payload_buckets:
+            return replace(message, problem=f"{place} is not read: balog_payload_bucket does not name that bucket")
+        try:
+            with self._s3_translated("GetObject", pointer.bucket):
+                answer = self._s3.get_object(Bucket=pointer.bucket, Key=pointer.key)
+                if answer["ContentLength"] > self._max_body_bytes:
+                    answer["Body"].close()
+                    return replace(
+                        message, problem=f"{place} is larger than {self._max_body_bytes} bytes (balog_max_body_bytes)"
+                    )
+                return replace(message, body=answer["Body"].read().decode())
+        except QueueError as error:
+            return replace(message, problem=f"{place} is gone") if error.code == "NoSuchKey" else error
+        except UnicodeDecodeError:
+            return replace(message, problem=f"{place} is not UTF-8")
+
+    def _offloaded(self, message: OutgoingMessage) -> OutgoingMessage:
+        """*message*, or one with a pointer to its body in S3 if it is too large for SQS."""
+        if message.size() <= MAX_MESSAGE_BYTES:
+            return message
+        payload = message.body.encode("utf-8", "replace")
+        pointer = Pointer(self._payload_buckets[0], key_of(payload, self.name))
+        with self._s3_translated("PutObject", pointer.bucket):
+            self._s3.put_object(Bucket=pointer.bucket, Key=pointer.key, Body=payload)
+        return OutgoingMessage(write_pointer(pointer), {**message.attributes, SIZE_ATTRIBUTE: str(len(payload))})
+
+    def _create_bucket(self, bucket: str) -> None:
+        region = self._s3.meta.region_name
+        # S3 wants to be told any region but its first.
+        where: Any = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        try:
+            with self._s3_translated("CreateBucket", bucket):
+                self._s3.create_bucket(Bucket=bucket, **where)
+        except QueueError as error:
+            if error.code != "BucketAlreadyOwnedByYou":
+                raise
 
     def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Make one of the calls that are made all the time: directly, or else through the client."""
@@ -292,15 +392,24 @@ class SQSQueue:
 
         try:
             yield
-        except ClientError as error:
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            text = str(error.response.get("Error", {}).get("Message", ""))
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            raise self._error(code, text, permission, status) from error
-        except BotoCoreError as error:
-            raise self._error(type(error).__name__, str(error), permission, None) from error
+        except (ClientError, BotoCoreError) as error:
+            raise self._error(*_said(error), permission) from error
 
-    def _error(self, code: str, text: str, permission: str, status: int | None) -> QueueError:
+    @contextmanager
+    def _s3_translated(self, permission: str, bucket: str) -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (ClientError, BotoCoreError) as error:
+            code, text, status = _said(error)
+            denied = code in _DENIED or status == 403
+            if denied:
+                _clients.drop(self._s3_connection)
+            problem = f"s3:{permission} on bucket {printable(bucket, 100)!r} failed ({code}: {printable(text)})"
+            raise (AccessDenied if denied else QueueError)(problem, code) from error
+
+    def _error(self, code: str, text: str, status: int | None, permission: str) -> QueueError:
         name, text = printable(self.name), printable(text)
         if code in _MISSING:
             if not self._given_url:
@@ -325,15 +434,28 @@ class SQSQueue:
 _ANSWER_MARGIN = 1.0
 
 
+def _said(error: Exception) -> tuple[str, str, int | None]:
+    """What an error of boto3 says: the service's code or the exception's name, the text, and the HTTP status."""
+    response: Any = getattr(error, "response", None)
+    if not isinstance(response, Mapping):
+        return type(error).__name__, str(error), None
+    said = response.get("Error", {})
+    return (
+        str(said.get("Code", "")),
+        str(said.get("Message", "")),
+        response.get("ResponseMetadata", {}).get("HTTPStatusCode"),
+    )
+
+
 class _Clients:
-    """One boto3 client for each set of credentials, endpoint and process, and the direct calls beside it.
+    """One boto3 client for each service, set of credentials, endpoint and process, and the direct calls beside it.
 
     Clients are thread-safe, sessions are not.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._clients: dict[tuple[Any, ...], tuple[SQSClient, DirectCalls | None]] = {}
+        self._clients: dict[tuple[Any, ...], tuple[Any, DirectCalls | None]] = {}
         os.register_at_fork(after_in_child=self._forget)
 
     def _forget(self) -> None:
@@ -343,7 +465,7 @@ class _Clients:
     def drop(self, connection: tuple[str | None, ...]) -> None:
         self._clients.pop(connection, None)
 
-    def get(self, *connection: str | None) -> tuple[SQSClient, DirectCalls | None]:
+    def get(self, *connection: Any) -> tuple[Any, DirectCalls | None]:
         client = self._clients.get(connection)
         if client is None:
             with self._lock:
@@ -354,8 +476,13 @@ class _Clients:
 
 
 def _new_client(
-    region: str | None, endpoint_url: str | None, key_id: str | None, secret: str | None, token: str | None
-) -> tuple[SQSClient, DirectCalls | None]:
+    service: str,
+    region: str | None,
+    endpoint_url: str | None,
+    key_id: str | None,
+    secret: str | None,
+    token: str | None,
+) -> tuple[Any, DirectCalls | None]:
     import boto3
     import botocore.session
     from botocore.config import Config
@@ -377,8 +504,8 @@ def _new_client(
     )
     core = botocore.session.Session()
     try:
-        client: SQSClient = boto3.session.Session(botocore_session=core).client(
-            "sqs",
+        client: Any = boto3.session.Session(botocore_session=core).client(
+            service,
             region_name=region,
             endpoint_url=endpoint_url,
             aws_access_key_id=key_id,
@@ -391,7 +518,9 @@ def _new_client(
             "no AWS region is known: set balog_region, AWS_DEFAULT_REGION or a region in ~/.aws/config", "NoRegionError"
         ) from error
     except ValueError as error:  # botocore's own word for an endpoint that is no URL
-        raise QueueError(f"the SQS client cannot be made: {printable(error)}", "ValueError") from error
+        raise QueueError(f"the {service.upper()} client cannot be made: {printable(error)}", "ValueError") from error
+    if service != "sqs":
+        return client, None
     credentials = Credentials(key_id, secret, token) if key_id and secret else core.get_credentials()
     return client, direct_calls(client, credentials, core.get_config_variable("ca_bundle"))
 
@@ -415,7 +544,8 @@ def _entry(index: int, message: OutgoingMessage, *, fifo: bool) -> dict[str, Any
     entry: dict[str, Any] = {"Id": str(index), "MessageBody": message.body}
     if message.attributes:
         entry["MessageAttributes"] = {
-            name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()
+            name: {"DataType": "Number" if name == SIZE_ATTRIBUTE else "String", "StringValue": value}
+            for name, value in message.attributes.items()
         }
     if fifo:
         entry["MessageGroupId"] = "balog"

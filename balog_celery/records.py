@@ -256,14 +256,32 @@ def decode(body: str) -> FacilityRecord:
 
     :raises DecodeError: it is no record; the reason is one line and holds nothing of the body.
     """
+    return read_record(read_json(body))
+
+
+def read_json(body: str) -> Any:
+    """Read the JSON text of a message.
+
+    :raises DecodeError: as :func:`decode`.
+    """
     try:
         try:
-            document = from_json(body, allow_inf_nan=False)
+            return from_json(body, allow_inf_nan=False)
         except (ValueError, TypeError):  # the latter is for a surrogate that is not escaped
             mended = mend_surrogates(body)
             if mended == body:
                 raise
-            document = from_json(mended, allow_inf_nan=False)
+            return from_json(mended, allow_inf_nan=False)
+    except Exception as error:
+        raise DecodeError(f"it is not JSON: {printable(error)}") from None
+
+
+def read_record(document: object) -> FacilityRecord:
+    """Read a record from what its JSON says.
+
+    :raises DecodeError: as :func:`decode`.
+    """
+    try:
         record: FacilityRecord = FacilityRecord.__pydantic_validator__.validate_python(document)
         for part in (record, record.header, record.header.context, record.payload):
             if part.__pydantic_extra__:
@@ -271,7 +289,7 @@ def decode(body: str) -> FacilityRecord:
     except ValidationError as error:
         raise DecodeError(explain(error)) from None
     except ValueError as error:
-        raise DecodeError(f"it is not JSON: {printable(error)}") from None
+        raise DecodeError(f"it cannot be read: {printable(error)}") from None
     except Exception as error:  # a validator of a user's payload may raise anything
         raise DecodeError(f"it cannot be read: {type(error).__name__}") from None
     return record

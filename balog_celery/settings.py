@@ -80,8 +80,23 @@ class Settings(BaseModel):
         "{topic}-dead",
         description="The name of a topic's dead-letter queue; {topic} stands for the topic's name. None: none.",
     )
+    decoders: dict[str, Any] = Field(
+        {},
+        description="What reads the bodies of a topic, by the topic's name: 'auto', 'balog', 'cloudevents', "
+        "'eventbridge', 's3', 'sns', the dotted name of a decoder ('proj.events:decode'), or a decoder such as "
+        "JSONMapping(...). Default: 'auto', which knows all of those kinds by their shape.",
+    )
+    payload_bucket: tuple[str, ...] = Field(
+        (),
+        description="The S3 bucket from which bodies are read that messages point to, as the Amazon SQS Extended "
+        "Client Library writes them, and to which `balog send` and dead letters put those beyond 1 MiB; of several, "
+        "the first. A pointer to any other bucket is a dead letter.",
+    )
     max_body_bytes: int = Field(
-        1_048_576, gt=0, description="The largest body that is decoded, in bytes; a larger one is a dead letter."
+        4_194_304,
+        gt=0,
+        description="The largest body that is decoded, in bytes; a larger one is a dead letter. SQS's own limit is "
+        "1 MiB; beyond it are bodies in S3.",
     )
     max_depth: int = Field(
         100,
@@ -114,7 +129,7 @@ class Settings(BaseModel):
     )
     state_dir: str = Field(".balog", description="The folder of the embedded broker and SQS.")
 
-    @field_validator("packages", "ignore", mode="before")
+    @field_validator("packages", "ignore", "payload_bucket", mode="before")
     @classmethod
     def _one_is_enough(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) or callable(value) else value

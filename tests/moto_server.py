@@ -1,4 +1,4 @@
-"""A local SQS for the tests, in a process of its own: ``python moto_server.py [PORT]`` prints its URL and serves."""
+"""A local SQS, S3 and SNS for the tests, in a process: ``python moto_server.py [PORT]`` prints its URL and serves."""
 
 import logging
 import sys

@@ -378,7 +378,10 @@ class Valkey(Server):
 
 
 class Sqs(Server):
-    """A local SQS. Its queues live in its memory: :meth:`kill` and :meth:`restart` lose them, the address stays."""
+    """A local SQS, with S3 and SNS beside it.
+
+    What is in it lives in its memory: :meth:`kill` and :meth:`restart` lose it, the address stays.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -386,7 +389,7 @@ class Sqs(Server):
 
     @property
     def endpoint_url(self) -> str:
-        """Its address, for ``AWS_ENDPOINT_URL_SQS``."""
+        """Its address, for ``AWS_ENDPOINT_URL_SQS`` and the like."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
@@ -394,6 +397,7 @@ class Sqs(Server):
         """The environment variables by which boto3, in this process or another, finds it."""
         return {
             "AWS_ENDPOINT_URL_SQS": self.endpoint_url,
+            "AWS_ENDPOINT_URL_S3": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -402,12 +406,12 @@ class Sqs(Server):
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self, region: str = "us-east-1") -> Any:
-        """A new boto3 client for it, and for that region's queues; the caller closes it."""
+    def client(self, service: str = "sqs", region: str = "us-east-1") -> Any:
+        """A new boto3 client for it, and for what is in that region; the caller closes it."""
         import boto3
 
         return boto3.client(
-            "sqs",
+            service,
             endpoint_url=self.endpoint_url,
             region_name=region,
             aws_access_key_id="test",

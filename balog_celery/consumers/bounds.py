@@ -18,6 +18,11 @@ def check_bounds(body: str, max_bytes: int, max_depth: int) -> None:
     """
     if len(body) > max_bytes or (not body.isascii() and len(body.encode("utf-8", "surrogatepass")) > max_bytes):
         raise DecodeError(f"it is larger than {max_bytes} bytes (balog_max_body_bytes)")
+    check_depth(body, max_depth)
+
+
+def check_depth(body: str, max_depth: int) -> None:
+    """Check that *body* is not nested deeper than allowed; arguments and error as :func:`check_bounds`."""
     # It cannot be deeper than it has brackets, and few bodies have more than that.
     if body.count("{") + body.count("[") > max_depth and _depth(body) > max_depth:
         raise DecodeError(f"it is nested deeper than {max_depth} (balog_max_depth)")

@@ -109,7 +109,8 @@ def consumer_config(
     a dict.
 
     :param topic: the queue's name or URL; placeholders such as ``{env}`` are the operator's to fill in.
-    :param cls_type: the type of payload it wants, or several in any iterable; default: any.
+    :param cls_type: the type of payload it wants, or several in any iterable; default: any. A trailing ``*`` matches
+        every type that begins with what is before it: ``"aws.s3.ObjectCreated:*"``.
     :param version: which schema versions it wants: ``"<1.0"``, ``">=1.0,<2.0"``, ``"~=1.2"``, or several; default: any.
     :param name: the consumer's name, with which its Celery task is named, after the module; default: the function's.
         The task's id is derived from it, so give one where a function may be renamed.

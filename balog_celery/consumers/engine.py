@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypedDict
 
 from ..dead_letters import DeadLetters
+from ..decoders import DECODERS, Decoder, find_decoder, reader_of
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
-from ..queues import MAX_MESSAGE_BYTES, MISCONFIGURED, Connect, Message, Queue
+from ..queues import MAX_BODY_BYTES, MISCONFIGURED, Connect, Message, Queue
 from ..text import printable
 from .consumer import Consumer
 from .delivery import Job
@@ -40,6 +42,7 @@ class EngineOptions(TypedDict, total=False):
     drain: float
     dead_letter: str | None
     create_queues: bool
+    decoders: Mapping[str, Any]
     max_body_bytes: int
     max_depth: int
     status_file: StatusFile | None
@@ -60,10 +63,12 @@ class Engine:
     :param drain: how long a stop waits for what is in flight, in seconds.
     :param dead_letter: the name of a topic's dead-letter queue, ``{topic}`` standing for the topic; None: none.
     :param create_queues: whether to create the queues at start: for development.
+    :param decoders: what reads the bodies of a topic, by the topic's name as a consumer has it or as it is resolved:
+        one of :data:`~balog_celery.decoders.DECODERS` by its name, a dotted name, or a decoder; default: ``auto``.
     :param max_body_bytes: the largest body that is decoded, in bytes; a larger one is a dead letter.
     :param max_depth: how deep a body may be nested; a deeper one is a dead letter.
     :param status_file: where to keep the engine's status for other processes.
-    :raises ConfigurationError: the operator has not both methods.
+    :raises ConfigurationError: the operator has not both methods, or there is no such decoder.
     """
 
     def __init__(
@@ -79,7 +84,8 @@ class Engine:
         drain: float = 20.0,
         dead_letter: str | None = "{topic}-dead",
         create_queues: bool = False,
-        max_body_bytes: int = MAX_MESSAGE_BYTES,
+        decoders: Mapping[str, Any] | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
         max_depth: int = 100,
         status_file: StatusFile | None = None,
     ) -> None:
@@ -95,6 +101,7 @@ class Engine:
         self._visibility_timeout = visibility_timeout
         self._drain = drain
         self._create_queues = create_queues
+        self._decoders = {topic: find_decoder(decoder) for topic, decoder in (decoders or {}).items()}
         self._max_body_bytes = max_body_bytes
         self._max_depth = max_depth
         self._status_file = status_file
@@ -183,6 +190,7 @@ class Engine:
             raise ConfigurationError("there are no consumers: scan a package in which functions have @consumer_config")
         queues = {topic: self._connect(topic) for topic in topics}
         self._topic_of = {consumer: queues[topic].name for topic in topics for consumer in topics[topic]}
+        readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
         visibilities = self._check(queues)
         for topic, consumers in topics.items():
             keeper = Keeper(queues[topic], visibilities[topic], self.stats)
@@ -190,6 +198,7 @@ class Engine:
                 Listener(
                     queues[topic],
                     consumers,
+                    reader=readers[topic],
                     keeper=keeper,
                     dispatcher=self._dispatcher,
                     dead_letters=self._dead_letters,
@@ -200,6 +209,23 @@ class Engine:
                     stats=self.stats,
                 )
             )
+
+    def _decoders_of(self, topics: Mapping[str, Sequence[Consumer]]) -> dict[str, Decoder]:
+        """The decoder of each topic.
+
+        :raises ConfigurationError: one was given for a topic that has no consumer, so that its name may be misspelt.
+        """
+        found: dict[str, Decoder] = {}
+        names = {topic: [topic, *(consumer.topic for consumer in consumers)] for topic, consumers in topics.items()}
+        for topic, known in names.items():
+            given = [self._decoders[name] for name in known if name in self._decoders]
+            found[topic] = given[0] if given else DECODERS["auto"]
+        everything = {name for known in names.values() for name in known}
+        for name in self._decoders.keys() - everything:
+            near = difflib.get_close_matches(name, everything, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the topics are {', '.join(sorted(topics))}"
+            raise ConfigurationError(f"there is a decoder for {name!r}, which is no consumer's topic: {hint}")
+        return found
 
     def status(self) -> dict[str, Any]:
         """What the engine is doing, by topic."""
@@ -304,7 +330,7 @@ class Engine:
         message = job.delivery.message
         self.stats.add(topic, "failed")
         kept = self._dead_letters.put(
-            message.body,
+            job.text,
             topic,
             "failed",
             consumer=job.consumer.task_name,

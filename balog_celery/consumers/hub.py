@@ -110,10 +110,13 @@ class Router:
     """
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
-        self._by_type: dict[str | None, list[tuple[int, Consumer]]] = {}
+        self._by_type: dict[str, list[tuple[int, Consumer]]] = {}
+        self._by_prefix: dict[str, list[tuple[int, Consumer]]] = {}
         for place, consumer in enumerate(consumers):
-            for cls_type in consumer.cls_types or (None,):
-                self._by_type.setdefault(cls_type, []).append((place, consumer))
+            for cls_type in consumer.cls_types or ("*",):
+                index = self._by_prefix if cls_type.endswith("*") else self._by_type
+                index.setdefault(cls_type.removesuffix("*"), []).append((place, consumer))
+        self._lengths = {len(prefix) for prefix in self._by_prefix}
         # The least recently seen kinds are forgotten first.
         self._find = lru_cache(_MEMORY)(self._work_out)
 
@@ -122,13 +125,15 @@ class Router:
         return self._find(event.payload.cls_type, event.schema_version)
 
     def _work_out(self, cls_type: str, schema: str) -> tuple[Consumer, ...]:
-        candidates = [*self._by_type.get(cls_type, ()), *self._by_type.get(None, ())]
+        candidates = dict(self._by_type.get(cls_type, ()))
+        for length in self._lengths:
+            candidates.update(self._by_prefix.get(cls_type[:length], ()))
         version = parse_version(schema)
         # Many consumers have the same condition.
-        conditions = {consumer.condition for _, consumer in candidates} - {None}
+        conditions = {consumer.condition for consumer in candidates.values()} - {None}
         holds = {condition: version is not None and condition(version) for condition in conditions if condition}
         return tuple(
             consumer
-            for _, consumer in sorted(candidates, key=lambda candidate: candidate[0])
+            for _, consumer in sorted(candidates.items())
             if consumer.condition is None or holds[consumer.condition]
         )

@@ -12,11 +12,12 @@ from typing import Any
 
 from ..backoff import Backoff
 from ..dead_letters import DeadLetters
+from ..decoders import Reader
 from ..errors import DecodeError, QueueError
 from ..queues import BATCH_SIZE, Message, Queue
-from ..records import FacilityRecord, as_event, decode
+from ..records import FacilityRecord, as_event
 from ..text import printable
-from .bounds import check_bounds
+from .bounds import check_bounds, check_depth
 from .consumer import Consumer
 from .delivery import Delivery, Job
 from .dispatcher import Dispatcher, DispatchError
@@ -38,6 +39,7 @@ class Listener:
 
     :param queue: its queue.
     :param consumers: who listens to it.
+    :param reader: reads the events of a body.
     :param keeper: keeps what is in flight.
     :param dispatcher: serves the consumers.
     :param dead_letters: where bad bodies go.
@@ -53,6 +55,7 @@ class Listener:
         queue: Queue,
         consumers: Sequence[Consumer],
         *,
+        reader: Reader,
         keeper: Keeper,
         dispatcher: Dispatcher,
         dead_letters: DeadLetters,
@@ -69,6 +72,7 @@ class Listener:
         self._trouble = ""
         self._queue = queue
         self._queues = dispatcher.queues_of(consumers)
+        self._reader = reader
         self._router = Router(consumers)
         self._by_version = any(consumer.condition is not None for consumer in consumers)
         self._dispatcher = dispatcher
@@ -183,18 +187,41 @@ class Listener:
     def _open(self, message: Message, jobs: list[Job], others: list[tuple[Message, Callable[[], None]]]) -> None:
         """Add to *jobs* what is to be dispatched of *message*, or to *others* what else is to be done about it."""
         try:
-            check_bounds(message.body, self._max_body_bytes, self._max_depth)
-            event = decode(message.body)
+            events = self._read(message)
         except DecodeError as error:
             others.append((message, partial(self._undecodable, message, error)))
             return
-        consumers = self._route(message, event)
-        if not consumers:
-            others.append((message, partial(self._unwanted, message, event)))
+        wanted: list[tuple[FacilityRecord, str, Consumer]] = []
+        unwanted: list[tuple[FacilityRecord, str]] = []
+        for event, text in events:
+            if consumers := self._route(message, event):
+                wanted += [(event, text, consumer) for consumer in consumers]
+            else:
+                unwanted.append((event, text))
+        if not wanted:
+            others.append((message, partial(self._nobodys, message, unwanted)))
             return
-        delivery = Delivery(message, len(consumers), self.keeper.settle)
+        # A message is one delivery, whatever is in it; what nobody wants of it counts as one job.
+        delivery = Delivery(message, len(wanted) + bool(unwanted), self.keeper.settle)
         self.keeper.hold(delivery)
-        jobs += [Job(delivery, event, message.body, consumer) for consumer in consumers]
+        jobs += [Job(delivery, *job) for job in wanted]
+        if unwanted:
+            others.append((message, partial(self._nobodys_among_others, delivery, unwanted)))
+
+    def _read(self, message: Message) -> Sequence[tuple[FacilityRecord, str]]:
+        """The events of *message*, each with its text.
+
+        :raises DecodeError: it cannot be read, or not all of it.
+        """
+        if message.problem:
+            raise DecodeError(message.problem)
+        check_bounds(message.body, self._max_body_bytes, self._max_depth)
+        events = self._reader(message.body)
+        for _, text in events:
+            if text is not message.body:
+                # What was a text in the body, such as what SNS sends, may be deep now.
+                check_depth(text, self._max_depth)
+        return events
 
     def _leave(self, message: Message) -> None:
         # One message's trouble must not be that of the others. It is a fault of ours, so the message stays with SQS.
@@ -240,7 +267,9 @@ class Listener:
 
     def _undecodable(self, message: Message, error: DecodeError) -> None:
         self._stats.add(self.topic, "undecodable")
-        kept = self._bury(message, "undecodable", error.reason)
+        kept = self._bury(message, message.body, "undecodable", error.reason)
+        if kept:
+            self._done(message)
         if self._first_time(message):
             logger.error(
                 "message %s of %s cannot be decoded (%s): %s",
@@ -250,11 +279,36 @@ class Listener:
                 f"it is in {self._dead_letters.name(self.topic)} now" if kept else "it stays in the queue",
             )
 
-    def _unwanted(self, message: Message, event: FacilityRecord) -> None:
+    def _nobodys(self, message: Message, events: Sequence[tuple[FacilityRecord, str]]) -> None:
+        """See to a message of which nobody wants anything, or in which there is nothing."""
+        if not events:
+            self._stats.add(self.topic, "empty")
+            if self._first_time(message):
+                logger.info(
+                    "message %s of %s holds no event: it is deleted",
+                    printable(message.message_id),
+                    printable(self.topic),
+                )
+        if self._see_to_unwanted(message, events):
+            self._done(message)
+
+    def _nobodys_among_others(self, delivery: Delivery, events: Sequence[tuple[FacilityRecord, str]]) -> None:
+        """See to what nobody wants of a message of which other events are wanted."""
+        done = False
+        try:
+            done = self._see_to_unwanted(delivery.message, events)
+        finally:
+            delivery.settle_one(refused=not done)
+
+    def _see_to_unwanted(self, message: Message, events: Sequence[tuple[FacilityRecord, str]]) -> bool:
+        """See to events of *message* that nobody wants; False if it must come again because of one."""
+        fates = [self._unwanted(message, event, text) for event, text in events]
+        return all(fates)
+
+    def _unwanted(self, message: Message, event: FacilityRecord, text: str) -> bool:
         self._stats.add(self.topic, "unwanted")
         if self._default_event_handler is not None:
-            self._call_default_handler(self._default_event_handler, message, event)
-            return
+            return self._call_default_handler(self._default_event_handler, message, event, text)
         logger.info(
             "no consumer of %s wants event %s (cls_type %s, schema %s): it is deleted",
             printable(self.topic),
@@ -262,14 +316,16 @@ class Listener:
             printable(event.payload.cls_type),
             printable(event.schema_version),
         )
-        self._done(message)
+        return True
 
-    def _call_default_handler(self, handler: Callable[[Any], Any], message: Message, event: FacilityRecord) -> None:
+    def _call_default_handler(
+        self, handler: Callable[[Any], Any], message: Message, event: FacilityRecord, text: str
+    ) -> bool:
         try:
             handler(as_event(event))
         except Exception as error:
             self._stats.add(self.topic, "failed")
-            kept = self._bury(message, "default_event_handler", repr(error))
+            kept = self._bury(message, text, "default_event_handler", repr(error))
             if self._first_time(message):
                 logger.exception(
                     "the default event handler failed on event %s of %s: %s",
@@ -277,13 +333,13 @@ class Listener:
                     printable(self.topic),
                     "it is a dead letter now" if kept else "it stays in the queue",
                 )
-        else:
-            self._done(message)
+            return kept
+        return True
 
-    def _bury(self, message: Message, reason: str, error: str) -> bool:
-        """Make a dead letter of *message*; where that cannot be, it stays with SQS and its redrive policy."""
+    def _bury(self, message: Message, body: str, reason: str, error: str) -> bool:
+        """Make a dead letter of *body*, which is of *message*; where that cannot be, it is for the redrive policy."""
         kept = self._dead_letters.put(
-            message.body,
+            body,
             self.topic,
             reason,
             error=error,
@@ -292,7 +348,6 @@ class Listener:
         )
         if kept:
             self._stats.add(self.topic, "dead")
-            self._done(message)
         return bool(kept)
 
     def _done(self, message: Message) -> None:

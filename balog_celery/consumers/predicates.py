@@ -92,9 +92,10 @@ def version_condition(value: str | Iterable[str] | VersionCondition | None) -> V
 
 
 def cls_types(value: str | Iterable[str] | None) -> frozenset[str] | None:
-    """The set of ``cls_type`` that a consumer asked for, or None for any.
+    """The set of ``cls_type`` that a consumer asked for, or None for any; those that end in ``*`` are prefixes.
 
-    :raises ConfigurationError: it is neither a text nor an iterable of texts, or one of them is empty.
+    :raises ConfigurationError: it is neither a text nor an iterable of texts, one of them is empty, or has a ``*``
+        elsewhere than at its end.
     """
     if value is None:
         return None
@@ -107,5 +108,11 @@ def cls_types(value: str | Iterable[str] | None) -> frozenset[str] | None:
         raise ConfigurationError(
             f"bad cls_type {value!r}: give a text such as 'metrics', or several as a list, tuple or set"
         )
+    for name in found:
+        if "*" in name[:-1]:
+            raise ConfigurationError(
+                f"bad cls_type {name!r}: '*' can only be its last character, as in 'aws.s3.ObjectCreated:*', which "
+                "matches every type that begins with what is before it"
+            )
     # An empty collection asks for nothing in particular: it meant "any" in the original, and still does.
     return found or None

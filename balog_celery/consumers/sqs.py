@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import Unpack
 
-from ..queues import SQSQueue
+from ..queues import MAX_BODY_BYTES, SQSQueue
 from .engine import Engine, EngineOptions
 from .hub import ConsumerHub
 
@@ -25,6 +25,9 @@ class SQSEngine(Engine):
         chain.
     :param endpoint_url: where SQS is; default: ``AWS_ENDPOINT_URL_SQS``, ``AWS_ENDPOINT_URL``, else AWS.
 
+    :param payload_bucket: the S3 bucket from which bodies are read that messages point to; several: the first is where
+        dead letters go that are too large for SQS.
+
     The other arguments are those of :class:`Engine`.
     """
 
@@ -39,6 +42,7 @@ class SQSEngine(Engine):
         *,
         aws_session_token: str | None = None,
         endpoint_url: str | None = None,
+        payload_bucket: str | Sequence[str] = (),
         **options: Unpack[EngineOptions],
     ) -> None:
         def connect(topic: str) -> SQSQueue:
@@ -50,6 +54,8 @@ class SQSEngine(Engine):
                 aws_secret_access_key=aws_secret_access_key,
                 aws_session_token=aws_session_token,
                 visibility_timeout=options.get("visibility_timeout"),
+                payload_buckets=(payload_bucket,) if isinstance(payload_bucket, str) else payload_bucket,
+                max_body_bytes=options.get("max_body_bytes", MAX_BODY_BYTES),
             )
 
         super().__init__(

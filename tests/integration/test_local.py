@@ -18,10 +18,12 @@ from typing import Any
 import boto3
 import pytest
 import redis
+from celery import Celery
 from kombu import Connection, Queue
 
-from balog_celery import local
+from balog_celery import install, local
 from balog_celery.errors import BalogError
+from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage
 from servers import Program, alive, wait_until
 
 HOLD = """
@@ -133,6 +135,17 @@ def test_it_is_a_broker_and_an_sqs(state_dir: Path) -> None:
         client.send_message(QueueUrl=url, MessageBody="hello")
         (message,) = client.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
     assert message["Body"] == "hello"
+
+
+def test_its_sqs_has_an_s3_beside_it_for_large_bodies(state_dir: Path) -> None:
+    """A project with a payload bucket runs as it is, with a bucket of its own."""
+    local.hold(state_dir)
+    app = install(Celery("proj"), local=True, state_dir=str(state_dir), payload_bucket="payloads")
+    queue = app.balog.connect("events")
+    queue.create()
+    large = "x" * (MAX_MESSAGE_BYTES + 1)
+    assert queue.send([OutgoingMessage(large)]) == []
+    assert [message.body for message in queue.receive(1, 5)] == [large]
 
 
 def test_holding_twice_is_holding_once(state_dir: Path) -> None:

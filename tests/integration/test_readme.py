@@ -17,6 +17,7 @@ import pytest
 from documents import ROOT, Shell, code_blocks, commands, copy_of_the_repository
 
 import servers
+from balog_celery.decoders import find_decoder, reader_of
 from balog_celery.records import decode
 from fakes import event_text
 
@@ -195,6 +196,16 @@ def test_the_json_block_is_a_record() -> None:
     record = decode(block)
     assert record.header.id == "LGk37Fo3xLLVx9GrfnyTuvBd"
     assert record.payload.cls_type == "metrics"
+
+
+def test_the_mapping_maps_plain_json() -> None:
+    """The README's decoder, of a document that has what it looks for."""
+    scope: dict[str, Any] = {}
+    exec(python("JSONMapping("), scope)
+    body = {"kind": "order", "order": {"id": 7}, "created": "2014-10-07"}
+    ((record, _),) = reader_of(find_decoder(scope["balog_decoders"]["orders"]))(json.dumps(body))
+    assert (record.payload.cls_type, record.header.id, record.header.channel) == ("order", "7", "shop")
+    assert record.header.timestamp.isoformat() == "2014-10-07T00:00:00+00:00"
 
 
 def test_no_block_is_in_another_language() -> None:

@@ -83,6 +83,14 @@ def test_one_cls_type_is_a_text() -> None:
     assert cls_types(()) is None
 
 
+def test_a_trailing_star_is_a_prefix() -> None:
+    """Anywhere else it is an error, told at decoration."""
+    assert cls_types(["aws.s3.ObjectCreated:*", "*"]) == {"aws.s3.ObjectCreated:*", "*"}
+    for wrong in ("*.created", "a*b", "**"):
+        with pytest.raises(ConfigurationError, match=r"bad cls_type '.*': '\*' can only be its last character"):
+            cls_types(wrong)
+
+
 @pytest.mark.parametrize("value", ["", [""], [1], 5, ["a", None]])
 def test_a_bad_cls_type_is_an_error(value: object) -> None:
     """It is told at decoration."""

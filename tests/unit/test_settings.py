@@ -39,6 +39,12 @@ def test_a_wrong_secret_is_not_shown() -> None:
     assert "hush" not in repr(Settings.from_conf({"balog_aws_secret_access_key": "hush"}))
 
 
+def test_one_payload_bucket_needs_no_list() -> None:
+    """Several may be read from."""
+    assert Settings.from_conf({"balog_payload_bucket": "b"}).payload_bucket == ("b",)
+    assert Settings.from_conf({"balog_payload_bucket": ["b", "c"]}).payload_bucket == ("b", "c")
+
+
 def test_one_package_needs_no_list() -> None:
     """A text is one package, not its letters."""
     assert Settings.from_conf({"balog_packages": "proj.events"}).packages == ("proj.events",)
