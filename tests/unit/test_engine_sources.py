@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from test_decoders import sample
-from test_engine import Queues, Recorder, running, with_dead_letters
+from test_engine import Queues, Recorder, ScriptedDispatcher, running, with_dead_letters
 
 from balog_celery.consumers import Consumer, ConsumerHub
-from balog_celery.consumers.delivery import Job
 from balog_celery.consumers.engine import Engine
 from balog_celery.decoders import At, JSONMapping
 from balog_celery.errors import ConfigurationError
@@ -43,23 +41,13 @@ def notification(*names: str) -> str:
 
 def test_the_events_of_a_message_are_settled_together(queues: Queues) -> None:
     """Each is a job of those who want it; the message is deleted when all are acknowledged, and given back if not."""
-    taken: list[Job] = []
-
-    class Keeps:
-        def dispatch(self, jobs: Sequence[Job]) -> None:
-            taken.extend(jobs)
-
-        def ready(self, timeout: float) -> bool:
-            return True
-
-        def close(self) -> None:
-            pass
-
+    dispatcher = ScriptedDispatcher()
     queue = queues["topic"]
     queue.bodies.extend([notification("ObjectCreated:Put", "ObjectRemoved:Delete")] * 2)
     hub = hub_of(any=(print, "aws.s3.*"), created=(print, "aws.s3.ObjectCreated:*"))
-    with running(Engine(hub, queues.__getitem__, dispatcher=Keeps(), drain=0.1)):
-        queue.wait_for(lambda: len(taken) == 6)
+    with running(Engine(hub, queues.__getitem__, dispatcher=dispatcher, drain=0.1)):
+        queue.wait_for(lambda: len(dispatcher.taken) == 6)
+        taken = dispatcher.taken
         names = [(job.consumer.name, job.event.payload.cls_type) for job in taken[:3]]
         assert names == [
             ("any", "aws.s3.ObjectCreated:Put"),
