@@ -11,11 +11,12 @@ import enum
 import logging
 import threading
 import time
+import uuid
 from datetime import datetime, timezone
 
 from .errors import QueueError, QueueNotFound
 from .queues import MAX_MESSAGE_BYTES, Connect, OutgoingMessage, Queue
-from .settings import dead_letter_name
+from .settings import dead_letter_name, queue_name
 from .text import printable
 
 logger = logging.getLogger(__name__)
@@ -53,8 +54,7 @@ class DeadLetters:
 
     def name(self, topic: str) -> str | None:
         """What the dead-letter queue of *topic* (a queue's name or URL) is called, whether or not it exists."""
-        is_url = topic.startswith(("https://", "http://"))
-        return dead_letter_name(self._template, topic.rstrip("/").rpartition("/")[2] if is_url else topic)
+        return dead_letter_name(self._template, queue_name(topic))
 
     def exists(self, topic: str) -> bool:
         """Whether there is a dead-letter queue for *topic*.
@@ -93,11 +93,15 @@ class DeadLetters:
             "first_received": _iso(first_received),
             "receive_count": str(receive_count or ""),
         }
-        letter = OutgoingMessage(body, {name: value for name, value in attributes.items() if value})
+        # On a FIFO queue: letters of several consumers for one event have one body, and each must be kept; they need no
+        # order, and in a group each would hide those behind it from whoever looks.
+        alone = uuid.uuid4().hex
+        known = {name: value for name, value in attributes.items() if value}
+        letter = OutgoingMessage(body, known, group=alone, deduplication_id=alone)
         if letter.size() > MAX_MESSAGE_BYTES >= OutgoingMessage(body).size():
             # A body of the largest size leaves no room for attributes; it is worth more than they are. A larger one
             # travels by S3, if at all.
-            letter = OutgoingMessage(body)
+            letter = OutgoingMessage(body, group=alone, deduplication_id=alone)
         try:
             queue = self._queue(topic)
             if queue is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import os
 from collections.abc import Iterable
 from functools import cached_property, lru_cache, partial
@@ -16,6 +17,7 @@ from kombu.serialization import prepare_accept_content
 from pydantic import SecretStr
 
 from . import local
+from .consumers.consumer import Consumer
 from .consumers.dispatcher import Dispatcher
 from .consumers.engine import Engine
 from .consumers.hub import ConsumerHub
@@ -26,12 +28,15 @@ from .dead_letters import DeadLetters
 from .decoders import find_decoder
 from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
+from .limits import limit_doubts
 from .link import Link
 from .once import Marks
 from .queues import Queue, SQSQueue
 from .settings import PREFIX, SECRETS, Settings
 from .tasks import Routes, register, register_bury
 from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
+
+logger = logging.getLogger(__name__)
 
 #: What this package would have in a configuration that does not say otherwise. JSON only is Celery's own default.
 CELERY_DEFAULTS = {
@@ -200,6 +205,13 @@ class Integration:
             self._routes.add(consumer)
         self._loaded = True
 
+    def topics(self) -> dict[str, list[Consumer]]:
+        """The consumers of each topic, once they are loaded."""
+        topics: dict[str, list[Consumer]] = {}
+        for consumer in self.hub:
+            topics.setdefault(self._app.tasks[consumer.task_name].topic, []).append(consumer)
+        return topics
+
     def engine(self, link: Link | None = None, dispatcher: Dispatcher | None = None) -> Engine:
         """The engine of this app: it puts tasks on the app's broker, or hands them to a worker.
 
@@ -233,6 +245,8 @@ class Integration:
 
     def _dispatcher(self, link: Link | None) -> Dispatcher:
         publish = PublishDispatcher(self._app, self.settings.publish_timeout, self.settings.high_water)
+        for doubt in limit_doubts(self._app, self.hub, "publish" if link is None else "hand-off"):
+            logger.warning("%s", doubt)
         return publish if link is None else HandOffDispatcher(self._app, link, publish)
 
     @property

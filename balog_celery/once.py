@@ -46,6 +46,13 @@ class Marks:
         self._client = client
         self._prefix = prefix
 
+    def ping(self) -> None:
+        """Ask whether Redis is there.
+
+        :raises Exception: redis-py's; it is not.
+        """
+        self._client().ping()
+
     @contextmanager
     def attempt(self, key: str, remember: float) -> Iterator[None]:
         """Attempt what *key* names: done for the next *remember* seconds if the block ends well, else not begun.

@@ -12,11 +12,11 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .direct import DirectCalls, direct_calls
 from .errors import AccessDenied, QueueError, QueueNotFound
@@ -40,9 +40,9 @@ MAX_BODY_BYTES = 4_194_304
 MAX_VISIBILITY = 43_200
 
 _MISSING = {"QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "QueueDeletedRecently"}
-_DENIED = {
-    "AccessDenied",
-    "AccessDeniedException",
+#: The credentials are good, but do not allow it.
+_FORBIDDEN = {"AccessDenied", "AccessDeniedException", "NotAuthorized"}
+_DENIED = _FORBIDDEN | {
     "AuthFailure",
     "ExpiredToken",
     "ExpiredTokenException",
@@ -51,7 +51,6 @@ _DENIED = {
     "InvalidClientTokenId",
     "InvalidSecurity",
     "MissingAuthenticationToken",
-    "NotAuthorized",
     "OptInRequired",
     "RequestExpired",
     "SignatureDoesNotMatch",
@@ -78,6 +77,8 @@ class Message:
     :param receive_count: how often the message was received, this time included.
     :param first_received: when it was received first, in milliseconds of Unix time; 0 if the queue does not say.
     :param problem: why the body that it points to can never be had; *body* is the pointer then.
+    :param sent: when it was sent, in milliseconds of Unix time; only from :meth:`SQSQueue.read`.
+    :param attributes: its message attributes that are texts; of SQS only from :meth:`SQSQueue.read`.
     """
 
     body: str
@@ -87,14 +88,23 @@ class Message:
     receive_count: int = 1
     first_received: int = 0
     problem: str = ""
+    sent: int = 0
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A message to send: its body, and its message attributes (text values that are not empty)."""
+    """A message to send: its body, and its message attributes (text values that are not empty).
+
+    :param group: its message group, for a FIFO queue.
+    :param deduplication_id: what makes it the same as another, for a FIFO queue; default: its body, so that SQS says
+        yes to a second one within five minutes and drops it.
+    """
 
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
+    group: str = field(default="balog", compare=False)
+    deduplication_id: str = field(default="", compare=False)
 
     def size(self) -> int:
         """Its size as SQS counts it, in bytes: body, names, types and values of the attributes."""
@@ -124,6 +134,14 @@ class EntryFailure:
     sender_fault: bool
 
 
+class Access(NamedTuple):
+    """Where SQS is for a queue, and where the credentials are from: no secret."""
+
+    region: str
+    endpoint_url: str
+    credentials: str
+
+
 class Queue(Protocol):
     """What an engine needs of a queue; :class:`SQSQueue` is the one that the package ships."""
 
@@ -131,6 +149,8 @@ class Queue(Protocol):
     def name(self) -> str: ...
 
     def receive(self, limit: int, wait: float) -> list[Message]: ...
+
+    def read(self, limit: int, wait: float, visibility: int) -> list[Message]: ...
 
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]: ...
 
@@ -217,6 +237,14 @@ class SQSQueue:
         asked: dict[str, Any] = {}
         if self._visibility_timeout is not None:
             asked["VisibilityTimeout"] = self._visibility_timeout
+        return self._receive(limit, wait, _RECEIVED_ATTRIBUTES, asked)
+
+    def read(self, limit: int, wait: float, visibility: int) -> list[Message]:
+        """As :meth:`receive`, invisible for *visibility* seconds, and with all that is known of each message."""
+        asked = {"VisibilityTimeout": visibility, "MessageAttributeNames": ["All"]}
+        return self._receive(limit, wait, [*_RECEIVED_ATTRIBUTES, "SentTimestamp"], asked)
+
+    def _receive(self, limit: int, wait: float, system: list[Any], asked: dict[str, Any]) -> list[Message]:
         url = self.url
         before = time.monotonic()
         with self._translated("ReceiveMessage"):
@@ -225,7 +253,7 @@ class SQSQueue:
                 QueueUrl=url,
                 MaxNumberOfMessages=min(limit, BATCH_SIZE),
                 WaitTimeSeconds=int(wait),
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp"],
+                MessageSystemAttributeNames=system,
                 **asked,
             )
         # The lease began when SQS took the message, somewhere in a poll of up to 20 s; the answer follows at once.
@@ -301,6 +329,48 @@ class SQSQueue:
         with self._translated("CreateQueue"):
             self._url = self._client.create_queue(QueueName=self.name, Attributes=attributes)["QueueUrl"]  # type: ignore[arg-type]
 
+    def access(self) -> Access:
+        """Where the queue is looked for, and with whose credentials; nothing is asked of SQS.
+
+        :raises AccessDenied: there are no credentials.
+        :raises QueueError: there is no region.
+        """
+        import boto3
+
+        with self._translated("GetQueueUrl"):
+            meta = self._client.meta
+            found = None if self._connection[2] else boto3.session.Session().get_credentials()
+        if not self._connection[2] and found is None:
+            raise AccessDenied(
+                "there are no AWS credentials: give boto3 some (environment, shared file, role), or set "
+                "balog_aws_access_key_id and balog_aws_secret_access_key",
+                "NoCredentialsError",
+            )
+        return Access(meta.region_name, meta.endpoint_url, found.method if found else "the settings")
+
+    def refused(self) -> list[str]:
+        """The permissions that a worker needs on the queue and does not have, as far as asking takes no message.
+
+        Deletes and changes of visibility are tried with a receipt handle that no message has. ``sqs:ReceiveMessage``
+        and ``sqs:SendMessage`` cannot be tried without receiving and sending.
+
+        :raises QueueError: as :attr:`url`, and where a call fails for another reason.
+        """
+        refused = []
+        trials: dict[str, Callable[[], object]] = {
+            "sqs:GetQueueAttributes": self.attributes,
+            "sqs:DeleteMessage": lambda: self.delete([_NO_HANDLE]),
+            "sqs:ChangeMessageVisibility": lambda: self.change_visibility([_NO_HANDLE], 0),
+        }
+        for permission, trial in trials.items():
+            try:
+                trial()
+            except AccessDenied as error:
+                if error.code not in _FORBIDDEN:
+                    raise  # not this permission, but the credentials themselves
+                refused.append(permission)
+        return refused
+
     @property
     def is_fifo(self) -> bool:
         """True for a FIFO queue: only the suffix ``.fifo`` says so."""
@@ -362,7 +432,8 @@ class SQSQueue:
         pointer = Pointer(self._payload_buckets[0], key_of(payload, self.name))
         with self._s3_translated("PutObject", pointer.bucket):
             self._s3.put_object(Bucket=pointer.bucket, Key=pointer.key, Body=payload)
-        return OutgoingMessage(write_pointer(pointer), {**message.attributes, SIZE_ATTRIBUTE: str(len(payload))})
+        attributes = {**message.attributes, SIZE_ATTRIBUTE: str(len(payload))}
+        return replace(message, body=write_pointer(pointer), attributes=attributes)
 
     def _create_bucket(self, bucket: str) -> None:
         region = self._s3.meta.region_name
@@ -430,6 +501,9 @@ class SQSQueue:
         return QueueError(f"sqs:{permission} on queue {name!r} failed ({code}: {text})", code)
 
 
+#: A receipt handle of no message.
+_NO_HANDLE = "none"
+_RECEIVED_ATTRIBUTES = ["ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp"]
 #: A received message's lease counts from this many seconds before its answer was read.
 _ANSWER_MARGIN = 1.0
 
@@ -537,6 +611,12 @@ def _message(raw: Mapping[str, Any], received: float) -> Message:
         received=received,
         receive_count=int(attributes.get("ApproximateReceiveCount", 1)),
         first_received=int(attributes.get("ApproximateFirstReceiveTimestamp", 0)),
+        sent=int(attributes.get("SentTimestamp", 0)),
+        attributes={
+            name: value["StringValue"]
+            for name, value in raw.get("MessageAttributes", {}).items()
+            if "StringValue" in value
+        },
     )
 
 
@@ -548,7 +628,9 @@ def _entry(index: int, message: OutgoingMessage, *, fifo: bool) -> dict[str, Any
             for name, value in message.attributes.items()
         }
     if fifo:
-        entry["MessageGroupId"] = "balog"
+        entry["MessageGroupId"] = message.group
+        if message.deduplication_id:
+            entry["MessageDeduplicationId"] = message.deduplication_id
     return entry
 
 
@@ -557,6 +639,21 @@ def _failures(answer: Mapping[str, Any]) -> list[EntryFailure]:
         EntryFailure(int(raw["Id"]), raw.get("Code", ""), raw.get("Message", ""), bool(raw.get("SenderFault")))
         for raw in answer.get("Failed", ())
     ]
+
+
+def send_batches(messages: Iterable[OutgoingMessage]) -> Iterator[list[OutgoingMessage]]:
+    """Group *messages* as :meth:`SQSQueue.send` takes them: up to 10, 1 MiB together."""
+    batch: list[OutgoingMessage] = []
+    size = 0
+    for message in messages:
+        taken = size_in_batch(message.size())
+        if batch and (len(batch) == BATCH_SIZE or size + taken > MAX_MESSAGE_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(message)
+        size += taken
+    if batch:
+        yield batch
 
 
 #: How to get the queue of a topic.

@@ -176,6 +176,12 @@ def _explain(detail: Any, given: Mapping[str, Any]) -> str:
     return f"bad value{shown} for setting {PREFIX}{name}: {detail['msg']} ({field.description})"
 
 
+def queue_name(topic: str) -> str:
+    """The name of the queue that *topic*, a name or a URL, is."""
+    is_url = topic.startswith(("https://", "http://"))
+    return topic.rstrip("/").rpartition("/")[2] if is_url else topic
+
+
 def dead_letter_name(template: str | None, topic: str) -> str | None:
     """The name of the dead-letter queue of *topic*, or None if *template* is None. ``.fifo`` stays at the end."""
     if template is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 import uuid
 from functools import partial
@@ -51,6 +52,15 @@ def arguments_shown(event: FacilityRecord, topic: str) -> str:
     """What Flower, ``inspect`` and the logs show as a task's arguments: which event it is, not what is in it."""
     cls_type, event_id = printable(event.payload.cls_type, 100), printable(event.header.id, 100)
     return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
+
+
+_SHOWN = re.compile(r"\(<Event (.*) cls_type=(.*) topic=(.*)>,\)")
+
+
+def read_shown(arguments: str) -> tuple[str, str, str]:
+    """Event id, cls_type and topic, out of what :func:`arguments_shown` made; "" each if it did not."""
+    match = _SHOWN.fullmatch(arguments)
+    return (match[1], match[2], match[3]) if match else ("", "", "")
 
 
 class LocalRetry(Retry):  # type: ignore[misc]

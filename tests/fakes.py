@@ -58,6 +58,9 @@ class FakeQueue:
                 messages.append(Message(self.bodies.popleft(), handle, f"m{self._number}", time.monotonic()))
             return messages
 
+    def read(self, limit: int, wait: float, visibility: int) -> list[Message]:
+        return self.receive(limit, 0.0)
+
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
         return self._batch("delete", handles, self.deleted)
 

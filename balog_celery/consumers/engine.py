@@ -20,6 +20,7 @@ from ..text import printable
 from .consumer import Consumer
 from .delivery import Job
 from .dispatcher import Dispatcher, InlineDispatcher
+from .doubts import doubts
 from .hub import ConsumerHub
 from .keeper import Keeper
 from .listener import Listener
@@ -191,6 +192,8 @@ class Engine:
         queues = {topic: self._connect(topic) for topic in topics}
         self._topic_of = {consumer: queues[topic].name for topic in topics for consumer in topics[topic]}
         readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
+        for doubt in doubts(topics):
+            logger.warning("%s", doubt)
         visibilities = self._check(queues)
         for topic, consumers in topics.items():
             keeper = Keeper(queues[topic], visibilities[topic], self.stats)

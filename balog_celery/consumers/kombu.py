@@ -138,6 +138,10 @@ class KombuQueue:
             time.sleep(min(self._pause, left))
             self._pause = min(2 * self._pause, _PAUSES[1])
 
+    def read(self, limit: int, wait: float, visibility: int) -> list[Message]:
+        """As :meth:`receive`, whatever *visibility* is."""
+        return self.receive(limit, wait)
+
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
         """Acknowledge messages by their handles; return those that were not.
 
@@ -174,15 +178,18 @@ class KombuQueue:
         return []
 
     def attributes(self) -> Mapping[str, str]:
-        """How long a message stays invisible, by SQS's name for it.
+        """How many messages wait, and how long one that was received stays invisible, by SQS's names.
 
         :raises QueueError: as :meth:`receive`.
         """
         with self._channel("looking at") as channel:
             is_redis = _is_redis(channel)
             # On Redis a queue is there when something is in it.
-            channel.queue_declare(queue=self.name, passive=not is_redis)
-            return {"VisibilityTimeout": str(channel.visibility_timeout if is_redis else _VISIBILITY)}
+            declared = channel.queue_declare(queue=self.name, passive=not is_redis)
+            return {
+                "ApproximateNumberOfMessages": str(declared.message_count),
+                "VisibilityTimeout": str(channel.visibility_timeout if is_redis else _VISIBILITY),
+            }
 
     def exists(self) -> bool:
         """Whether there is such a queue; on Redis, which makes it when something is put into it, always.
@@ -427,6 +434,7 @@ def _message(handle: str, message: Any) -> Message:
         ),
         received=time.monotonic(),
         receive_count=delivered + 1 if isinstance(delivered, int) else 2 if redelivered else 1,
+        attributes={name: value for name, value in headers.items() if isinstance(value, str)},
     )
 
 

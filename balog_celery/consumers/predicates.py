@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from packaging.specifiers import InvalidSpecifier, Specifier
@@ -42,6 +43,18 @@ class VersionCondition:
     def __call__(self, version: Version) -> bool:
         return all(test(version) for test in self._tests)
 
+    def failing(self, version: Version) -> tuple[str, ...]:
+        """Those of the conditions that *version* does not meet."""
+        return tuple(text for text, test in zip(self._texts, self._tests, strict=True) if not test(version))
+
+    def __and__(self, other: VersionCondition) -> VersionCondition:
+        return VersionCondition((*self._texts, *other._texts))
+
+    def possible(self) -> bool:
+        """Whether some version meets all of the conditions; none meets ``>2,<1``."""
+        # Between two neighbouring corners the verdict is the same everywhere, so one version after each will do.
+        return any(map(self, (_LEAST, *itertools.chain.from_iterable(map(_corners, self._texts)))))
+
     def __str__(self) -> str:
         return ",".join(self._texts)
 
@@ -69,6 +82,28 @@ def _test(text: str) -> Callable[[Version], bool]:
         return lambda version: specifier.contains(version, prereleases=True)
     bound = Version(specifier.version)
     return lambda version: compare(version, bound)
+
+
+#: The least of all versions.
+_LEAST = Version("0.dev0")
+
+
+def _corners(text: str) -> Iterator[Version]:
+    """The versions at which the verdict of a condition may change, and the next ones after them."""
+    specifier = Specifier(text)
+    bound = Version(specifier.version.removesuffix(".*"))
+    yield bound
+    if bound.dev is not None:
+        yield Version(f"{bound.public.rpartition('dev')[0]}dev{bound.dev + 1}")
+    elif bound.post is not None:
+        yield Version(f"{bound.public.rpartition('post')[0]}post{bound.post + 1}.dev0")
+    else:
+        yield Version(f"{bound.public}.post0.dev0")
+    if specifier.version.endswith(".*") or specifier.operator == "~=":
+        # Both are about a prefix of the release: ==1.2.* ends where 1.3.dev0 begins, and so does ~=1.2.0.
+        *first, last = bound.release if specifier.operator != "~=" else bound.release[:-1]
+        for number in (last, last + 1):
+            yield Version(f"{bound.epoch}!{'.'.join(map(str, (*first, number)))}.dev0")
 
 
 @lru_cache(maxsize=4096)

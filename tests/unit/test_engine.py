@@ -434,3 +434,15 @@ def test_one_topics_trouble_does_not_slow_another(queues: Queues) -> None:
     with running(Engine(hub, queues.__getitem__)):
         queue.wait_for(lambda: len(queue.deleted) == 100)
     assert len(recorder.ids) == 100
+
+
+def test_consumers_that_look_like_a_mistake_are_told_at_start(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:
+    """And the engine runs all the same."""
+    one = Recorder()
+    hub = hub_of(one.process, version=">2,<1")
+    hub.add_consumer(Consumer(one.process, "topic", name="good"))
+    queues["topic"].bodies.append(event_text("a"))
+    with running(Engine(hub, queues.__getitem__)):
+        queues["topic"].wait_for(lambda: bool(queues["topic"].deleted))
+    assert one.ids == ["a"]
+    assert "process can never match: no version meets >2,<1" in caplog.text

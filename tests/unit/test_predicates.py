@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from packaging.version import Version
 
 from balog_celery.consumers.predicates import VersionCondition, cls_types, parse_version, version_condition
@@ -96,3 +98,51 @@ def test_a_bad_cls_type_is_an_error(value: object) -> None:
     """It is told at decoration."""
     with pytest.raises(ConfigurationError, match="bad cls_type"):
         cls_types(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "condition", [">2,<1", "<1,>=1", ">1.0,<1.0", "==1.*,==2.*", "~=1.2,<1.2", "==1.0,!=1.0", "==1.*,!=1.*", "<0.dev0"]
+)
+def test_a_condition_that_no_version_meets_is_known(condition: str) -> None:
+    """Whatever contradicts itself."""
+    assert not VersionCondition(condition).possible()
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        ">1,<2",
+        ">=1,<=1",
+        ">1.0,<1.0.1",
+        "!=1.*,<1.0.post1",
+        "~=1.2,!=1.2",
+        "==1.*,>1.9999",
+        "<0.1",
+        ">1!0",
+        ">1a1,<1a2",
+    ],
+)
+def test_a_condition_that_some_version_meets_is_not_blamed(condition: str) -> None:
+    """However small what it leaves."""
+    assert VersionCondition(condition).possible()
+
+
+_release = st.lists(st.integers(0, 3), min_size=1, max_size=3).map(lambda parts: ".".join(map(str, parts)))
+_versions = st.builds(str.__add__, _release, st.sampled_from(["", "", "a1", "rc2", ".post1", ".dev3"]))
+_parts = st.one_of(
+    st.builds(str.__add__, st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), _versions),
+    st.builds("{}{}.*".format, st.sampled_from(["==", "!="]), _release),
+    st.builds("~={}.{}".format, _release, st.integers(0, 3)),
+)
+
+
+@given(st.lists(_parts, min_size=1, max_size=4), _versions)
+def test_what_a_version_meets_is_possible(parts: list[str], version: str) -> None:
+    """No condition is blamed that some version meets."""
+    condition = VersionCondition(parts)
+    assert not condition(Version(version)) or condition.possible()
+
+
+def test_a_condition_says_which_of_its_parts_fail() -> None:
+    """As they were written."""
+    assert VersionCondition(">=1.0,<2.0,!=3").failing(Version("3")) == ("<2.0", "!=3")

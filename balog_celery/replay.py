@@ -1,0 +1,154 @@
+"""Has events processed again: by one consumer, as a task of its own, or by all that their topic has."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from .consumers.explain import why_not
+from .errors import BalogError, QueueError
+from .queues import Connect, OutgoingMessage, send_batches
+from .records import FacilityRecord
+from .settings import queue_name
+from .tasks import ConsumerTask, task_id
+from .text import printable
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something to be replayed.
+
+    :param body: what the message's body was.
+    :param event: the event in it; None where it cannot be decoded.
+    :param topic: the topic to which it belongs: a name or URL.
+    :param consumer: the name of the consumer's task that alone is to have it; "": whoever wants it.
+    :param origin: where the caller found it.
+    """
+
+    body: str
+    event: FacilityRecord | None
+    topic: str
+    consumer: str = ""
+    origin: Any = None
+
+
+class CannotReplay(BalogError):
+    """An item has nowhere to go; the reason is one line."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an item goes: to the task of one consumer, or to a topic again."""
+
+    topic: str
+    task: ConsumerTask | None = None
+
+    def __str__(self) -> str:
+        return self.task.name if self.task is not None else f"topic {printable(queue_name(self.topic))}"
+
+
+#: Told of each item that is safe where it goes.
+Delivered = Callable[[Item, Destination], object]
+
+
+class Pace:
+    """Lets through so many a second.
+
+    :param rate: how many a second; None: as many as come.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self.rate = rate
+        self._next = time.monotonic()
+
+    @property
+    def batch(self) -> int:
+        """How many to take at once: at least one, and about a second's worth."""
+        return 10 if self.rate is None else max(1, min(10, int(self.rate)))
+
+    def passed(self, count: int) -> None:
+        """So many went through: wait until the next may."""
+        if self.rate is not None and count:
+            self._next = max(self._next, time.monotonic() - 1.0) + count / self.rate
+            time.sleep(max(0.0, self._next - time.monotonic()))
+
+
+class Replay:
+    """Replays items for an app whose consumers are loaded.
+
+    A consumer's task goes to the Celery broker, with the id that it has whenever the event comes: no other consumer
+    sees the event. What goes to a topic is sent there again, as it was.
+
+    :param app: the Celery app.
+    :param topics: the topics that consumers listen to; nothing is sent elsewhere.
+    :param connect: gives the queue of a topic.
+    """
+
+    def __init__(self, app: Celery, topics: Collection[str], connect: Connect) -> None:
+        self._app = app
+        self._topics: Mapping[str, str] = {queue_name(topic): topic for topic in topics}
+        self._connect = connect
+
+    def destination(self, item: Item) -> Destination:
+        """Where *item* goes.
+
+        :raises CannotReplay: nowhere.
+        """
+        if item.consumer:
+            return self._consumer(item)
+        topic = self._topics.get(queue_name(item.topic))
+        if topic is None:
+            raise CannotReplay(f"no consumer of this app listens to topic {printable(item.topic)}")
+        return Destination(topic)
+
+    def _consumer(self, item: Item) -> Destination:
+        name = printable(item.consumer)
+        task = self._app.tasks.get(item.consumer)
+        if not isinstance(task, ConsumerTask):
+            raise CannotReplay(f"there is no consumer {name} (any more)")
+        if item.event is None:
+            raise CannotReplay(f"it cannot be decoded, so {name} cannot have it")
+        if reasons := why_not(task.consumer, item.event):
+            raise CannotReplay(f"{name} does not want it: {'; '.join(reason.text for reason in reasons)}")
+        return Destination(task.topic, task)
+
+    def deliver(self, items: Iterable[tuple[Item, Destination]], delivered: Delivered) -> None:
+        """Deliver *items*, telling *delivered* of each that is safe where it goes.
+
+        :raises BalogError: one could not be delivered; those after it were not tried.
+        """
+        to_topics: dict[Destination, list[Item]] = {}
+        for item, destination in items:
+            if destination.task is None:
+                to_topics.setdefault(destination, []).append(item)
+            else:
+                self._publish(destination.task, item)
+                delivered(item, destination)
+        for topic, sent in to_topics.items():
+            self._send(topic, sent, delivered)
+
+    def _publish(self, task: ConsumerTask, item: Item) -> None:
+        assert item.event is not None  # see destination()
+        try:
+            task.apply_async((item.body,), task_id=task_id(item.event.header.id, task.name))
+        except Exception as error:
+            raise BalogError(f"the broker did not take a task of {task.name}: {printable(repr(error), 500)}") from error
+
+    def _send(self, destination: Destination, items: Sequence[Item], delivered: Delivered) -> None:
+        queue = self._connect(destination.topic)
+        waiting = iter(items)
+        # With an id of its own, or a FIFO queue would drop what it has seen in the last five minutes.
+        for batch in send_batches(OutgoingMessage(item.body, deduplication_id=uuid.uuid4().hex) for item in items):
+            failed = {failure.index: failure for failure in queue.send(batch)}
+            for index in range(len(batch)):
+                item = next(waiting)
+                if index not in failed:
+                    delivered(item, destination)
+            if failed:
+                failure = min(failed.values(), key=lambda one: one.index)
+                raise QueueError(f"{queue.name} did not take an event: {printable(failure.message)}", failure.code)

@@ -1,0 +1,74 @@
+"""Why a consumer gets an event, or does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from balog_celery.consumers import Consumer, ConsumerHub
+from balog_celery.consumers.explain import explain, why_not
+from balog_celery.records import decode
+from fakes import event_text
+
+
+def consumer(name: str = "f", topic: str = "events", **wanted: Any) -> Consumer:
+    return Consumer(print, topic, name=name, **wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "codes"),
+    [
+        ({}, []),
+        ({"cls_type": "metrics", "version": "<1.0"}, []),
+        ({"cls_type": "log"}, ["cls_type"]),
+        ({"version": ">=1.0"}, ["version"]),
+        ({"cls_type": ["log", "null"], "version": ">=1.0,<2.0"}, ["cls_type", "version"]),
+    ],
+)
+def test_every_reason_is_told(wanted: dict[str, Any], codes: list[str]) -> None:
+    """None means that it gets the event."""
+    assert [reason.code for reason in why_not(consumer(**wanted), decode(event_text()))] == codes
+
+
+def test_the_reasons_name_what_is_and_what_is_wanted() -> None:
+    """Of a condition only the part that fails."""
+    reasons = why_not(consumer(cls_type=["null", "log"], version=">=0.1,<2.0"), decode(event_text(schema="3.0")))
+    assert [reason.text for reason in reasons] == ["cls_type metrics is not log, null", "version 3.0 is not <2.0"]
+
+
+def test_a_schema_that_is_no_version_meets_no_condition() -> None:
+    """And can do no harm to a terminal."""
+    event = decode(event_text(schema="\x1b[31m"))
+    (reason,) = why_not(consumer(version="<1.0"), event)
+    assert reason.code == "version unreadable"
+    assert reason.text == r"schema \x1b[31m is no version, and it asks for <1.0"
+    assert why_not(consumer(), event) == []
+
+
+def test_a_consumer_of_another_topic_does_not_get_it() -> None:
+    """A topic may be said by name or URL; if none is said, it is not looked at."""
+    here, there = consumer("here"), consumer("there", "https://sqs.eu-west-1.amazonaws.com/1/others")
+    topics = {one.topic: [one] for one in (here, there)}
+    event = decode(event_text())
+    assert explain(event, topics) == {here: [], there: []}
+    assert explain(event, topics, "others")[there] == []
+    (reason,) = explain(event, topics, "others")[here]
+    assert reason == ("topic", "it listens to events")
+
+
+@pytest.mark.parametrize("schema", ["0.0.1", "1.0", "garbage"])
+@pytest.mark.parametrize("cls_type", ["metrics", "log2", "x"])
+def test_it_says_what_routing_does(schema: str, cls_type: str) -> None:
+    """An explanation that differs from the engine's verdict would be worse than none."""
+    wanted: list[dict[str, Any]] = [
+        {},
+        {"cls_type": "metrics"},
+        {"cls_type": ["x", "log2"], "version": ">=1.0"},
+        {"version": "<1.0"},
+    ]
+    hub = ConsumerHub()
+    for number, one in enumerate(wanted):
+        hub.add_consumer(consumer(f"f{number}", **one))
+    event = decode(event_text(cls_type=cls_type, schema=schema))
+    assert hub.route(event) == tuple(one for one in hub if not why_not(one, event))
