@@ -35,8 +35,8 @@ class Walk:
     def __init__(self, queue: Queue, size: int = BATCH_SIZE) -> None:
         self._queue = queue
         self._size = size
-        self._handles: dict[str, str] = {}  # by message id: the latest receipt handle is the one that counts
-        self._deleted: set[str] = set()
+        self._held: dict[str, None] = {}  # receipt handles, in their order
+        self._seen: set[str] = set()  # message ids
 
     def __enter__(self) -> Self:
         return self
@@ -44,7 +44,7 @@ class Walk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        left = iter(self._handles.values())
+        left = iter(self._held)
         while handles := list(islice(left, BATCH_SIZE)):
             try:
                 self._queue.change_visibility(handles, 0)
@@ -54,13 +54,11 @@ class Walk:
 
     def __iter__(self) -> Iterator[list[Message]]:
         while received := self._queue.read(self._size, _WAIT, LEASE):
-            # In a long walk leases end, and then some come again: only the latest handle counts.
-            new = [message for message in received if message.message_id not in self._handles]
-            self._handles |= {message.message_id: message.handle for message in received}
-            # One that comes after it was deleted is a stray copy, of which SQS warns.
-            self.delete([message for message in new if message.message_id in self._deleted])
-            if fresh := [message for message in new if message.message_id not in self._deleted]:
-                yield fresh
+            self._held |= dict.fromkeys(message.handle for message in received)
+            # Some may come again: leases end in a long walk, and SQS may deliver what was deleted.
+            if new := [message for message in received if message.message_id not in self._seen]:
+                self._seen |= {message.message_id for message in new}
+                yield new
 
     def delete(self, messages: Sequence[Message]) -> int:
         """Delete some of the messages of one batch; return how many SQS did not delete: they come again.
@@ -72,6 +70,5 @@ class Walk:
         failed = {failure.index for failure in self._queue.delete([message.handle for message in messages])}
         for index, message in enumerate(messages):
             if index not in failed:
-                self._handles.pop(message.message_id, None)
-                self._deleted.add(message.message_id)
+                self._held.pop(message.handle, None)
         return len(failed)

@@ -172,6 +172,8 @@ class KombuQueue:
                     headers=dict(message.attributes),
                     # Without it RabbitMQ drops, and confirms, what is for a queue that does not exist.
                     mandatory=True,
+                    # Tells it from another of the same body.
+                    message_id=uuid.uuid4().hex,
                     retry=False,
                     confirm_timeout=TIMEOUT,
                 )
