@@ -16,7 +16,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from .errors import QueueError
-from .queues import BATCH_SIZE, Message, Queue
+from .queues import BATCH_SIZE, Message, ReadableQueue
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Walk:
     :param size: how many messages a batch has at most: 10 at most.
     """
 
-    def __init__(self, queue: Queue, size: int = BATCH_SIZE) -> None:
+    def __init__(self, queue: ReadableQueue, size: int = BATCH_SIZE) -> None:
         self._queue = queue
         self._size = size
         self._held: dict[str, None] = {}  # receipt handles, in their order

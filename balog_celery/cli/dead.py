@@ -12,7 +12,7 @@ from celery import Celery
 
 from ..errors import BalogError, QueueNotFound
 from ..letters import Letter
-from ..queues import Queue
+from ..queues import ReadableQueue
 from ..selection import Selection
 from ..text import printable
 from ..walk import Walk
@@ -175,7 +175,7 @@ def drop(
         raise SystemExit(EX_INTERRUPTED)
 
 
-def _queues(app: Celery, topic: str | None) -> Iterator[tuple[Queue, list[str]]]:
+def _queues(app: Celery, topic: str | None) -> Iterator[tuple[ReadableQueue, list[str]]]:
     """The dead-letter queues that exist, each with the topics of which it has letters.
 
     :raises BalogError: there is none.

@@ -14,7 +14,7 @@ from celery import Celery
 
 from ..errors import BalogError
 from ..letters import Letter
-from ..queues import Queue
+from ..queues import ReadableQueue
 from ..replay import CannotReplay, Destination, Item, Pace, Replay
 from ..selection import Selection
 from ..settings import queue_name
@@ -183,7 +183,7 @@ def _replay_file(
 
 def replay_queue(
     app: Celery,
-    queue: Queue,
+    queue: ReadableQueue,
     topic: str,
     mine: Collection[str] | None,
     tally: Tally,
