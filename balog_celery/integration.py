@@ -25,14 +25,14 @@ from .consumers.kombu import KombuQueue
 from .consumers.operator import ConsumerOperator, check_operator, resolve_topic
 from .consumers.status import StatusFile, engine_statuses, status_folder
 from .dead_letters import DeadLetters
-from .decoders import find_decoder
+from .decoders import DECODERS, Decoder, Reader, find_decoder, reader_of
 from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
 from .limits import limit_doubts
 from .link import Link
 from .once import Marks
 from .queues import Queue, SQSQueue
-from .settings import PREFIX, SECRETS, Settings
+from .settings import PREFIX, SECRETS, Settings, queue_name
 from .tasks import Routes, register, register_bury
 from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
 
@@ -212,6 +212,18 @@ class Integration:
             topics.setdefault(self._app.tasks[consumer.task_name].topic, []).append(consumer)
         return topics
 
+    def reader(self, topic: str) -> Reader:
+        """What reads the bodies of *topic*, once consumers are loaded: the decoder set for it, else ``auto``.
+
+        :raises ConfigurationError: there is no such decoder.
+        """
+        for known, consumers in self.topics().items():
+            if queue_name(known) == queue_name(topic):
+                for name in (known, *(consumer.topic for consumer in consumers)):
+                    if name in self._decoders:
+                        return reader_of(self._decoders[name])
+        return reader_of(DECODERS["auto"])
+
     def engine(self, link: Link | None = None, dispatcher: Dispatcher | None = None) -> Engine:
         """The engine of this app: it puts tasks on the app's broker, or hands them to a worker.
 
@@ -224,8 +236,6 @@ class Integration:
         wait_time = settings.wait_time
         if self.local and "wait_time" not in settings.model_fields_set:
             wait_time = _LOCAL_WAIT_TIME
-        with cwd_in_path():
-            decoders = {topic: find_decoder(decoder) for topic, decoder in settings.decoders.items()}
         return Engine(
             self.hub,
             self.connect,
@@ -237,7 +247,7 @@ class Integration:
             drain=settings.drain,
             dead_letter=settings.dead_letter,
             create_queues=self.local,
-            decoders=decoders,
+            decoders=self._decoders,
             max_body_bytes=settings.max_body_bytes,
             max_depth=settings.max_depth,
             status_file=StatusFile(self.status_dir, self._identity),
@@ -248,6 +258,11 @@ class Integration:
         for doubt in limit_doubts(self._app, self.hub, "publish" if link is None else "hand-off"):
             logger.warning("%s", doubt)
         return publish if link is None else HandOffDispatcher(self._app, link, publish)
+
+    @cached_property
+    def _decoders(self) -> dict[str, Decoder]:
+        with cwd_in_path():
+            return {topic: find_decoder(decoder) for topic, decoder in self.settings.decoders.items()}
 
     @property
     def _identity(self) -> str:

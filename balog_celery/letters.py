@@ -6,9 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from .decoders import DECODERS, Reader, reader_of
 from .errors import DecodeError
 from .queues import Message
-from .records import FacilityRecord, decode
+from .records import FacilityRecord
 from .selection import Selection
 from .settings import queue_name
 
@@ -18,21 +19,34 @@ class Letter:
     """A message of a dead-letter queue.
 
     :param message: the message; its body is that of the event.
-    :param event: the event, or None where the body cannot be decoded.
-    :param trouble: why it cannot be decoded.
+    :param event: the event, or None where the body cannot be decoded, or is not one event.
+    :param text: the event's record.
+    :param trouble: why there is no event.
     """
 
     message: Message
     event: FacilityRecord | None
+    text: str = ""
     trouble: str = ""
 
     @classmethod
-    def read(cls, message: Message) -> Letter:
-        """What *message* is."""
+    def read(cls, message: Message, reader: Reader) -> Letter:
+        """What *message* is.
+
+        :param reader: reads the bodies of its topic. What failed after it was read is a record, whatever it came as.
+        """
+        if message.problem:
+            return cls(message, None, trouble=message.problem)
+        if message.attributes.get("reason") in ("failed", "default_event_handler"):
+            reader = reader_of(DECODERS["balog"])
         try:
-            return cls(message, decode(message.body))
+            events = reader(message.body)
         except DecodeError as error:
-            return cls(message, None, error.reason)
+            return cls(message, None, trouble=error.reason)
+        if len(events) != 1:
+            return cls(message, None, trouble=f"it holds {len(events)} events")
+        ((event, text),) = events
+        return cls(message, event, text)
 
     def is_meant(self, selection: Selection, consumer: str | None, topics: Collection[str] | None) -> bool:
         """Whether options mean this letter.

@@ -343,8 +343,8 @@ class SQSQueue:
 
         with self._translated("GetQueueUrl"):
             meta = self._client.meta
-            found = None if self._connection[2] else boto3.session.Session().get_credentials()
-        if not self._connection[2] and found is None:
+            found = None if self._connection[3] else boto3.session.Session().get_credentials()
+        if not self._connection[3] and found is None:
             raise AccessDenied(
                 "there are no AWS credentials: give boto3 some (environment, shared file, role), or set "
                 "balog_aws_access_key_id and balog_aws_secret_access_key",

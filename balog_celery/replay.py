@@ -11,7 +11,8 @@ from typing import Any
 from celery import Celery
 
 from .consumers.explain import why_not
-from .errors import BalogError, QueueError
+from .decoders import Reader
+from .errors import BalogError, DecodeError, QueueError
 from .queues import Connect, OutgoingMessage, send_batches
 from .records import FacilityRecord
 from .settings import queue_name
@@ -24,7 +25,8 @@ class Item:
     """Something to be replayed.
 
     :param body: what the message's body was.
-    :param event: the event in it; None where it cannot be decoded.
+    :param event: the event in it; None where it cannot be decoded, or is not one event.
+    :param text: the event's record: what its task is given.
     :param topic: the topic to which it belongs: a name or URL.
     :param consumer: the name of the consumer's task that alone is to have it; "": whoever wants it.
     :param origin: where the caller found it.
@@ -32,6 +34,7 @@ class Item:
 
     body: str
     event: FacilityRecord | None
+    text: str
     topic: str
     consumer: str = ""
     origin: Any = None
@@ -87,12 +90,14 @@ class Replay:
     :param app: the Celery app.
     :param topics: the topics that consumers listen to; nothing is sent elsewhere.
     :param connect: gives the queue of a topic.
+    :param reader: gives what reads the bodies of a topic.
     """
 
-    def __init__(self, app: Celery, topics: Collection[str], connect: Connect) -> None:
+    def __init__(self, app: Celery, topics: Collection[str], connect: Connect, reader: Callable[[str], Reader]) -> None:
         self._app = app
         self._topics: Mapping[str, str] = {queue_name(topic): topic for topic in topics}
         self._connect = connect
+        self._reader = reader
 
     def destination(self, item: Item) -> Destination:
         """Where *item* goes.
@@ -104,7 +109,16 @@ class Replay:
         topic = self._topics.get(queue_name(item.topic))
         if topic is None:
             raise CannotReplay(f"no consumer of this app listens to topic {printable(item.topic)}")
+        if item.event is not None and not self._reads(topic, item.body):
+            raise CannotReplay(f"the decoder of topic {printable(topic)} does not read records: say one --consumer")
         return Destination(topic)
+
+    def _reads(self, topic: str, body: str) -> bool:
+        """Whether the engine could read *body* there; an event that came in another form is a record now."""
+        try:
+            return bool(self._reader(topic)(body))
+        except DecodeError:
+            return False
 
     def _consumer(self, item: Item) -> Destination:
         name = printable(item.consumer)
@@ -112,7 +126,7 @@ class Replay:
         if not isinstance(task, ConsumerTask):
             raise CannotReplay(f"there is no consumer {name} (any more)")
         if item.event is None:
-            raise CannotReplay(f"it cannot be decoded, so {name} cannot have it")
+            raise CannotReplay(f"it cannot be read as one event, so {name} alone cannot have it")
         if reasons := why_not(task.consumer, item.event):
             raise CannotReplay(f"{name} does not want it: {'; '.join(reason.text for reason in reasons)}")
         return Destination(task.topic, task)
@@ -135,7 +149,7 @@ class Replay:
     def _publish(self, task: ConsumerTask, item: Item) -> None:
         assert item.event is not None  # see destination()
         try:
-            task.apply_async((item.body,), task_id=task_id(item.event.header.id, task.name))
+            task.apply_async((item.text,), task_id=task_id(item.event.header.id, task.name))
         except Exception as error:
             raise BalogError(f"the broker did not take a task of {task.name}: {printable(repr(error), 500)}") from error
 

@@ -12,7 +12,7 @@ from celery import Celery
 
 from ..errors import BalogError, QueueNotFound
 from ..letters import Letter
-from ..queues import ReadableQueue
+from ..queues import Message, ReadableQueue
 from ..selection import Selection
 from ..text import printable
 from ..walk import Walk
@@ -163,7 +163,8 @@ def drop(
         for queue, topics in _queues(app, topic):
             with Walk(queue) as walk:
                 for messages in walk:
-                    meant = [one for one in messages if Letter.read(one).is_meant(selection, consumer, topics)]
+                    letters = [_read(app, message, topics) for message in messages]
+                    meant = [one.message for one in letters if one.is_meant(selection, consumer, topics)]
                     count += len(meant) - (0 if dry_run else walk.delete(meant))
     except KeyboardInterrupt:
         stopped = True
@@ -196,9 +197,14 @@ def _letters(app: Celery, topic: str | None, consumer: str | None, selection: Se
     for queue, topics in _queues(app, topic):
         with Walk(queue) as walk:
             for messages in walk:
-                for letter in map(Letter.read, messages):
+                for message in messages:
+                    letter = _read(app, message, topics)
                     if letter.is_meant(selection, consumer, topics):
                         yield letter
+
+
+def _read(app: Celery, message: Message, topics: list[str]) -> Letter:
+    return Letter.read(message, app.balog.reader(message.attributes.get("topic") or topics[0]))
 
 
 def _described(letter: Letter) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from celery import Celery
 from ..consumers.bounds import check_bounds
 from ..consumers.explain import explain as verdicts
 from ..errors import DecodeError
-from ..records import decode
+from ..records import FacilityRecord
 from ..text import printable
 from . import output
 from .events import bodies
@@ -26,15 +26,15 @@ def explain(app: Celery, file: IO[str], topic: str | None, as_json: bool) -> Non
 
     For each other consumer, every reason why it does not get an event: topic, cls_type, version. Nothing is sent.
 
-    FILE (- is standard input) holds one JSON document, or one a line. Exits with 1 if one of them is no record, or is
-    wanted by nobody.
+    FILE (- is standard input) holds one JSON document, or one a line, in any form that the topic's decoder reads. Exits
+    with 1 if one of them cannot be decoded, or an event is wanted by nobody.
 
     \b
     Example:
         celery -A proj balog explain event.json
         echo '{"schema": ...}' | celery -A proj balog explain - --topic myproj-events-prod
     """
-    found = [_explained(app, number, body, topic) for number, body in bodies(file)]
+    found = [one for number, body in bodies(file) for one in _explained(app, number, body, topic)]
     if as_json:
         output.document(found)
     else:
@@ -44,19 +44,27 @@ def explain(app: Celery, file: IO[str], topic: str | None, as_json: bool) -> Non
         raise SystemExit(1)
 
 
-def _explained(app: Celery, line: int, body: str, topic: str | None) -> dict[str, Any]:
+def _explained(app: Celery, line: int, body: str, topic: str | None) -> list[dict[str, Any]]:
+    """What is to be said of each event of a body."""
     settings = app.balog.settings
     try:
         check_bounds(body, settings.max_body_bytes, settings.max_depth)
-        event = decode(body)
+        # Without a topic, as the only one would be read.
+        topics = list(app.balog.topics())
+        events = app.balog.reader(topic or (topics[0] if len(topics) == 1 else ""))(body)
     except DecodeError as error:
-        return {"line": line, "error": error.reason}
+        return [{"line": line, "error": error.reason}]
+    if not events:
+        return [{"line": line, "error": "it holds no event"}]
+    return [{"line": line, **_verdict(app, event, topic)} for event, _ in events]
+
+
+def _verdict(app: Celery, event: FacilityRecord, topic: str | None) -> dict[str, Any]:
     reasons = {
         consumer.task_name: [reason._asdict() for reason in found]
         for consumer, found in verdicts(event, app.balog.topics(), topic).items()
     }
     return {
-        "line": line,
         "id": event.header.id,
         "cls_type": event.payload.cls_type,
         "schema": event.schema_version,
@@ -67,7 +75,7 @@ def _explained(app: Celery, line: int, body: str, topic: str | None) -> dict[str
 
 def _print(one: dict[str, Any]) -> None:
     if "error" in one:
-        click.echo(f"line {one['line']} {click.style('is no record', fg='red')}: {one['error']}")
+        click.echo(f"line {one['line']} {click.style('cannot be decoded', fg='red')}: {one['error']}")
         return
     about = f"cls_type {printable(one['cls_type'])}, schema {printable(one['schema'])}"
     nobody = "" if one["consumers"] else click.style(": nobody gets it", fg="red")

@@ -168,9 +168,9 @@ def _replay_file(
 ) -> None:
     found = records(file)
     topic = topic or ("" if consumer else only_topic(app))
-    items = [Item(body, event, topic, consumer or "") for body, event in found if selection(event)]
+    items = [Item(body, event, body, topic, consumer or "") for body, event in found if selection(event)]
     tally.not_meant += len(found) - len(items)
-    again = Replay(app, app.balog.topics(), app.balog.connect)
+    again = Replay(app, app.balog.topics(), app.balog.connect, app.balog.reader)
     pace, waiting = Pace(rate), iter(items)
     with output.progress(len(items), "replaying") as advance:
         while batch := list(islice(waiting, pace.batch)):
@@ -199,14 +199,15 @@ def replay_queue(
     :param mine: leave letters of other topics than these alone; None: take all.
     :raises BalogError: something could not be delivered; *tally* has what was.
     """
-    again = Replay(app, app.balog.topics(), app.balog.connect)
+    again = Replay(app, app.balog.topics(), app.balog.connect, app.balog.reader)
     pace = Pace(rate)
     seen: set[tuple[str, str]] = set()
     about = int(queue.attributes().get("ApproximateNumberOfMessages", 0))
     with output.progress(about, "replaying") as advance, Walk(queue, pace.batch) as walk:
         for messages in walk:
             ready = []
-            for letter in map(Letter.read, messages):
+            for message in messages:
+                letter = Letter.read(message, app.balog.reader(message.attributes.get("topic") or topic))
                 if not letter.is_meant(selection, consumer, mine):
                     tally.not_meant += 1
                     continue
@@ -215,7 +216,7 @@ def replay_queue(
                     tally.again += 1
                     continue
                 target = "" if all_consumers else consumer or letter.consumer
-                item = Item(letter.message.body, letter.event, letter.topic or topic, target, letter.message)
+                item = Item(message.body, letter.event, letter.text, letter.topic or topic, target, message)
                 if to := _destination(again, item, tally):
                     seen.add(letter.key)
                     ready.append((item, to))

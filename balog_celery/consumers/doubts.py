@@ -7,6 +7,7 @@ from itertools import combinations
 
 from ..text import printable
 from .consumer import Consumer
+from .predicates import matches
 
 
 def doubts(topics: Mapping[str, Iterable[Consumer]]) -> Iterator[str]:
@@ -39,11 +40,17 @@ def _function(consumer: Consumer) -> object:
 
 
 def _overlap(one: Consumer, other: Consumer) -> bool:
-    if one.cls_types is not None and other.cls_types is not None and not one.cls_types & other.cls_types:
+    types, others = one.cls_types or {"*"}, other.cls_types or {"*"}
+    if not any(_meet(this, that) for this in types for that in others):
         return False
     if one.condition is None or other.condition is None:
         return True
     return (one.condition & other.condition).possible()
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether some type is wanted by both, of which each may be a prefix."""
+    return matches(one, other.removesuffix("*")) or matches(other, one.removesuffix("*"))
 
 
 def _wants(consumer: Consumer) -> str:

@@ -9,7 +9,7 @@ from ..records import FacilityRecord
 from ..settings import queue_name
 from ..text import printable
 from .consumer import Consumer
-from .predicates import parse_version
+from .predicates import matches, parse_version
 
 
 class Reason(NamedTuple):
@@ -26,7 +26,7 @@ class Reason(NamedTuple):
 def why_not(consumer: Consumer, event: FacilityRecord) -> list[Reason]:
     """Every reason why *consumer* does not want *event*, whatever its topic; none if it wants it."""
     found = []
-    if consumer.cls_types is not None and event.payload.cls_type not in consumer.cls_types:
+    if consumer.cls_types and not any(matches(wanted, event.payload.cls_type) for wanted in consumer.cls_types):
         wanted = ", ".join(sorted(consumer.cls_types))
         found.append(Reason("cls_type", printable(f"cls_type {event.payload.cls_type} is not {wanted}")))
     if consumer.condition is not None:

@@ -126,6 +126,11 @@ def version_condition(value: str | Iterable[str] | VersionCondition | None) -> V
     return condition if str(condition) else None
 
 
+def matches(wanted: str, cls_type: str) -> bool:
+    """Whether *cls_type* is *wanted*, or begins with it where that ends in ``*``."""
+    return cls_type == wanted or (wanted.endswith("*") and cls_type.startswith(wanted[:-1]))
+
+
 def cls_types(value: str | Iterable[str] | None) -> frozenset[str] | None:
     """The set of ``cls_type`` that a consumer asked for, or None for any; those that end in ``*`` are prefixes.
 

@@ -116,7 +116,7 @@ def test_explain_is_about_a_topic_if_one_is_given(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(event_text(cls_type="nope"), "nobody gets it"), ("{}", "line 2 is no record: ")]
+    ("text", "said"), [(event_text(cls_type="nope"), "nobody gets it"), ("{}", "line 2 cannot be decoded: ")]
 )
 def test_explain_fails_for_what_nobody_gets(run: Run, text: str, said: str) -> None:
     """So that a script can tell."""

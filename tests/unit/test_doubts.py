@@ -38,6 +38,7 @@ def test_a_consumer_that_can_never_match_is_told() -> None:
         ({"cls_type": "a"}, {}),
         ({"cls_type": ["a", "b"]}, {"cls_type": ["b", "c"]}),
         ({"version": "<2"}, {"version": ">=1"}),
+        ({"cls_type": "aws.*"}, {"cls_type": ["x", "aws.s3.*"]}),
         ({"cls_type": "a", "version": "<2"}, {"cls_type": "a"}),
     ],
 )
@@ -60,6 +61,7 @@ def test_a_method_is_one_function_though_it_has_an_instance_for_each_consumer() 
     ("one", "other"),
     [
         ((f, "events", {"cls_type": "a"}), (f, "events", {"cls_type": "b"})),
+        ((f, "events", {"cls_type": "aws.s3.*"}), (f, "events", {"cls_type": ["aws.ec2.*", "aws"]})),
         ((f, "events", {"version": "<1"}), (f, "events", {"version": ">=1"})),
         ((f, "events", {}), (f, "others", {})),
         ((f, "events", {}), (g, "events", {})),

@@ -65,6 +65,7 @@ def test_it_says_what_routing_does(schema: str, cls_type: str) -> None:
         {},
         {"cls_type": "metrics"},
         {"cls_type": ["x", "log2"], "version": ">=1.0"},
+        {"cls_type": "met*"},
         {"version": "<1.0"},
     ]
     hub = ConsumerHub()

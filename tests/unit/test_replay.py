@@ -12,6 +12,7 @@ from celery import Celery
 from balog_celery import brokers
 from balog_celery.consumers import Consumer, ConsumerOperator
 from balog_celery.dead_letters import DeadLetters
+from balog_celery.decoders import DECODERS, reader_of
 from balog_celery.errors import BalogError, QueueError
 from balog_celery.queues import EntryFailure
 from balog_celery.records import decode
@@ -44,17 +45,20 @@ def queue() -> FakeQueue:
     return FakeQueue("events")
 
 
+read = reader_of(DECODERS["auto"])
+
+
 @pytest.fixture
 def replay(app: Celery, queue: FakeQueue) -> Replay:
     """Replays to that app and topic."""
-    return Replay(app, ["https://sqs.eu-west-1.amazonaws.com/1/events"], lambda _: queue)
+    return Replay(app, ["https://sqs.eu-west-1.amazonaws.com/1/events"], lambda _: queue, lambda _: read)
 
 
 def item(body: str, consumer: str = "", topic: str = "events") -> Item:
     try:
-        return Item(body, decode(body), topic, consumer)
+        return Item(body, decode(body), body, topic, consumer)
     except BalogError:
-        return Item(body, None, topic, consumer)
+        return Item(body, None, "", topic, consumer)
 
 
 def published(app: Celery) -> list[Any]:
@@ -104,7 +108,7 @@ def test_without_a_consumer_it_is_sent_to_its_topic_as_it_was(app: Celery, repla
         (item(event_text(), "proj.gone"), r"there is no consumer proj.gone \(any more\)"),
         (item(event_text(cls_type="log2"), NAME), "does not want it: cls_type log2 is not metrics"),
         (item(event_text(schema="2.0"), NAME), "does not want it: version 2.0 is not <1.0"),
-        (item("not json", NAME), "it cannot be decoded, so"),
+        (item("not json", NAME), "it cannot be read as one event, so"),
         (item(event_text(), "celery.chord"), "there is no consumer celery.chord"),
         (item(event_text(), topic="https://evil.example/1/other"), "no consumer of this app listens to topic"),
     ],
@@ -163,3 +167,11 @@ def test_a_pace_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     Pace(None).passed(10)
     assert slept == [1.0, 0.75]
     assert (Pace(None).batch, Pace(0.1).batch, Pace(500).batch) == (10, 1, 10)
+
+
+def test_a_topic_gets_nothing_that_its_decoder_does_not_read(app: Celery, queue: FakeQueue) -> None:
+    """A decoder of one's own may not know records, which a dead letter is."""
+    replay = Replay(app, ["events"], lambda _: queue, lambda _: reader_of(DECODERS["s3"]))
+    with pytest.raises(CannotReplay, match="the decoder of topic events does not read records"):
+        replay.destination(item(event_text()))
+    assert replay.destination(item(event_text(), NAME)).task is not None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any
 
 import pytest
 
+from balog_celery.decoders import DECODERS, reader_of
 from balog_celery.errors import QueueError
 from balog_celery.letters import Letter
 from balog_celery.queues import EntryFailure, Message
+from balog_celery.records import decode
 from balog_celery.selection import Selection
 from balog_celery.walk import Walk
 from fakes import FakeQueue, event_text
@@ -98,7 +101,9 @@ def test_trouble_with_giving_back_is_told(caplog: pytest.LogCaptureFixture) -> N
 
 
 def letter(body: str, **attributes: str) -> Letter:
-    return Letter.read(Message(body, "h", "m1", 0.0, sent=1_412_694_411_641, attributes=attributes))
+    return Letter.read(
+        Message(body, "h", "m1", 0.0, sent=1_412_694_411_641, attributes=attributes), reader_of(DECODERS["auto"])
+    )
 
 
 def test_a_letter_says_what_is_known_of_the_failure() -> None:
@@ -134,3 +139,17 @@ def test_a_letter_is_meant_by_consumer_and_topic(consumer: str | None, topics: l
     assert not one.is_meant(Selection.of(ids=["other"]), consumer, topics)
     # What does not say is meant by all.
     assert letter(event_text()).is_meant(Selection(), consumer, topics)
+
+
+def test_a_letter_of_another_source_is_read_as_its_topic_is() -> None:
+    """What failed is a record already; a body of several events is not one event."""
+    cloud = {"specversion": "1.0", "id": "1", "source": "shop", "type": "order.placed", "data": {"n": 1}}
+    one = letter(json.dumps(cloud))
+    assert (one.id, one.event is not None and one.event.payload.cls_type) == ("shop 1", "order.placed")
+    assert decode(one.text).header.id == "shop 1"
+    several = letter(json.dumps([cloud, {**cloud, "id": "2"}]))
+    assert (several.event, several.trouble) == (None, "it holds 2 events")
+    custom = reader_of(lambda body: [])
+    failed = Message(event_text("LG1"), "h", "m1", 0.0, attributes={"reason": "failed"})
+    assert Letter.read(failed, custom).id == "LG1"
+    assert Letter.read(Message("{}", "h", "m1", 0.0, problem="it is gone"), custom).error == "it is gone"
