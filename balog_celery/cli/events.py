@@ -11,8 +11,10 @@ from celery import Celery
 
 from ..consumers.consumer import Consumer
 from ..errors import BalogError, DecodeError
+from ..queues import MAX_MESSAGE_BYTES, OutgoingMessage
 from ..records import FacilityRecord, decode
 from ..selection import Selection
+from ..settings import Settings
 from ..text import printable
 
 Decorator = Callable[[Callable[..., None]], Callable[..., None]]
@@ -33,10 +35,10 @@ def bodies(file: IO[str]) -> list[tuple[int, str]]:
     return lines
 
 
-def records(file: IO[str]) -> list[tuple[str, FacilityRecord]]:
+def records(file: IO[str], settings: Settings) -> list[tuple[str, FacilityRecord]]:
     """The bodies in *file*, and the events in them.
 
-    :raises BalogError: one is none; it is told which.
+    :raises BalogError: one is none, or too large to be sent; it is told which.
     """
     found = []
     for number, body in bodies(file):
@@ -44,6 +46,11 @@ def records(file: IO[str]) -> list[tuple[str, FacilityRecord]]:
             found.append((body, decode(body)))
         except DecodeError as error:
             raise BalogError(f"line {number} of {file.name} is no record: {error}") from error
+        if not settings.payload_bucket and OutgoingMessage(body).size() > MAX_MESSAGE_BYTES:
+            raise BalogError(
+                f"line {number} of {file.name} is larger than a message may be, {MAX_MESSAGE_BYTES} bytes: "
+                "set balog_payload_bucket to an S3 bucket to put such records into"
+            )
     return found
 
 

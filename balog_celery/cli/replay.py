@@ -166,7 +166,7 @@ def _replay_file(
     consumer: str | None,
     rate: float | None,
 ) -> None:
-    found = records(file)
+    found = records(file, app.balog.settings)
     topic = topic or ("" if consumer else only_topic(app))
     items = [Item(body, event, body, topic, consumer or "") for body, event in found if selection(event)]
     tally.not_meant += len(found) - len(items)

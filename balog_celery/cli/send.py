@@ -8,7 +8,7 @@ import click
 from celery import Celery
 
 from ..errors import BalogError
-from ..queues import MAX_MESSAGE_BYTES, OutgoingMessage, Queue, send_batches
+from ..queues import OutgoingMessage, Queue, send_batches
 from ..text import printable
 from . import output
 from .events import only_topic, records
@@ -40,14 +40,7 @@ def send_file(app: Celery, file: IO[str], topic: str | None) -> tuple[Queue, int
 
     :raises BalogError: one is no record, and none was sent; or SQS did not take some.
     """
-    found = records(file)
-    if not app.balog.settings.payload_bucket:
-        for number, (body, _) in enumerate(found, 1):
-            if OutgoingMessage(body).size() > MAX_MESSAGE_BYTES:
-                raise BalogError(
-                    f"record {number} of {file.name} is larger than a message may be, {MAX_MESSAGE_BYTES} bytes: "
-                    "set balog_payload_bucket to an S3 bucket to put such records into"
-                )
+    found = records(file, app.balog.settings)
     queue: Queue = app.balog.connect(topic or only_topic(app))
     if app.balog.local:
         queue.create()

@@ -20,6 +20,7 @@ from kombu import Queue as BrokerQueue
 import servers
 from balog_celery.consumers.kombu import KombuQueue
 from balog_celery.dead_letters import DeadLetters
+from balog_celery.decoders import DECODERS, reader_of
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
 from balog_celery.letters import Letter
 from balog_celery.queues import Message, OutgoingMessage
@@ -386,14 +387,14 @@ def test_what_a_kill_interrupts_comes_again_on_redis(
 
 def test_dead_letters_are_walked_through(queue: KombuQueue) -> None:
     """Letters of one event for several consumers are told apart; what is not deleted goes back, with what is known."""
-    letters = DeadLetters(lambda _: queue, "{topic}-dead")
+    letters, read = DeadLetters(lambda _: queue, "{topic}-dead"), reader_of(DECODERS["auto"])
     for number in range(12):
         assert letters.put(event_text("e"), "events", "failed", consumer=f"c{number}")
     servers.wait_until(lambda: queue.attributes()["ApproximateNumberOfMessages"] == "12", 20, "the letters")
     with Walk(queue) as walk:
         seen = []
         for batch in walk:
-            seen += map(Letter.read, batch)
+            seen += [Letter.read(message, read) for message in batch]
             walk.delete(batch[:1])
     assert {letter.consumer for letter in seen} == {f"c{number}" for number in range(12)}
     servers.wait_until(lambda: queue.attributes()["ApproximateNumberOfMessages"] == "10", 20, "what went back")
