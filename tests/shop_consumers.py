@@ -68,3 +68,8 @@ def single(event: dict[str, Any]) -> None:
     seen.append(event)
     if event["payload"].get("fail") and len(seen) == 1:
         raise Flaky("once")
+
+
+@consumer_config("shop", cls_type="aws.s3.ObjectCreated:*")
+def stored(event: dict[str, Any]) -> str:
+    return str(event["payload"]["s3"]["object"]["key"])

@@ -148,6 +148,15 @@ def test_every_form_of_an_event_is_fed(harness: ConsumerHarness, seen: list[Any]
         harness.feed(5)  # type: ignore[arg-type]
 
 
+def test_messages_of_other_sources_are_decoded_as_the_engine_does(harness: ConsumerHarness) -> None:
+    """Each event in an S3 notification is one, for the consumers that want it."""
+    message = Path(__file__).resolve().parents[1] / "data" / "s3.json"
+    records = json.loads(message.read_text())["Records"]
+    report = harness.feed(message)
+    assert report.ran == ["shop_consumers.stored"] * len(records)
+    assert len({run.event.header.id for run in report.runs}) == len(records)
+
+
 def test_what_producers_logged_can_be_fed(harness: ConsumerHarness) -> None:
     """A test of both sides."""
     with capture_records() as records:
