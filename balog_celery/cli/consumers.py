@@ -50,14 +50,15 @@ def _described(app: Celery, consumer: Consumer) -> dict[str, Any]:
     route = app.amqp.router.route({"queue": None}, task.name, (), {}, task)
     # A worker serves the default queue unless it is told otherwise, and has a loop where the transport works in one.
     served = route["queue"].name == app.conf.task_default_queue
-    in_loop = app.connection_for_read().transport.implements.asynchronous
+    # The transport is asked last: to list consumers, its client need not be installed where nothing is handed over.
+    handed = app.balog.dispatch == "hand-off" and served and app.connection_for_read().transport.implements.asynchronous
     return {
         "task": consumer.task_name,
         "topic": task.topic,
         "cls_types": sorted(consumer.cls_types or ()),
         "version": str(consumer.condition or ""),
         "queue": route["queue"].name,
-        "dispatch": app.balog.dispatch if served and in_loop else "publish",
+        "dispatch": "hand-off" if handed else "publish",
         "once": consumer.once,
         "options": {name: repr(value) for name, value in consumer.options.items() if name != "queue"},
     }
