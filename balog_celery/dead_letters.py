@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 from .errors import QueueError, QueueNotFound
@@ -43,11 +44,15 @@ class DeadLetters:
     :param connect: gives the queue of a name.
     :param template: the name of a topic's dead-letter queue, ``{topic}`` standing for the topic's name; None: there
         is none.
+    :param kept: called with topic, consumer and reason of each event that was put into one.
     """
 
-    def __init__(self, connect: Connect, template: str | None) -> None:
+    def __init__(
+        self, connect: Connect, template: str | None, kept: Callable[[str, str, str], None] | None = None
+    ) -> None:
         self._connect = connect
         self._template = template
+        self._kept = kept
         self._lock = threading.Lock()
         self._queues: dict[str, Queue] = {}
         self._missing: dict[str, float] = {}
@@ -120,6 +125,8 @@ class DeadLetters:
                 printable(failure.message),
             )
         if not failures:
+            if self._kept is not None:
+                self._kept(queue_name(topic), consumer, reason)
             return Outcome.KEPT
         return Outcome.REFUSED if failures[0].sender_fault else Outcome.NOT_NOW
 

@@ -6,7 +6,8 @@ beside that at every call: endpoint rules, a serializer and a parser that go by 
 and a second layer of HTTP.
 
 A call that does not succeed at once is None here, and then the client's: its retries, its errors and its words are the
-only ones. So is everything that is unusual: a proxy, another signature or protocol, no credentials.
+only ones. So is everything that is unusual: a proxy, another signature or protocol, no credentials, a client that is
+instrumented (by OpenTelemetry, for instance).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import ssl
 import weakref
 from functools import cached_property
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -129,6 +131,8 @@ def direct_calls(client: SQSClient, credentials: Credentials | None, ca_bundle: 
         meta.config.signature_version == "v4"
         and meta.service_model.metadata["protocol"] == "json"
         and not get_environ_proxies(meta.endpoint_url)
+        # What instruments botocore puts a wrapper in this method's place, and is to see the calls.
+        and type(client._make_api_call) is MethodType  # type: ignore[attr-defined]
     )
     return DirectCalls(client, credentials, ca_bundle) if usual and credentials is not None else None
 

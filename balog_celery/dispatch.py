@@ -22,6 +22,7 @@ from .depth import DepthWatch
 from .link import Link
 from .queues import BATCH_SIZE
 from .tasks import ConsumerTask, arguments_shown, task_id
+from .telemetry import OFF, Telemetry
 from .text import printable
 
 
@@ -35,11 +36,13 @@ class PublishDispatcher:
     :param app: the Celery app; its consumers are registered.
     :param timeout: after how many seconds without an answer the broker counts as down.
     :param high_water: with so many tasks in one of the queues on the broker, it wants no more.
+    :param telemetry: who else is told of what is published.
     """
 
-    def __init__(self, app: Celery, timeout: float, high_water: int) -> None:
+    def __init__(self, app: Celery, timeout: float, high_water: int, telemetry: Telemetry = OFF) -> None:
         self._app = app
         self._timeout = timeout
+        self._telemetry = telemetry
         self._depths = DepthWatch(app, high_water, partial(bounded_connection, app, timeout))
         self._envelopes: dict[str, Envelope] = {}
         # A connection is not for sharing between threads: each polling thread has its own.
@@ -86,7 +89,7 @@ class PublishDispatcher:
     def _publisher(self) -> Publisher:
         publisher: Publisher | None = getattr(self._local, "publisher", None)
         if publisher is None:
-            publisher = self._local.publisher = Publisher(self._app, self._timeout)
+            publisher = self._local.publisher = Publisher(self._app, self._timeout, self._telemetry)
             self._publishers.append(publisher)
         return publisher
 
@@ -124,17 +127,19 @@ class Envelope:
         """The task message of *job*."""
         shown = arguments_shown(job.event, self.task.topic)
         job_id = task_id(job.event.header.id, self.task.name)
-        return self._create(job_id, self.task.name, (job.text,), {}, **{**self._common, "argsrepr": shown})
+        message = self._create(job_id, self.task.name, (job.text,), {}, **{**self._common, "argsrepr": shown})
+        message.headers.update(job.headers)
+        return message
 
 
 class Publisher:
     """One connection to the broker, that never waits for it longer than *timeout* seconds."""
 
-    def __init__(self, app: Celery, timeout: float) -> None:
+    def __init__(self, app: Celery, timeout: float, telemetry: Telemetry) -> None:
         self._timeout = timeout
         # amqp.send_task_message is what Task.apply_async publishes with: signals and task-sent events included, and
         # without the AsyncResult. It is not documented.
-        self._send: Callable[..., Any] = app.amqp.send_task_message
+        self._send: Callable[..., Any] = telemetry.sending(app.amqp.send_task_message)
         self._declared: set[str] = set()
         self._connection = bounded_connection(app, timeout)
         self._producer = app.amqp.Producer(self._connection, auto_declare=False)
@@ -256,7 +261,7 @@ class HandOffDispatcher:
     def _line(self, number: int, job: Job) -> tuple[Any, ...]:
         name = job.consumer.task_name
         shown = arguments_shown(job.event, self._publish.topic_of(job))
-        return ("task", number, task_id(job.event.header.id, name), name, shown, job.text)
+        return ("task", number, task_id(job.event.header.id, name), name, shown, job.text, job.headers)
 
     def _listen(self) -> None:
         while (lines := self._link.receive()) is not None:

@@ -10,12 +10,14 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .backoff import Backoff
 from .errors import ConfigurationError
 from .logger import SchemaFormatter
 from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue, SQSQueue, size_in_batch
+from .telemetry import find
 from .text import printable
 
 #: What the buffer holds at most besides its capacity, in bytes.
@@ -73,6 +75,8 @@ class SQSHandler(logging.Handler):
     :param capacity: how many records may wait; 64 MiB is the limit as well.
     :param linger: how long a record may wait for others to fill its batch, in seconds.
     :param level: the handler's level.
+    :param telemetry: whether each record gets a span, whose trace context goes with the message; default: where a
+        provider of OpenTelemetry has been set in the process.
     :raises ConfigurationError: *capacity* or *linger* is out of range.
     """
 
@@ -89,6 +93,7 @@ class SQSHandler(logging.Handler):
         capacity: int = 10_000,
         linger: float = 1.0,
         level: int | str = logging.NOTSET,
+        telemetry: bool | None = None,
     ) -> None:
         if capacity < 1:
             raise ConfigurationError(f"bad capacity {capacity!r}: give a number of records, 1 or more")
@@ -97,11 +102,13 @@ class SQSHandler(logging.Handler):
         super().__init__(level)
         self.setFormatter(SchemaFormatter())
         self.topic = topic
+        self._name_of_topic = topic.rstrip("/").rpartition("/")[2]
         self._connection = (region, endpoint_url, aws_access_key_id, aws_secret_access_key)
         self._buckets = (bucket,) if bucket and queue is None else ()
         self._given_queue = queue
         self._capacity = capacity
         self._linger = linger
+        self._telemetry = telemetry
         self._start_afresh()
         _handlers.add(self)
 
@@ -138,7 +145,9 @@ class SQSHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Format *record* and put it into the buffer."""
         try:
-            self._accept(self.format(record))
+            # In the thread that logs, because its current context is what the trace goes on from.
+            attributes = find(self._telemetry).created(self._name_of_topic, record.name)
+            self._accept(self.format(record), attributes)
         except Exception:
             self.handleError(record)
 
@@ -172,9 +181,13 @@ class SQSHandler(logging.Handler):
             self._report("closed", f"{lost} records were not sent before the end; {self._dropped} were dropped in all")
         super().close()
 
-    def _accept(self, line: str) -> None:
-        message = OutgoingMessage(line)
+    def _accept(self, line: str, attributes: Mapping[str, str]) -> None:
+        message = OutgoingMessage(line, attributes)
         size = message.size()
+        if size > MAX_MESSAGE_BYTES and attributes:
+            # The record is worth more than its trace.
+            message = OutgoingMessage(line)
+            size = message.size()
         if size > MAX_MESSAGE_BYTES and not self._buckets:
             self._refuse(f"a record of {size} bytes is larger than a message may be, {MAX_MESSAGE_BYTES}")
             return

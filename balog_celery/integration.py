@@ -34,6 +34,8 @@ from .once import Marks
 from .queues import Queue, SQSQueue
 from .settings import PREFIX, SECRETS, Settings, queue_name
 from .tasks import Routes, register, register_bury
+from .telemetry import Telemetry, find
+from .watch import TaskWatch
 from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
 
 logger = logging.getLogger(__name__)
@@ -97,7 +99,15 @@ class Integration:
     @cached_property
     def dead_letters(self) -> DeadLetters:
         """Where events go that failed for good."""
-        return DeadLetters(self.connect, self.settings.dead_letter)
+        return DeadLetters(self.connect, self.settings.dead_letter, lambda *said: self.telemetry.dead(*said))
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Who else is told of events on their way. Not kept: each process sets OpenTelemetry up when it likes.
+
+        :raises ConfigurationError: it is required, and not installed.
+        """
+        return find(self.settings.telemetry)
 
     @cached_property
     def local(self) -> bool:
@@ -149,6 +159,7 @@ class Integration:
             visibility_timeout=settings.visibility_timeout,
             payload_buckets=settings.payload_bucket,
             max_body_bytes=settings.max_body_bytes,
+            message_attributes=self.telemetry.attributes,
             **connection,
         )
 
@@ -251,10 +262,12 @@ class Integration:
             max_body_bytes=settings.max_body_bytes,
             max_depth=settings.max_depth,
             status_file=StatusFile(self.status_dir, self._identity),
+            telemetry=self.telemetry,
         )
 
     def _dispatcher(self, link: Link | None) -> Dispatcher:
-        publish = PublishDispatcher(self._app, self.settings.publish_timeout, self.settings.high_water)
+        settings = self.settings
+        publish = PublishDispatcher(self._app, settings.publish_timeout, settings.high_water, self.telemetry)
         for doubt in limit_doubts(self._app, self.hub, "publish" if link is None else "hand-off"):
             logger.warning("%s", doubt)
         return publish if link is None else HandOffDispatcher(self._app, link, publish)
@@ -359,6 +372,7 @@ def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celer
         app.on_after_configure.connect(configured, weak=False)
     # Sent when a worker, an engine or a report loads the app's modules; what is raised there reaches the user.
     signals.import_modules.connect(import_modules, sender=app, weak=False)
+    TaskWatch(app, lambda: integration.telemetry).begin()
     return app
 
 

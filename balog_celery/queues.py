@@ -77,8 +77,8 @@ class Message:
     :param receive_count: how often the message was received, this time included.
     :param first_received: when it was received first, in milliseconds of Unix time; 0 if the queue does not say.
     :param problem: why the body that it points to can never be had; *body* is the pointer then.
-    :param sent: when it was sent, in milliseconds of Unix time; only from :meth:`SQSQueue.read`.
-    :param attributes: its message attributes that are texts; of SQS only from :meth:`SQSQueue.read`.
+    :param sent: when it was sent, in milliseconds of Unix time; 0 if the queue does not say.
+    :param attributes: its message attributes that are texts; of SQS those that were asked for.
     """
 
     body: str
@@ -185,6 +185,7 @@ class SQSQueue:
         lifecycle rule of the bucket is for that.
     :param s3_endpoint_url: where S3 is; default: ``AWS_ENDPOINT_URL_S3``, ``AWS_ENDPOINT_URL``, else AWS.
     :param max_body_bytes: the largest body that is read from S3.
+    :param message_attributes: the names of the message attributes to receive with each message.
     """
 
     def __init__(
@@ -200,12 +201,14 @@ class SQSQueue:
         payload_buckets: Sequence[str] = (),
         s3_endpoint_url: str | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        message_attributes: Sequence[str] = (),
     ) -> None:
         is_url = topic.startswith(("https://", "http://"))
         self.name = topic.rstrip("/").rpartition("/")[2] if is_url else topic
         self._url: str | None = topic if is_url else None
         self._given_url = is_url
         self._visibility_timeout = visibility_timeout
+        self._message_attributes = message_attributes
         if is_url and region is None and (match := _AWS_URL.match(topic)):
             region = match.group(1)
         credentials = (aws_access_key_id, aws_secret_access_key, aws_session_token)
@@ -241,14 +244,15 @@ class SQSQueue:
         asked: dict[str, Any] = {}
         if self._visibility_timeout is not None:
             asked["VisibilityTimeout"] = self._visibility_timeout
-        return self._receive(limit, wait, _RECEIVED_ATTRIBUTES, asked)
+        if self._message_attributes:
+            asked["MessageAttributeNames"] = self._message_attributes
+        return self._receive(limit, wait, asked)
 
     def read(self, limit: int, wait: float, visibility: int) -> list[Message]:
         """As :meth:`receive`, invisible for *visibility* seconds, and with all that is known of each message."""
-        asked = {"VisibilityTimeout": visibility, "MessageAttributeNames": ["All"]}
-        return self._receive(limit, wait, [*_RECEIVED_ATTRIBUTES, "SentTimestamp"], asked)
+        return self._receive(limit, wait, {"VisibilityTimeout": visibility, "MessageAttributeNames": ["All"]})
 
-    def _receive(self, limit: int, wait: float, system: list[Any], asked: dict[str, Any]) -> list[Message]:
+    def _receive(self, limit: int, wait: float, asked: dict[str, Any]) -> list[Message]:
         url = self.url
         before = time.monotonic()
         with self._translated("ReceiveMessage"):
@@ -257,7 +261,7 @@ class SQSQueue:
                 QueueUrl=url,
                 MaxNumberOfMessages=min(limit, BATCH_SIZE),
                 WaitTimeSeconds=int(wait),
-                MessageSystemAttributeNames=system,
+                MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
                 **asked,
             )
         # The lease began when SQS took the message, somewhere in a poll of up to 20 s; the answer follows at once.
@@ -507,7 +511,7 @@ class SQSQueue:
 
 #: A receipt handle of no message.
 _NO_HANDLE = "none"
-_RECEIVED_ATTRIBUTES = ["ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp"]
+_SYSTEM_ATTRIBUTES = ["ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp", "SentTimestamp"]
 #: A received message's lease counts from this many seconds before its answer was read.
 _ANSWER_MARGIN = 1.0
 

@@ -122,6 +122,12 @@ class Settings(BaseModel):
         10.0, gt=0, description="How long publishing may take before the broker counts as down, in seconds."
     )
 
+    telemetry: bool | None = Field(
+        None,
+        description="Whether traces and metrics go to OpenTelemetry. Default: where a provider of either has been set "
+        "in the process.",
+    )
+
     local: bool | None = Field(
         None,
         description="Whether to run the embedded broker and SQS, for development. Default: `celery -A balog_celery` "

@@ -31,6 +31,8 @@ BURY = "balog_celery.bury"
 #: The message property that says until when, by ``time.monotonic()``, a task that was handed over may stay with its
 #: worker to be retried there. No broker's message has it.
 STAYS_UNTIL = "balog_stays_until"
+#: The message property that names the headers which a task was handed over with, besides Celery's own.
+HEADERS_GIVEN = "balog_headers_given"
 #: The message property that says why an event failed for good, where only its dead letter is left to be made.
 BURYING = "balog_burying"
 #: The longest countdown of a retry that stays with its worker, in seconds.
@@ -138,7 +140,8 @@ class EventTask(Task):  # type: ignore[misc]
         if not until or not self.acks_late or delay > MAX_STAY or time.monotonic() + delay > until:
             return False
         # What a task that was handed over has none of, and a function may have added for its retry.
-        return not (request.headers or request.chain or request.callbacks or request.errbacks or request.chord)
+        added = (request.headers or {}).keys() - set(request.properties.get(HEADERS_GIVEN, ()))
+        return not (added or request.chain or request.callbacks or request.errbacks or request.chord)
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""

@@ -35,7 +35,7 @@ from .consumers.status import problems
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
-from .tasks import BURYING, STAYS_UNTIL, LocalRetry
+from .tasks import BURYING, HEADERS_GIVEN, STAYS_UNTIL, LocalRetry
 
 logger = logging.getLogger(__name__)
 
@@ -296,14 +296,22 @@ class HandedTask:
     _EMBED: ClassVar[dict[str, None]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
     def __init__(
-        self, hand_off: HandOff, number: int, headers: dict[str, Any], event: str, queue: str, stays_until: float
+        self,
+        hand_off: HandOff,
+        number: int,
+        headers: dict[str, Any],
+        given: dict[str, Any],
+        event: str,
+        queue: str,
+        stays_until: float,
     ) -> None:
         self.number = number
-        self.headers = headers
+        self.headers = {**headers, **given}
         self.properties: dict[str, Any] = {
             "correlation_id": headers["id"],
             "reply_to": "",
             STAYS_UNTIL: stays_until,
+            HEADERS_GIVEN: list(given),
         }
         # Where a retry goes that is published.
         self.delivery_info = {"exchange": "", "routing_key": queue}
@@ -492,12 +500,12 @@ class HandOff:
         if lines is None:
             self._forget_link()
             return
-        for _kind, number, task_id, name, shown, event in lines:
+        for _kind, number, task_id, name, shown, event, given in lines:
             try:
                 headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
                 queue = self._consumer.app.conf.task_default_queue
                 stays_until = time.monotonic() + self._stay if self._waiting < MAX_WAITING else 0.0
-                task = self._taken[number] = HandedTask(self, number, headers, event, queue, stays_until)
+                task = self._taken[number] = HandedTask(self, number, headers, given, event, queue, stays_until)
             except Exception:
                 logger.exception("a task of %s could not be taken from the engine: its event comes again", name)
                 self._tell("refused", number)

@@ -42,6 +42,8 @@ class FakeQueue:
         self.on: dict[str, Callable[..., Any]] = {}
         self.changed = threading.Condition()
         self.present = True
+        self.message_attributes: Mapping[str, str] = {}
+        self.sent_at = 0
         self.queue_attributes: Mapping[str, str] = {"VisibilityTimeout": "30"}
         self._number = 0
 
@@ -55,7 +57,8 @@ class FakeQueue:
             while self.bodies and len(messages) < limit:
                 self._number += 1
                 handle = f"h{self._number}"
-                messages.append(Message(self.bodies.popleft(), handle, f"m{self._number}", time.monotonic()))
+                more = {"sent": self.sent_at, "attributes": self.message_attributes}
+                messages.append(Message(self.bodies.popleft(), handle, f"m{self._number}", time.monotonic(), **more))
             return messages
 
     def read(self, limit: int, wait: float, visibility: int) -> list[Message]:

@@ -34,4 +34,8 @@ def health(app: Celery, as_json: bool) -> None:
             click.echo(
                 f"engine {status['pid']}, topic {topic}: {state['doing']}, polled {state['last_poll']:.0f} s ago, "
                 f"{state['in_flight']} in flight (the oldest for {state['oldest']:.0f} s), {state['owed']} deletes owed"
+                + "".join(
+                    f", the last event {stage} {lag['last']:.1f} s before it was received (at most {lag['max']:.1f} s)"
+                    for stage, lag in state["lag"].items()
+                )
             )

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..queues import Message
 from ..records import FacilityRecord
 from .consumer import Consumer
 
+#: The message header of a task that says when its event was ``emitted`` (by its own header), ``sent`` (SQS had it; 0
+#: where a queue does not say) and ``received`` (by the engine): a dict of Unix times, in milliseconds.
+TIMES = "balog_times"
+
 
 class Job(NamedTuple):
-    """One event for one consumer: what a dispatcher is given, and acknowledges or refuses once, from any thread."""
+    """One event for one consumer: what a dispatcher is given, and acknowledges or refuses once, from any thread.
+
+    ``headers`` are the message headers of its task besides Celery's own; the jobs of an event have one dict of them.
+    """
 
     delivery: Delivery
     event: FacilityRecord
     text: str
     consumer: Consumer
+    headers: dict[str, Any]
 
     def acknowledge(self) -> None:
         """This consumer is served: its task was accepted, or has finished."""

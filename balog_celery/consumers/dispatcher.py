@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..errors import BalogError
+from ..telemetry import Telemetry
 from ..text import printable
 from .consumer import Consumer
-from .delivery import Job
+from .delivery import TIMES, Job
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +49,21 @@ class InlineDispatcher:
 
     :param operator: the consumer operator.
     :param bury: told of a failed consumer; True if the event is now a dead letter, so that the job is done.
+    :param topic_of: gives the topic of a consumer.
+    :param telemetry: who else is told.
     """
 
-    def __init__(self, operator: Any, bury: Callable[[Job, Exception], bool]) -> None:
+    def __init__(
+        self,
+        operator: Any,
+        bury: Callable[[Job, Exception], bool],
+        topic_of: Callable[[Consumer], str],
+        telemetry: Telemetry,
+    ) -> None:
         self._operator = operator
         self._bury = bury
+        self._topic_of = topic_of
+        self._telemetry = telemetry
 
     def dispatch(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -67,11 +79,20 @@ class InlineDispatcher:
         pass
 
     def _run(self, job: Job) -> None:
+        with self._telemetry.running(job.headers):
+            topic, consumer, times = self._topic_of(job.consumer), job.consumer.task_name, job.headers[TIMES]
+            started = {**times, "started": int(time.time() * 1000)}
+            self._telemetry.started(topic, consumer, started)
+            failed = not self._process(job)
+            self._telemetry.done(topic, consumer, {**started, "done": int(time.time() * 1000)}, failed=failed)
+
+    def _process(self, job: Job) -> bool:
+        """Have the job's function called, and settle the job; False if it failed."""
         try:
             self._operator.process_event(job.consumer, job.consumer.argument(job.event))
         except Exception as error:
             logger.exception("%s failed on event %s", job.consumer.task_name, printable(job.event.header.id))
-            if not self._bury(job, error):
-                job.refuse()
-                return
+            (job.acknowledge if self._bury(job, error) else job.refuse)()
+            return False
         job.acknowledge()
+        return True

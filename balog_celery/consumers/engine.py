@@ -16,6 +16,7 @@ from ..dead_letters import DeadLetters
 from ..decoders import DECODERS, Decoder, find_decoder, reader_of
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..queues import MAX_BODY_BYTES, MISCONFIGURED, Connect, Message, Queue
+from ..telemetry import Telemetry, find
 from ..text import printable
 from .consumer import Consumer
 from .delivery import Job
@@ -47,6 +48,7 @@ class EngineOptions(TypedDict, total=False):
     max_body_bytes: int
     max_depth: int
     status_file: StatusFile | None
+    telemetry: Telemetry | None
 
 
 class Engine:
@@ -69,6 +71,7 @@ class Engine:
     :param max_body_bytes: the largest body that is decoded, in bytes; a larger one is a dead letter.
     :param max_depth: how deep a body may be nested; a deeper one is a dead letter.
     :param status_file: where to keep the engine's status for other processes.
+    :param telemetry: who else is told of events on their way; default: OpenTelemetry, if the process has set it up.
     :raises ConfigurationError: the operator has not both methods, or there is no such decoder.
     """
 
@@ -89,14 +92,18 @@ class Engine:
         max_body_bytes: int = MAX_BODY_BYTES,
         max_depth: int = 100,
         status_file: StatusFile | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.hub = hub
         self.stats = Stats()
+        self.telemetry = find() if telemetry is None else telemetry
         self._operator = ConsumerOperator() if consumer_operator is None else consumer_operator
         check_operator(self._operator)
         self._connect = connect
-        self._dead_letters = DeadLetters(connect, dead_letter)
-        self._dispatcher = dispatcher or InlineDispatcher(self._operator, self._bury)
+        self._dead_letters = DeadLetters(connect, dead_letter, self.telemetry.dead)
+        self._dispatcher = dispatcher or InlineDispatcher(
+            self._operator, self._bury, lambda consumer: self._topic_of[consumer], self.telemetry
+        )
         self._default_event_handler = default_event_handler
         self._wait_time = wait_time
         self._visibility_timeout = visibility_timeout
@@ -210,6 +217,7 @@ class Engine:
                     max_body_bytes=self._max_body_bytes,
                     max_depth=self._max_depth,
                     stats=self.stats,
+                    telemetry=self.telemetry,
                 )
             )
 

@@ -16,15 +16,16 @@ from ..decoders import Reader
 from ..errors import DecodeError, QueueError
 from ..queues import BATCH_SIZE, Message, Queue
 from ..records import FacilityRecord, as_event
+from ..telemetry import Telemetry
 from ..text import printable
 from .bounds import check_bounds, check_depth
 from .consumer import Consumer
-from .delivery import Delivery, Job
+from .delivery import TIMES, Delivery, Job
 from .dispatcher import Dispatcher, DispatchError
 from .hub import Router
 from .keeper import Keeper
 from .predicates import parse_version
-from .stats import Stats
+from .stats import Lag, Stats
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Listener:
     :param max_body_bytes: the largest body that is decoded, in bytes.
     :param max_depth: how deep a body may be nested.
     :param stats: where to count.
+    :param telemetry: who else is told.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Listener:
         max_body_bytes: int,
         max_depth: int,
         stats: Stats,
+        telemetry: Telemetry,
     ) -> None:
         self.topic = queue.name
         self.keeper = keeper
@@ -82,6 +85,8 @@ class Listener:
         self._max_body_bytes = max_body_bytes
         self._max_depth = max_depth
         self._stats = stats
+        self._telemetry = telemetry
+        self._lag = Lag()
         self._stop = threading.Event()
         self._sqs = Backoff()
         self._said: type[Exception] | None = None
@@ -117,6 +122,7 @@ class Listener:
             "trouble": self._trouble,
             "last_poll": time.monotonic() - self._polled,
             **self.keeper.status(),
+            "lag": self._lag.shown(),
             **self._stats.of(self.topic),
         }
 
@@ -162,6 +168,7 @@ class Listener:
             self.keeper.give_back(messages)
         elif messages:
             self._stats.add(self.topic, "received", len(messages))
+            self._telemetry.received(self.topic, len(messages))
             # Which may take as long as what is before it in the worker: no illness.
             self._doing = "dispatching"
             self.take(messages)
@@ -191,11 +198,12 @@ class Listener:
         except DecodeError as error:
             others.append((message, partial(self._undecodable, message, error)))
             return
-        wanted: list[tuple[FacilityRecord, str, Consumer]] = []
+        wanted: list[tuple[FacilityRecord, str, Consumer, dict[str, Any]]] = []
         unwanted: list[tuple[FacilityRecord, str]] = []
         for event, text in events:
+            headers = self._arrived(message, event)
             if consumers := self._route(message, event):
-                wanted += [(event, text, consumer) for consumer in consumers]
+                wanted += [(event, text, consumer, headers) for consumer in consumers]
             else:
                 unwanted.append((event, text))
         if not wanted:
@@ -223,6 +231,14 @@ class Listener:
                 check_depth(text, self._max_depth)
         return events
 
+    def _arrived(self, message: Message, event: FacilityRecord) -> dict[str, Any]:
+        """Note how late *event* is; return what goes with its tasks."""
+        emitted, received = int(event.header.timestamp.timestamp() * 1000), int(time.time() * 1000)
+        self._lag.note(emitted, message.sent, received)
+        times = {"emitted": emitted, "sent": message.sent, "received": received}
+        self._telemetry.arrived(self.topic, times)
+        return {TIMES: times}
+
     def _leave(self, message: Message) -> None:
         # One message's trouble must not be that of the others. It is a fault of ours, so the message stays with SQS.
         logger.exception(
@@ -244,6 +260,10 @@ class Listener:
         return self._router.route(event)
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
+        with self._telemetry.dispatching(self.topic, jobs):
+            self._hand_over(jobs)
+
+    def _hand_over(self, jobs: Sequence[Job]) -> None:
         """Hand the jobs over, however long it takes: their leases are kept meanwhile, and nothing more is received."""
         while True:
             try:
@@ -264,6 +284,7 @@ class Listener:
             logger.info("%s: dispatching works again", printable(self.topic))
         self._broker.succeeded()
         self._stats.add(self.topic, "dispatched", len(jobs))
+        self._telemetry.dispatched(self.topic, jobs)
 
     def _undecodable(self, message: Message, error: DecodeError) -> None:
         self._stats.add(self.topic, "undecodable")

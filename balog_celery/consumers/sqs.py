@@ -56,6 +56,7 @@ class SQSEngine(Engine):
                 visibility_timeout=options.get("visibility_timeout"),
                 payload_buckets=(payload_bucket,) if isinstance(payload_bucket, str) else payload_bucket,
                 max_body_bytes=options.get("max_body_bytes", MAX_BODY_BYTES),
+                message_attributes=self.telemetry.attributes,
             )
 
         super().__init__(

@@ -1,4 +1,4 @@
-"""What the engine counts, by topic."""
+"""What the engine counts and measures, by topic."""
 
 from __future__ import annotations
 
@@ -32,3 +32,35 @@ class Stats:
         """The counters of every topic."""
         with self._lock:
             return {topic: dict(counts) for topic, counts in self._counts.items()}
+
+
+class Lag:
+    """How late the events of a topic are when the engine receives them: the last one, and the latest since its start.
+
+    One thread notes, any may look.
+    """
+
+    def __init__(self) -> None:
+        # Milliseconds, the last and the most; None before an event.
+        self._emitted: tuple[int, int] | None = None
+        self._sent: tuple[int, int] | None = None
+
+    def note(self, emitted: int, sent: int, received: int) -> None:
+        """An event was received.
+
+        :param emitted: when it was logged, in milliseconds of Unix time, as the other two.
+        :param sent: when the queue got it; 0: the queue does not say.
+        """
+        self._emitted = _with(self._emitted, received - emitted)
+        if sent:
+            self._sent = _with(self._sent, received - sent)
+
+    def shown(self) -> dict[str, dict[str, float]]:
+        """Seconds from ``emitted`` and from ``sent`` to received: the ``last``, the ``max``; empty before an event."""
+        lags = {"emitted": self._emitted, "sent": self._sent}
+        return {stage: {"last": lag[0] / 1000, "max": lag[1] / 1000} for stage, lag in lags.items() if lag}
+
+
+def _with(lag: tuple[int, int] | None, last: int) -> tuple[int, int]:
+    last = max(last, 0)  # clocks differ
+    return last, last if lag is None or last > lag[1] else lag[1]

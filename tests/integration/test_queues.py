@@ -61,6 +61,8 @@ def test_what_is_sent_is_received(queue: SQSQueue) -> None:
     for message in messages:
         assert message.receive_count == 1
         assert abs(message.first_received - before) < 60_000
+        assert abs(message.sent - before) < 60_000
+        assert message.attributes == {}
         assert 0 <= time.monotonic() - message.received < 30
     assert queue.receive(10, 0) == []
 
@@ -73,6 +75,19 @@ def test_attributes_travel(queue: SQSQueue, client: Any) -> None:
         "reason": {"DataType": "String", "StringValue": "failed"},
         "topic": {"DataType": "String", "StringValue": "é"},
     }
+
+
+def test_attributes_that_were_asked_for_are_received(queue_name: str, client: Any) -> None:
+    """Those that are texts, and no others."""
+    queue = SQSQueue(queue_name, message_attributes=("text", "bytes"))
+    attributes = {
+        "text": {"DataType": "String", "StringValue": "yes"},
+        "bytes": {"DataType": "Binary", "BinaryValue": b"no"},
+        "other": {"DataType": "String", "StringValue": "no"},
+    }
+    client.send_message(QueueUrl=queue.url, MessageBody="body", MessageAttributes=attributes)
+    (message,) = queue.receive(10, 5)
+    assert message.attributes == {"text": "yes"}
 
 
 def test_one_receive_gives_ten_at_most(queue: SQSQueue) -> None:

@@ -572,7 +572,7 @@ def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
     for number, (method, arguments) in enumerate(
         [("acknowledge", {}), ("reject", {"requeue": True}), ("reject", {"requeue": False})]
     ):
-        task = HandedTask(hand_off, number, headers, "the text", "celery", 0.0)
+        task = HandedTask(hand_off, number, headers, {}, "the text", "celery", 0.0)
         execute(task, None, task.ack, task.reject, [])
         request = given.pop()
         state.reserved_requests.discard(request)

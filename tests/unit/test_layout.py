@@ -29,7 +29,6 @@ LAYERS = [
     "direct",
     "payloads",
     "queues",
-    "handlers",
     "dead_letters",
     "consumers.options",
     "consumers.bounds",
@@ -42,6 +41,8 @@ LAYERS = [
     "consumers.hub",
     "consumers.stats",
     "consumers.delivery",
+    "telemetry",
+    "handlers",
     "consumers.dispatcher",
     "consumers.keeper",
     "consumers.listener",
@@ -64,6 +65,7 @@ LAYERS = [
     "dispatch",
     "local",
     "worker",
+    "watch",
     "integration",
     "testing.producers",
     "testing.harness",
@@ -162,7 +164,9 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 METRICS = {"cls_type": "metrics", "values": [{"name": "n", "value": 1.5}]}
 
 
-@pytest.mark.parametrize("heavy", ["celery", "kombu", "boto3", "botocore", "redis", "moto", "pydantic.main"])
+@pytest.mark.parametrize(
+    "heavy", ["celery", "kombu", "boto3", "botocore", "opentelemetry", "redis", "moto", "pydantic.main"]
+)
 def test_logging_imports_nothing_heavy(heavy: str) -> None:
     """A producer needs neither Celery nor boto3, and for plain metrics not even pydantic's models."""
     write = f"get_logger('a').info('done', payload={METRICS})"
@@ -177,16 +181,24 @@ def test_the_pytest_plugin_imports_nothing_heavy(heavy: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-def test_only_two_files_import_boto3() -> None:
-    """``queues.py`` is where AWS is talked to, and ``direct.py`` how it does so often."""
-    importing = {
+def files_importing(*packages: str) -> set[str]:
+    return {
         path.name
         for path in ROOT.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, (ast.Import, ast.ImportFrom))
         and any(
-            (name or "").split(".")[0] in ("boto3", "botocore")
+            (name or "").split(".")[0] in packages
             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
         )
     }
-    assert importing == {"direct.py", "queues.py"}
+
+
+def test_only_two_files_import_boto3() -> None:
+    """``queues.py`` is where AWS is talked to, and ``direct.py`` how it does so often."""
+    assert files_importing("boto3", "botocore") == {"direct.py", "queues.py"}
+
+
+def test_only_one_file_imports_opentelemetry() -> None:
+    """And only where it is asked to: the extra may be missing."""
+    assert files_importing("opentelemetry") == {"telemetry.py"}

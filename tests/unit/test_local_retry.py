@@ -26,7 +26,7 @@ from balog_celery.dispatch import HandOffDispatcher, PublishDispatcher
 from balog_celery.link import Link
 from balog_celery.queues import Message
 from balog_celery.records import decode
-from balog_celery.tasks import MAX_STAY, STAYS_UNTIL, ConsumerTask, LocalRetry, LocalSignature, register
+from balog_celery.tasks import HEADERS_GIVEN, MAX_STAY, STAYS_UNTIL, ConsumerTask, LocalRetry, LocalSignature, register
 from balog_celery.worker import HandedTask, HandOff
 from fakes import FakeQueue, event_text
 
@@ -72,6 +72,15 @@ def test_a_retry_of_a_task_that_was_handed_over_stays(task: ConsumerTask) -> Non
     signature = task.signature_from_request(request(), countdown=MAX_STAY, retries=1)
     assert isinstance(signature, LocalSignature)
     assert signature.apply_async() is None
+
+
+def test_so_does_one_with_headers_that_it_was_handed_over_with(task: ConsumerTask) -> None:
+    """Of its trace, for instance."""
+    properties = {STAYS_UNTIL: time.monotonic() + 36_000, HEADERS_GIVEN: ["a"]}
+    context = request(headers={"a": "b"}, properties=properties)
+    assert isinstance(task.signature_from_request(context, countdown=1, retries=1), LocalSignature)
+    context.headers["added"] = "by the function"
+    assert not isinstance(task.signature_from_request(context, countdown=1, retries=1), LocalSignature)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +147,9 @@ class Worker:
         self.hand_off.open(self.consumer, self.hub)
 
     def hand_over(self, *numbers: int) -> list[HandedTask]:
-        self.engines[-1].send(*[("task", number, f"id{number}", NAME, "(shown,)", event_text()) for number in numbers])
+        given = {"traceparent": "00-1-2-01"}
+        lines = [("task", number, f"id{number}", NAME, "(shown,)", event_text(), given) for number in numbers]
+        self.engines[-1].send(*lines)
         self.hand_off._on_readable()
         return self.given[-len(numbers) :]
 
@@ -193,6 +204,7 @@ def test_a_retry_is_given_to_celery_when_it_is_due(one: Worker) -> None:
         assert one.given[-1] is not task
         task = one.given[-1]
         assert (task.headers["retries"], task.headers["id"], task.headers["eta"]) == (count, "id7", None)
+        assert task.headers["traceparent"] == "00-1-2-01"
     task.ack()
     assert one.told() == [["waiting", 7], ["done", 7]]
 
@@ -290,7 +302,7 @@ def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
     def jobs(count: int) -> list[Job]:
         event = decode(event_text())
         message = Message(event_text(), "handle", "id", 0.0)
-        return [Job(Delivery(message, 1, settled.append), event, message.body, CONSUMER) for _ in range(count)]
+        return [Job(Delivery(message, 1, settled.append), event, message.body, CONSUMER, {}) for _ in range(count)]
 
     try:
         far.send(("open", 10, [app.conf.task_default_queue]))

@@ -1,0 +1,251 @@
+"""OpenTelemetry: one trace from a logger's call to the tasks of its event, and metrics. The only file that imports it.
+
+A trace looks like this, where the last two are of the official instrumentation of Celery, if that is on::
+
+    create events                  PRODUCER  SQSHandler, in the thread that logs; the context goes with the message
+    └─ dispatch events             CONSUMER  the engine, for each event; linked to the first as well
+       └─ apply_async/proj.task    PRODUCER  the engine, for each task that it publishes
+          └─ run/proj.task         CONSUMER  the worker; a child of "dispatch events" if the task was handed over
+
+It is parents and children all the way, not links between traces, because a message is one event and its tasks are
+nothing but its consequence: an event for three consumers is one trace with three branches, and so is one that SQS
+delivers again. The link is what the semantic conventions for messaging ask for, for tools that go by it.
+
+Message attributes are W3C Trace Context (``traceparent``, ``tracestate``), whatever the propagator of the process is;
+task headers are what that propagator makes, because the instrumentation of Celery reads them with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .consumers.delivery import Job
+
+#: The message attributes of W3C Trace Context.
+TRACE_CONTEXT = ("traceparent", "tracestate")
+
+#: The boundaries of the histogram of lags, in seconds: a lag may be that of a queue that nobody reads for a day.
+_LAGS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200, 86_400)
+
+
+class Telemetry:
+    """What is told of events on their way. This one tells nobody, and :func:`find` gives it where nobody listens.
+
+    Times are those of the header :data:`~balog_celery.consumers.delivery.TIMES`: milliseconds of Unix time, by stage.
+    """
+
+    #: The message attributes to ask SQS for.
+    attributes: tuple[str, ...] = ()
+
+    def created(self, topic: str, logger: str) -> Mapping[str, str]:
+        """A record for *topic* was logged by *logger*, here and now; return the attributes to send it with."""
+        return {}
+
+    def received(self, topic: str, count: int) -> None:
+        """So many messages of *topic* were received."""
+
+    def arrived(self, topic: str, times: Mapping[str, int]) -> None:
+        """An event of *topic* was decoded."""
+
+    def dispatching(self, topic: str, jobs: Sequence[Job]) -> AbstractContextManager[object]:
+        """The block dispatches *jobs*, those of an event side by side; adds to their headers."""
+        return _NOTHING
+
+    def dispatched(self, topic: str, jobs: Sequence[Job]) -> None:
+        """*jobs* were dispatched."""
+
+    def sending(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        """What to call instead of Celery's ``amqp.send_task_message``."""
+        return send
+
+    def running(self, headers: Mapping[str, Any]) -> AbstractContextManager[object]:
+        """The block does what a task with *headers* would."""
+        return _NOTHING
+
+    def started(self, topic: str, consumer: str, times: Mapping[str, int]) -> None:
+        """The task of an event for *consumer* was started."""
+
+    def done(self, topic: str, consumer: str, times: Mapping[str, int], *, failed: bool) -> None:
+        """It has ended: well, or *failed* for good."""
+
+    def dead(self, topic: str, consumer: str, reason: str) -> None:
+        """The dead-letter queue of *topic* has an event more; *consumer* is "" if it was not one that failed."""
+
+
+_NOTHING = nullcontext()
+OFF = Telemetry()
+
+
+def find(setting: bool | None = None) -> Telemetry:
+    """The telemetry of this process.
+
+    :param setting: whether it tells OpenTelemetry; default: where a provider of traces or metrics has been set.
+    :raises ConfigurationError: it should, but OpenTelemetry is not installed.
+    """
+    if setting is False or (setting is None and not _has_provider()):
+        return OFF
+    try:
+        return _default()
+    except ImportError as error:
+        raise ConfigurationError(
+            f"balog_telemetry = True needs OpenTelemetry: pip install 'balog_celery[otel]' ({error})"
+        ) from error
+
+
+def _has_provider() -> bool:
+    # Whoever has set one has imported these; importing them here would make everybody else pay for it.
+    trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
+    return (trace is not None and _is_real(trace.get_tracer_provider())) or (
+        metrics is not None and _is_real(metrics.get_meter_provider())
+    )
+
+
+def _is_real(provider: object) -> bool:
+    # The API's own are those that stand in for one, and those that do nothing.
+    return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+
+
+@lru_cache(maxsize=1)
+def _default() -> OpenTelemetry:
+    return OpenTelemetry()
+
+
+class OpenTelemetry(Telemetry):
+    """Tells OpenTelemetry.
+
+    :param tracer_provider: where spans go; default: the provider that is or will be set in the process.
+    :param meter_provider: likewise for metrics.
+    :raises ImportError: ``opentelemetry-api`` is not installed.
+    """
+
+    attributes = TRACE_CONTEXT
+
+    def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
+        from opentelemetry import context, metrics, propagate, trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._context, self._propagate, self._trace = context, propagate, trace
+        self._w3c = TraceContextTextMapPropagator()
+        self._tracer = trace.get_tracer("balog_celery", tracer_provider=tracer_provider)
+        meter = metrics.get_meter("balog_celery", meter_provider=meter_provider)
+
+        def counter(name: str, unit: str, description: str) -> Callable[..., None]:
+            return meter.create_counter(f"balog.{name}", f"{{{unit}}}", description).add
+
+        self._received = counter("messages.received", "message", "Messages received from SQS, by topic.")
+        self._dispatched = counter("tasks.dispatched", "task", "Tasks put on the broker or handed to the worker.")
+        self._finished = counter("tasks.finished", "task", "Tasks that ended well.")
+        self._failed = counter("tasks.failed", "task", "Tasks that failed for good; retries are not counted.")
+        self._dead = counter("dead_letters", "message", "Events kept in a dead-letter queue, by reason.")
+        self._lag = meter.create_histogram(
+            "balog.lag",
+            "s",
+            "How long ago the event was emitted, by stage: sent (SQS had it), received (the engine had it), started "
+            "and done (its task; by consumer).",
+            explicit_bucket_boundaries_advisory=_LAGS,
+        ).record
+
+    def created(self, topic: str, logger: str) -> Mapping[str, str]:
+        if logger.partition(".")[0] == "opentelemetry":
+            return {}  # what exporters have to say would give them ever more to export
+        about = {"messaging.system": "aws_sqs", **_about("create", "create", topic)}
+        span = self._tracer.start_span(f"create {topic}", kind=self._trace.SpanKind.PRODUCER, attributes=about)
+        carrier: dict[str, str] = {}
+        self._w3c.inject(carrier, self._trace.set_span_in_context(span))
+        span.end()
+        # SQS takes no empty values.
+        return {name: value for name, value in carrier.items() if value}
+
+    def received(self, topic: str, count: int) -> None:
+        self._received(count, {"topic": topic})
+
+    def arrived(self, topic: str, times: Mapping[str, int]) -> None:
+        self._since_emitted(times, "sent", {"topic": topic})
+        self._since_emitted(times, "received", {"topic": topic})
+
+    @contextmanager
+    def dispatching(self, topic: str, jobs: Sequence[Job]) -> Iterator[object]:
+        spans = [self._start(topic, next(group)) for _, group in groupby(jobs, lambda job: id(job.headers))]
+        try:
+            yield None
+        except BaseException as error:
+            for span in spans:
+                span.record_exception(error)
+                span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, str(error)))
+            raise
+        finally:
+            for span in spans:
+                span.end()
+
+    def _start(self, topic: str, job: Job) -> Any:
+        message = job.delivery.message
+        # Nothing of this thread's: it polls for everybody.
+        parent = self._w3c.extract(message.attributes, self._context.Context())
+        creation = self._trace.get_current_span(parent).get_span_context()
+        span = self._tracer.start_span(
+            f"dispatch {topic}",
+            parent,
+            self._trace.SpanKind.CONSUMER,
+            {
+                **_about("process", "dispatch", topic),
+                "messaging.message.id": message.message_id,
+                "balog.event.id": job.event.header.id,
+                "balog.event.cls_type": job.event.payload.cls_type,
+                "balog.receive_count": message.receive_count,
+            },
+            [self._trace.Link(creation)] if creation.is_valid else (),
+        )
+        self._propagate.inject(job.headers, self._trace.set_span_in_context(span, parent))
+        return span
+
+    def dispatched(self, topic: str, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._dispatched(1, {"topic": topic, "consumer": job.consumer.task_name})
+
+    def sending(self, send: Callable[..., Any]) -> Callable[..., Any]:
+        def send_in_context(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            # The instrumentation of Celery makes its span in the current context, and overwrites the headers.
+            with self.running(message.headers):
+                return send(producer, name, message, **options)
+
+        return send_in_context
+
+    @contextmanager
+    def running(self, headers: Mapping[str, Any]) -> Iterator[object]:
+        token = self._context.attach(self._propagate.extract(headers, self._context.Context()))
+        try:
+            yield None
+        finally:
+            self._context.detach(token)
+
+    def started(self, topic: str, consumer: str, times: Mapping[str, int]) -> None:
+        self._since_emitted(times, "started", {"topic": topic, "consumer": consumer})
+
+    def done(self, topic: str, consumer: str, times: Mapping[str, int], *, failed: bool) -> None:
+        labels = {"topic": topic, "consumer": consumer}
+        self._since_emitted(times, "done", labels)
+        (self._failed if failed else self._finished)(1, labels)
+
+    def _since_emitted(self, times: Mapping[str, int], stage: str, labels: dict[str, str]) -> None:
+        if times.get("emitted") and times.get(stage):
+            self._lag(max(0.0, (times[stage] - times["emitted"]) / 1000), {**labels, "stage": stage})
+
+    def dead(self, topic: str, consumer: str, reason: str) -> None:
+        self._dead(1, {"topic": topic, "consumer": consumer, "reason": reason})
+
+
+def _about(kind: str, name: str, topic: str) -> dict[str, str]:
+    """The attributes of a span, by the semantic conventions for messaging."""
+    return {
+        "messaging.operation.type": kind,
+        "messaging.operation.name": name,
+        "messaging.destination.name": topic,
+    }
