@@ -2,7 +2,7 @@
 
 A dead letter's body is the body of the message, unchanged, or the record of an event that came in another form. What
 is known of the failure is in message attributes: ``reason``, ``topic``, ``consumer``, ``error``, ``first_received``
-(ISO 8601), ``receive_count``.
+(ISO 8601), ``receive_count``, and of a FIFO topic's event its ``group``.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class DeadLetters:
         error: str = "",
         first_received: int = 0,
         receive_count: int = 0,
+        group: str = "",
     ) -> Outcome:
         """Keep *body* as a dead letter of *topic*.
 
@@ -89,6 +90,7 @@ class DeadLetters:
         :param error: the exception in one line.
         :param first_received: milliseconds of Unix time; 0: not known.
         :param receive_count: how often SQS delivered the message; 0: not known.
+        :param group: the group in which a FIFO topic kept the event; "": none.
         """
         attributes = {
             "reason": reason,
@@ -97,6 +99,7 @@ class DeadLetters:
             "error": printable(error, 1000),
             "first_received": _iso(first_received),
             "receive_count": str(receive_count or ""),
+            "group": printable(group),
         }
         # On a FIFO queue: letters of several consumers for one event have one body, and each must be kept; they need no
         # order, and in a group each would hide those behind it from whoever looks.

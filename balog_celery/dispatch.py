@@ -19,6 +19,7 @@ from .consumers.consumer import Consumer
 from .consumers.delivery import Job
 from .consumers.dispatcher import DispatchError
 from .depth import DepthWatch
+from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
 from .tasks import ConsumerTask, arguments_shown, task_id
@@ -63,6 +64,9 @@ class PublishDispatcher:
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return frozenset(map(self.queue_of, consumers))
 
+    def check_order(self, consumers: Sequence[Consumer]) -> None:
+        raise self.unordered(consumers[0], "an engine that puts tasks on the broker")
+
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
         return self._depths.wait_open(queues, timeout)
 
@@ -75,9 +79,18 @@ class PublishDispatcher:
         """The queue on the broker to which the tasks of *consumer* go."""
         return self._envelope(consumer).queue
 
-    def topic_of(self, job: Job) -> str:
-        """The topic that the consumer of *job* listens to."""
-        return str(self._envelope(job.consumer).task.topic)
+    def task_of(self, consumer: Consumer) -> ConsumerTask:
+        """The task of *consumer*."""
+        return self._envelope(consumer).task
+
+    def unordered(self, consumer: Consumer, who: str) -> ConfigurationError:
+        """The error that says why the FIFO topic of *consumer* cannot be served."""
+        return ConfigurationError(
+            f"topic {printable(self.task_of(consumer).topic)!r} is FIFO, and {who} does not know when "
+            f"{consumer.task_name} has finished with an event, before which the next one of its group must not begin: "
+            "serve it by a worker with its engine beside it, with balog_dispatch = 'hand-off' and a pool with an event "
+            "loop (prefork), which also serves the queues of all its consumers, or use a standard queue"
+        )
 
     def _envelope(self, consumer: Consumer) -> Envelope:
         name = consumer.task_name
@@ -212,6 +225,18 @@ class HandOffDispatcher:
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return self._publish.queues_of(consumers)
 
+    def check_order(self, consumers: Sequence[Consumer]) -> None:
+        with self._changed:
+            limit, queues = self._limit, self._queues
+        for consumer in consumers:
+            if not self._publish.task_of(consumer).acks_late:
+                raise self._publish.unordered(consumer, "a task with acks_late=False")
+            if limit is None:
+                raise self._publish.unordered(consumer, "a worker that is handed no tasks, for its pool has no loop,")
+            # With no room the worker has not said yet what it serves.
+            if limit and (queue := self._publish.queue_of(consumer)) not in queues:
+                raise self._publish.unordered(consumer, f"a worker that does not serve the queue {queue!r}")
+
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
         with self._changed:
             if not self._changed.wait_for(self._has_room, timeout):
@@ -228,9 +253,13 @@ class HandOffDispatcher:
             queues = self._queues if self._limit is not None else frozenset()
         handed: Sequence[Job] = [job for job in jobs if self._publish.queue_of(job.consumer) in queues]
         others = [job for job in jobs if self._publish.queue_of(job.consumer) not in queues]
-        if others:
+        # Published, a FIFO topic's tasks would overtake one another: the worker has just lost its broker, or stops.
+        refused = [job for job in others if self._publish.task_of(job.consumer).fifo]
+        if len(refused) < len(others):
             # First, because it may fail, and then nothing may have been handed over.
-            self._publish.dispatch(others)
+            self._publish.dispatch([job for job in others if job not in refused])
+        for job in refused:
+            job.refuse()
         while handed:
             handed = self._hand_over(handed)
 
@@ -260,7 +289,7 @@ class HandOffDispatcher:
 
     def _line(self, number: int, job: Job) -> tuple[Any, ...]:
         name = job.consumer.task_name
-        shown = arguments_shown(job.event, self._publish.topic_of(job))
+        shown = arguments_shown(job.event, self._publish.task_of(job.consumer).topic)
         return ("task", number, task_id(job.event.header.id, name), name, shown, job.text, job.headers)
 
     def _listen(self) -> None:

@@ -212,7 +212,10 @@ class Integration:
         for consumer in self.hub:
             topic = resolve_topic(operator, consumer)
             marks = self.marks if consumer.once else None
-            register(self._app, consumer, operator, topic, self.dead_letters, marks)
+            # Other brokers know no groups.
+            is_fifo = topic.rstrip("/").endswith(".fifo") and self.settings.event_broker_url is None
+            fifo = self.settings.fifo_on_failure if is_fifo else ""
+            register(self._app, consumer, operator, topic, self.dead_letters, marks, fifo)
             self._routes.add(consumer)
         self._loaded = True
 

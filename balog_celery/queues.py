@@ -7,6 +7,7 @@ counts from the call, and at most 12 hours from the receive.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: The most entries that one receive, delete, change or send call takes.
 BATCH_SIZE = 10
+#: The group of a message to a FIFO queue of which nobody said another.
+DEFAULT_GROUP = "balog"
 #: The largest message, and the largest sum of one send batch, in bytes.
 MAX_MESSAGE_BYTES = 1_048_576
 #: The largest body that is read unless a setting says otherwise, in bytes: one that is larger than a message is in S3.
@@ -79,6 +82,7 @@ class Message:
     :param problem: why the body that it points to can never be had; *body* is the pointer then.
     :param sent: when it was sent, in milliseconds of Unix time; 0 if the queue does not say.
     :param attributes: its message attributes that are texts; of SQS those that were asked for.
+    :param group: the group in which a FIFO queue keeps it in order; "" of any other queue.
     """
 
     body: str
@@ -90,6 +94,7 @@ class Message:
     problem: str = ""
     sent: int = 0
     attributes: Mapping[str, str] = field(default_factory=dict)
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ class OutgoingMessage:
 
     body: str
     attributes: Mapping[str, str] = field(default_factory=dict)
-    group: str = field(default="balog", compare=False)
+    group: str = field(default=DEFAULT_GROUP, compare=False)
     deduplication_id: str = field(default="", compare=False)
 
     def size(self) -> int:
@@ -147,6 +152,9 @@ class Queue(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def is_fifo(self) -> bool: ...
 
     def receive(self, limit: int, wait: float) -> list[Message]: ...
 
@@ -261,7 +269,7 @@ class SQSQueue:
                 QueueUrl=url,
                 MaxNumberOfMessages=min(limit, BATCH_SIZE),
                 WaitTimeSeconds=int(wait),
-                MessageSystemAttributeNames=_SYSTEM_ATTRIBUTES,
+                MessageSystemAttributeNames=_FIFO_ATTRIBUTES if self.is_fifo else _SYSTEM_ATTRIBUTES,
                 **asked,
             )
         # The lease began when SQS took the message, somewhere in a poll of up to 20 s; the answer follows at once.
@@ -512,6 +520,7 @@ class SQSQueue:
 #: A receipt handle of no message.
 _NO_HANDLE = "none"
 _SYSTEM_ATTRIBUTES = ["ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp", "SentTimestamp"]
+_FIFO_ATTRIBUTES = [*_SYSTEM_ATTRIBUTES, "MessageGroupId"]
 #: A received message's lease counts from this many seconds before its answer was read.
 _ANSWER_MARGIN = 1.0
 
@@ -625,6 +634,7 @@ def _message(raw: Mapping[str, Any], received: float) -> Message:
             for name, value in raw.get("MessageAttributes", {}).items()
             if "StringValue" in value
         },
+        group=attributes.get("MessageGroupId", ""),
     )
 
 
@@ -637,8 +647,10 @@ def _entry(index: int, message: OutgoingMessage, *, fifo: bool) -> dict[str, Any
         }
     if fifo:
         entry["MessageGroupId"] = message.group
-        if message.deduplication_id:
-            entry["MessageDeduplicationId"] = message.deduplication_id
+        # What the queue itself would take, if it was told to.
+        entry["MessageDeduplicationId"] = (
+            message.deduplication_id or hashlib.sha256(message.body.encode("utf-8", "replace")).hexdigest()
+        )
     return entry
 
 

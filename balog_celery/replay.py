@@ -13,7 +13,7 @@ from celery import Celery
 from .consumers.explain import why_not
 from .decoders import Reader
 from .errors import BalogError, DecodeError, QueueError
-from .queues import Connect, OutgoingMessage, send_batches
+from .queues import DEFAULT_GROUP, Connect, OutgoingMessage, send_batches
 from .records import FacilityRecord
 from .settings import queue_name
 from .tasks import ConsumerTask, task_id
@@ -30,6 +30,7 @@ class Item:
     :param topic: the topic to which it belongs: a name or URL.
     :param consumer: the name of the consumer's task that alone is to have it; "": whoever wants it.
     :param origin: where the caller found it.
+    :param group: the group in which a FIFO topic keeps it; "": that of all that has none.
     """
 
     body: str
@@ -38,6 +39,7 @@ class Item:
     topic: str
     consumer: str = ""
     origin: Any = None
+    group: str = ""
 
 
 class CannotReplay(BalogError):
@@ -157,7 +159,11 @@ class Replay:
         queue = self._connect(destination.topic)
         waiting = iter(items)
         # With an id of its own, or a FIFO queue would drop what it has seen in the last five minutes.
-        for batch in send_batches(OutgoingMessage(item.body, deduplication_id=uuid.uuid4().hex) for item in items):
+        messages = (
+            OutgoingMessage(item.body, group=item.group or DEFAULT_GROUP, deduplication_id=uuid.uuid4().hex)
+            for item in items
+        )
+        for batch in send_batches(messages):
             failed = {failure.index: failure for failure in queue.send(batch)}
             for index in range(len(batch)):
                 item = next(waiting)

@@ -65,6 +65,12 @@ class Settings(BaseModel):
         "when the broker has them. Consumers with a queue that the worker does not serve are published in any case. "
         "Default: hand-off; publish with the embedded SQS, which forgets what it holds when it stops.",
     )
+    fifo_on_failure: Literal["hold", "continue"] = Field(
+        "hold",
+        description="What the other events of its group do while an event of a FIFO topic is to be retried: 'hold' has "
+        "them wait until it has succeeded or is a dead letter; with 'continue' its retry is a task on the broker, and "
+        "the group goes on.",
+    )
     wait_time: int = Field(20, ge=0, le=20, description="How long one poll waits for a first message, in seconds.")
     visibility_timeout: int | None = Field(
         None,

@@ -7,15 +7,17 @@ import logging
 import re
 import time
 import uuid
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
 from celery import Celery, Signature, Task, signals
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
-from celery.utils.time import get_exponential_backoff_interval
+from celery.utils.time import get_exponential_backoff_interval, maybe_make_aware
 
 from .brokers import confirmed_producer
 from .consumers.consumer import Consumer
+from .consumers.delivery import GROUP
 from .consumers.options import ROUTING_OPTIONS
 from .dead_letters import DeadLetters, Outcome
 from .errors import ConfigurationError, DecodeError
@@ -37,6 +39,8 @@ HEADERS_GIVEN = "balog_headers_given"
 BURYING = "balog_burying"
 #: The longest countdown of a retry that stays with its worker, in seconds.
 MAX_STAY = 3600.0
+#: The same for a task that holds its group, and that nothing else may be done about.
+MAX_HOLD = 6 * 3600.0
 
 #: After how many seconds a dead letter that could not be made is tried again, at first.
 _BURY_AGAIN = 5
@@ -108,6 +112,8 @@ class EventTask(Task):  # type: ignore[misc]
     serializer = "json"
 
     topic: str = ""
+    #: What the group of an event of a FIFO topic does while a retry waits, ``hold`` or ``continue``; "": no such topic.
+    fifo: str = ""
     dead_letters: DeadLetters
     #: After how many seconds without an answer the broker counts as down.
     publish_timeout: float = 10.0
@@ -126,18 +132,37 @@ class EventTask(Task):  # type: ignore[misc]
     def signature_from_request(
         self, request: Any = None, args: Any = None, kwargs: Any = None, queue: Any = None, **options: Any
     ) -> Any:
-        """As Celery's, which makes retries with it; one that can stay with its worker publishes nothing."""
+        """As Celery's, which makes retries with it; one that can stay with its worker publishes nothing.
+
+        :raises ConfigurationError: it must stay, for it holds its group, and never can.
+        :raises Reject: it must stay, and cannot any more: the event is to come again.
+        """
         signature = super().signature_from_request(request, args, kwargs, queue=queue, **options)
         changed = args is not None or kwargs is not None or queue is not None or options.get("eta") is not None
-        if changed or options.keys() - {"countdown", "eta", "retries"}:
-            return signature
+        changed = changed or bool(options.keys() - {"countdown", "eta", "retries"})
         request = self.request if request is None else request
-        return LocalSignature(signature) if self.may_stay(request, options.get("countdown") or 0.0) else signature
+        delay = options.get("countdown") or 0.0
+        if not changed and self.may_be_retried_here(request, delay):
+            return LocalSignature(signature)
+        if self.fifo == "hold" and STAYS_UNTIL in (request.properties or {}):
+            if changed or delay > MAX_HOLD:
+                raise ConfigurationError(
+                    f"{self.name} holds the other events of its group until it has finished, so it can be retried with "
+                    f"nothing but a countdown of up to {MAX_HOLD:.0f} s"
+                )
+            raise Reject("it has waited for so long that SQS ends its lease", requeue=True)
+        return signature
+
+    def may_be_retried_here(self, request: Any, delay: float) -> bool:
+        """As :meth:`may_stay`, for a retry after a failure: one that lets its group go on is the broker's."""
+        return self.fifo != "continue" and self.may_stay(request, delay)
 
     def may_stay(self, request: Any, delay: float) -> bool:
         """Whether a retry after *delay* seconds can stay with the worker that was handed the task of *request*."""
         until = (request.properties or {}).get(STAYS_UNTIL, 0.0)
-        if not until or not self.acks_late or delay > MAX_STAY or time.monotonic() + delay > until:
+        if not until or not self.acks_late or time.monotonic() + delay > until:
+            return False
+        if delay > (MAX_HOLD if self.fifo else MAX_STAY):
             return False
         # What a task that was handed over has none of, and a function may have added for its retry.
         added = (request.headers or {}).keys() - set(request.properties.get(HEADERS_GIVEN, ()))
@@ -145,6 +170,9 @@ class EventTask(Task):  # type: ignore[misc]
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""
+        if self.fifo == "hold" and (eta := kwargs.get("eta")) is not None:
+            left = maybe_make_aware(eta, self.app.timezone) - datetime.now(timezone.utc)
+            kwargs |= {"eta": None, "countdown": max(0.0, left.total_seconds())}
         try:
             retry = super().retry(*args, **kwargs)
         except Reject as error:
@@ -169,9 +197,9 @@ class BuryTask(EventTask):
     name = BURY
     max_retries = None
 
-    def run(self, event: str, topic: str, consumer: str, error: str) -> None:
+    def run(self, event: str, topic: str, consumer: str, error: str, group: str = "") -> None:
         """Put *event* into the dead-letter queue of *topic*, trying for as long as that cannot be reached."""
-        outcome = self.dead_letters.put(event, topic, "failed", consumer=consumer, error=error)
+        outcome = self.dead_letters.put(event, topic, "failed", consumer=consumer, error=error, group=group)
         if outcome is Outcome.NOT_NOW:
             raise self.retry(countdown=get_exponential_backoff_interval(_BURY_AGAIN, self.request.retries, 300, True))
         _say_fate(outcome, event, self.dead_letters.name(topic), consumer, error)
@@ -206,6 +234,10 @@ class ConsumerTask(EventTask):
         if self._local_retry:
             raise self._local_retry
         return result
+
+    @property
+    def _group(self) -> str:
+        return str(self.request.get(GROUP, ""))
 
     @property
     def _local_retry(self) -> LocalRetry | None:
@@ -271,7 +303,9 @@ class ConsumerTask(EventTask):
         self._see_to(self._put(event, repr(failure)), event, repr(failure))
 
     def _put(self, event: str, error: str) -> Outcome:
-        put = partial(self.dead_letters.put, event, self.topic, "failed", consumer=self.name, error=error)
+        put = partial(
+            self.dead_letters.put, event, self.topic, "failed", consumer=self.name, error=error, group=self._group
+        )
         try:
             return put()
         except SoftTimeLimitExceeded:  # it comes but once, and at any moment
@@ -284,7 +318,10 @@ class ConsumerTask(EventTask):
                 # To the queue of this task: whoever runs that runs this.
                 queue = self.app.amqp.router.route({}, self.name)["queue"]
                 self.app.tasks[BURY].apply_async(
-                    (event, self.topic, self.name, error), countdown=_BURY_AGAIN, queue=queue
+                    (event, self.topic, self.name, error),
+                    {"group": self._group} if self._group else {},
+                    countdown=_BURY_AGAIN,
+                    queue=queue,
                 )
             except Exception:
                 logger.exception("neither SQS nor the broker takes an event that failed for good")
@@ -332,11 +369,18 @@ def _event_id(text: str) -> str:
 
 
 def register(
-    app: Celery, consumer: Consumer, operator: Any, topic: str, dead_letters: DeadLetters, marks: Marks | None
+    app: Celery,
+    consumer: Consumer,
+    operator: Any,
+    topic: str,
+    dead_letters: DeadLetters,
+    marks: Marks | None,
+    fifo: str = "",
 ) -> ConsumerTask:
     """Register the task of *consumer* with *app*, under the consumer's name and with its options.
 
     :param marks: where it is remembered which events are done, for a consumer with ``once``.
+    :param fifo: as :attr:`EventTask.fifo`.
     :raises ConfigurationError: another task has that name.
     """
     name = consumer.task_name
@@ -353,6 +397,7 @@ def register(
         "consumer": consumer,
         "operator": operator,
         "topic": topic,
+        "fifo": fifo,
         "dead_letters": dead_letters,
         "marks": marks if consumer.once else None,
     }

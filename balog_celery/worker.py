@@ -250,7 +250,7 @@ class EventRequest(Request):  # type: ignore[misc]
         Called by ``on_failure``; not documented.
         """
         delay = self.task.default_retry_delay
-        if isinstance(self.message, HandedTask) and self.task.may_stay(self._context, delay):
+        if isinstance(self.message, HandedTask) and self.task.may_be_retried_here(self._context, delay):
             self._stay(self._context.retries + 1, delay)
         return bool(super()._retry_worker_lost(exc, exc_info))
 
@@ -504,7 +504,9 @@ class HandOff:
             try:
                 headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
                 queue = self._consumer.app.conf.task_default_queue
-                stays_until = time.monotonic() + self._stay if self._waiting < MAX_WAITING else 0.0
+                # What holds a group has nowhere else to be retried; there is one of each group at a time.
+                stays = self._waiting < MAX_WAITING or self._consumer.app.tasks[name].fifo
+                stays_until = time.monotonic() + self._stay if stays else 0.0
                 task = self._taken[number] = HandedTask(self, number, headers, given, event, queue, stays_until)
             except Exception:
                 logger.exception("a task of %s could not be taken from the engine: its event comes again", name)

@@ -33,6 +33,7 @@ class FakeQueue:
 
     def __init__(self, name: str = "topic", bodies: Sequence[str] = ()) -> None:
         self.name = name
+        self.is_fifo = name.endswith(".fifo")
         self.bodies = deque(bodies)
         self.calls: list[tuple[str, Any]] = []
         self.deleted: list[str] = []

@@ -216,7 +216,8 @@ def replay_queue(
                     tally.again += 1
                     continue
                 target = "" if all_consumers else consumer or letter.consumer
-                item = Item(message.body, letter.event, letter.text, letter.topic or topic, target, message)
+                group = message.attributes.get("group", "")
+                item = Item(message.body, letter.event, letter.text, letter.topic or topic, target, message, group)
                 if to := _destination(again, item, tally):
                     seen.add(letter.key)
                     ready.append((item, to))

@@ -13,6 +13,8 @@ from .consumer import Consumer
 #: The message header of a task that says when its event was ``emitted`` (by its own header), ``sent`` (SQS had it; 0
 #: where a queue does not say) and ``received`` (by the engine): a dict of Unix times, in milliseconds.
 TIMES = "balog_times"
+#: The task's header that has the group in which a FIFO topic keeps its event; there is none otherwise.
+GROUP = "balog_group"
 
 
 class Job(NamedTuple):
@@ -42,7 +44,7 @@ class Delivery:
     When the last job is settled, *settled* is called once, with the delivery: it may be deleted unless one was refused.
     """
 
-    __slots__ = ("_lock", "_pending", "_settled", "due", "message", "refused")
+    __slots__ = ("_lock", "_pending", "_settled", "due", "ends", "message", "refused")
 
     def __init__(self, message: Message, jobs: int, settled: Callable[[Delivery], None]) -> None:
         if jobs < 1:
@@ -51,9 +53,19 @@ class Delivery:
         self.refused = False
         #: When its lease must be extended; kept by the keeper.
         self.due = 0.0
+        #: When its lease ends unless it is extended, by ``time.monotonic()``; kept by the keeper.
+        self.ends = 0.0
         self._pending = jobs
         self._settled = settled
         self._lock = threading.Lock()
+
+    def expect(self, jobs: int) -> bool:
+        """Wait for so many jobs, now that it is known; False if it was abandoned meanwhile."""
+        with self._lock:
+            if self._pending <= 0:
+                return False
+            self._pending = jobs
+            return True
 
     def settle_one(self, *, refused: bool) -> None:
         """One job is settled.

@@ -32,6 +32,13 @@ class Dispatcher(Protocol):
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         """The queues on the broker to which the tasks of *consumers* would go; none without a broker."""
 
+    def check_order(self, consumers: Sequence[Consumer]) -> None:
+        """Check that it acknowledges jobs of *consumers*, who listen to a FIFO topic, when they are done: before that
+        the next event of a group must not be dispatched.
+
+        :raises ConfigurationError: it does not, and what is to be done about it.
+        """
+
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
         """Whether it wants more jobs whose tasks would go to *queues*; while it does not, nothing is received for them.
 
@@ -71,6 +78,9 @@ class InlineDispatcher:
 
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return frozenset()
+
+    def check_order(self, consumers: Sequence[Consumer]) -> None:
+        pass
 
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
         return True

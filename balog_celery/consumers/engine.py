@@ -120,8 +120,9 @@ class Engine:
     def run(self) -> None:
         """Listen until :meth:`stop`, Ctrl-C or SIGTERM; then finish what is in flight, within the drain limit.
 
-        :raises ConfigurationError: there are no consumers, a topic cannot be resolved, a queue is missing, or no client
-            of SQS can be made: there is no region, or the endpoint is no URL.
+        :raises ConfigurationError: there are no consumers, a topic cannot be resolved, a queue is missing, the
+            dispatcher cannot keep the order of a FIFO topic, or no client of SQS can be made: there is no region, or
+            the endpoint is no URL.
         :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
         """
         with self._terminable():
@@ -201,6 +202,9 @@ class Engine:
         readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
         for doubt in doubts(topics):
             logger.warning("%s", doubt)
+        for topic, queue in queues.items():
+            if queue.is_fifo:
+                self._dispatcher.check_order(topics[topic])
         visibilities = self._check(queues)
         for topic, consumers in topics.items():
             keeper = Keeper(queues[topic], visibilities[topic], self.stats)
@@ -348,6 +352,7 @@ class Engine:
             error=repr(error),
             first_received=message.first_received,
             receive_count=message.receive_count,
+            group=message.group,
         )
         if kept:
             self.stats.add(topic, "dead")

@@ -50,12 +50,23 @@ class Keeper:
         self._failing_since = 0.0
         self._trouble = ""
         self._closing = False
+        self._linger = LINGER
+        self._deleted: Callable[[Delivery, bool], None] | None = None
         self._backoff = Backoff()
         self._thread = self._new_thread()
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    def keep_order(self, deleted: Callable[[Delivery, bool], None]) -> None:
+        """Delete at once, for something waits for it.
+
+        :param deleted: told of each delivery whose delete was carried out, and of whether SQS did delete it: it does
+            not if the lease had ended.
+        """
+        self._linger = 0.0
+        self._deleted = deleted
 
     def ensure_alive(self) -> None:
         """Start a new thread if it has died, for whatever reason: without it nothing is extended or deleted."""
@@ -72,6 +83,7 @@ class Keeper:
         """Keep the lease of *delivery* from now on, until it is settled."""
         with self._wake:
             delivery.due = delivery.message.received + self._visibility / 2
+            delivery.ends = delivery.message.received + self._visibility
             self._held[delivery] = None
             if len(self._held) == 1:
                 self._wake.notify_all()
@@ -81,7 +93,7 @@ class Keeper:
         with self._wake:
             # The thread is woken only when it must plan anew: waking it for each delivery costs more than its work.
             if self._owed_count() == 0:
-                self._flush_at = time.monotonic() + LINGER
+                self._flush_at = time.monotonic() + self._linger
                 self._wake.notify_all()
             self._owed["return" if delivery.refused else "delete"].append(delivery)
             if self._flush_at and (delivery.refused or len(self._owed["delete"]) >= BATCH_SIZE):
@@ -200,7 +212,7 @@ class Keeper:
                 batches.append((kind, owed[:BATCH_SIZE]))
                 del owed[:BATCH_SIZE]
         if not self._closing and not self._owed["return"] and len(self._owed["delete"]) < BATCH_SIZE:
-            self._flush_at = now + LINGER
+            self._flush_at = now + self._linger
         return batches
 
     def _extend(self, deliveries: list[Delivery]) -> None:
@@ -212,7 +224,7 @@ class Keeper:
                 len(ended),
                 printable(self._queue.name),
             )
-            self._let_go(ended)
+            self._lost(ended)
             deliveries = [delivery for delivery in deliveries if delivery not in ended]
         handles = [delivery.message.handle for delivery in deliveries]
         if not handles:
@@ -222,16 +234,18 @@ class Keeper:
             return
         failed = {deliveries[failure.index] for failure in failures}
         # A stale handle has nothing left to extend. What else failed is due again soon.
-        self._let_go([deliveries[failure.index] for failure in failures if failure.sender_fault])
+        self._lost([deliveries[failure.index] for failure in failures if failure.sender_fault])
         with self._wake:
             for delivery in deliveries:
                 if delivery not in failed:
+                    delivery.ends = now + self._visibility
                     self._plan(delivery, now + self._visibility / 2)
         self._stats.add(self._queue.name, "extended", len(deliveries) - len(failed))
 
     def _carry_out(self, kind: Owed, deliveries: list[Delivery]) -> None:
         handles = [delivery.message.handle for delivery in deliveries]
         again = deliveries
+        failures: list[EntryFailure] | None = None
         try:
             if kind == "delete":
                 failures = self._call(kind, handles, lambda: self._queue.delete(handles))
@@ -243,10 +257,21 @@ class Keeper:
             with self._wake:
                 self._owed[kind] += again
         done = [delivery for delivery in deliveries if delivery not in again]
-        self._let_go(done)
+        self.let_go(done)
         self._stats.add(self._queue.name, "deleted" if kind == "delete" else "returned", len(done))
+        if self._deleted is not None and kind == "delete":
+            stale = {deliveries[failure.index] for failure in failures or ()}
+            for delivery in done:
+                self._deleted(delivery, delivery not in stale)
 
-    def _let_go(self, deliveries: Sequence[Delivery]) -> None:
+    def _lost(self, deliveries: Sequence[Delivery]) -> None:
+        """These will come again, whatever becomes of them here."""
+        for delivery in deliveries:
+            delivery.ends = 0.0
+        self.let_go(deliveries)
+
+    def let_go(self, deliveries: Sequence[Delivery]) -> None:
+        """Extend their leases no more."""
         with self._wake:
             for delivery in deliveries:
                 self._held.pop(delivery, None)

@@ -91,6 +91,9 @@ class KombuQueue:
     :raises ConfigurationError: kombu cannot use the URL.
     """
 
+    #: What other brokers call a queue says nothing of order.
+    is_fifo = False
+
     def __init__(
         self,
         topic: str,

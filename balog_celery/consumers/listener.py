@@ -13,17 +13,18 @@ from typing import Any
 from ..backoff import Backoff
 from ..dead_letters import DeadLetters
 from ..decoders import Reader
-from ..errors import DecodeError, QueueError
+from ..errors import ConfigurationError, DecodeError, QueueError
 from ..queues import BATCH_SIZE, Message, Queue
 from ..records import FacilityRecord, as_event
 from ..telemetry import Telemetry
 from ..text import printable
 from .bounds import check_bounds, check_depth
 from .consumer import Consumer
-from .delivery import TIMES, Delivery, Job
+from .delivery import GROUP, TIMES, Delivery, Job
 from .dispatcher import Dispatcher, DispatchError
 from .hub import Router
 from .keeper import Keeper
+from .lanes import Lanes
 from .predicates import parse_version
 from .stats import Lag, Stats
 
@@ -36,7 +37,7 @@ _REMEMBERED = 10_000
 
 
 class Listener:
-    """The polling thread of one topic.
+    """The polling thread of one topic; of a FIFO topic also its lanes.
 
     :param queue: its queue.
     :param consumers: who listens to it.
@@ -74,6 +75,7 @@ class Listener:
         self._doing = "starting"
         self._trouble = ""
         self._queue = queue
+        self._consumers = consumers
         self._queues = dispatcher.queues_of(consumers)
         self._reader = reader
         self._router = Router(consumers)
@@ -92,14 +94,25 @@ class Listener:
         self._said: type[Exception] | None = None
         self._broker = Backoff()
         self._logged: OrderedDict[str, None] = OrderedDict()
+        self._lanes = Lanes(queue.name, keeper, self._take) if queue.is_fifo else None
+        self._misconfigured: ConfigurationError | None = None
         self._thread = self._new_thread()
 
     def start(self) -> None:
         """Start polling."""
+        if self._lanes is not None:
+            self._lanes.start()
         self._thread.start()
 
     def ensure_alive(self) -> None:
-        """Start a new thread if the one that polls has died, for whatever reason."""
+        """Start a new thread if the one that polls has died, for whatever reason.
+
+        :raises ConfigurationError: it has ended because the dispatcher cannot serve a FIFO topic.
+        """
+        if self._misconfigured is not None:
+            raise self._misconfigured
+        if self._lanes is not None:
+            self._lanes.ensure_alive()
         if not self._thread.is_alive() and not self._stop.is_set():
             logger.error("the poller of %s died: starting a new one", printable(self.topic))
             self._stats.add(self.topic, "restarted")
@@ -109,9 +122,13 @@ class Listener:
     def stop(self) -> None:
         """Stop polling; returns at once. What a poll under way still delivers is given back."""
         self._stop.set()
+        if self._lanes is not None:
+            self._lanes.stop()
 
     def join(self, deadline: float) -> bool:
         """Wait until the thread has ended; True if that came before *deadline*, by ``time.monotonic()``."""
+        if self._lanes is not None:
+            self._lanes.join(deadline)
         self._thread.join(max(0.0, deadline - time.monotonic()))
         return not self._thread.is_alive()
 
@@ -135,6 +152,9 @@ class Listener:
                 self._poll()
             except QueueError as error:
                 self._back_off(error)
+            except ConfigurationError as error:
+                self._misconfigured = error
+                return
             except Exception as error:
                 # A fault of ours must not end the loop; nothing was deleted, so SQS delivers again.
                 logger.exception("unexpected error while polling %s", printable(self.topic))
@@ -157,6 +177,11 @@ class Listener:
         if not self._dispatcher.ready(self._queues, 1.0):
             self._doing = "paused"
             return
+        if self._lanes is not None:
+            self._dispatcher.check_order(self._consumers)
+            if not self._lanes.wait_for_room(1.0):
+                self._doing = "paused"
+                return
         self._doing = "polling"
         messages = self._queue.receive(BATCH_SIZE, self._wait_time)
         if self._sqs.failing:
@@ -169,34 +194,42 @@ class Listener:
         elif messages:
             self._stats.add(self.topic, "received", len(messages))
             self._telemetry.received(self.topic, len(messages))
+            if self._lanes is not None:
+                self._lanes.add(messages)
+                return
             # Which may take as long as what is before it in the worker: no illness.
             self._doing = "dispatching"
             self.take(messages)
 
     def take(self, messages: Sequence[Message]) -> None:
         """Decode, route and dispatch what was received."""
+        self._take([Delivery(message, 1, self.keeper.settle) for message in messages])
+
+    def _take(self, deliveries: Sequence[Delivery]) -> None:
+        """The same, with a delivery of each message; those of lanes are held already."""
         jobs: list[Job] = []
-        others: list[tuple[Message, Callable[[], None]]] = []
-        for message in messages:
+        others: list[tuple[Delivery, Callable[[], None]]] = []
+        for delivery in deliveries:
             try:
-                self._open(message, jobs, others)
+                self._open(delivery, jobs, others)
             except Exception:
-                self._leave(message)
+                self._fault(delivery)
         # What is good first: the others make calls of their own.
         if jobs:
             self._dispatch(jobs)
-        for message, action in others:
+        for delivery, action in others:
             try:
                 action()
             except Exception:
-                self._leave(message)
+                self._fault(delivery)
 
-    def _open(self, message: Message, jobs: list[Job], others: list[tuple[Message, Callable[[], None]]]) -> None:
-        """Add to *jobs* what is to be dispatched of *message*, or to *others* what else is to be done about it."""
+    def _open(self, delivery: Delivery, jobs: list[Job], others: list[tuple[Delivery, Callable[[], None]]]) -> None:
+        """Add to *jobs* what is to be dispatched of a message, or to *others* what else is to be done about it."""
+        message = delivery.message
         try:
             events = self._read(message)
         except DecodeError as error:
-            others.append((message, partial(self._undecodable, message, error)))
+            others.append((delivery, partial(self._undecodable, delivery, error)))
             return
         wanted: list[tuple[FacilityRecord, str, Consumer, dict[str, Any]]] = []
         unwanted: list[tuple[FacilityRecord, str]] = []
@@ -207,14 +240,15 @@ class Listener:
             else:
                 unwanted.append((event, text))
         if not wanted:
-            others.append((message, partial(self._nobodys, message, unwanted)))
+            others.append((delivery, partial(self._nobodys, delivery, unwanted)))
             return
         # A message is one delivery, whatever is in it; what nobody wants of it counts as one job.
-        delivery = Delivery(message, len(wanted) + bool(unwanted), self.keeper.settle)
-        self.keeper.hold(delivery)
+        if not delivery.expect(len(wanted) + bool(unwanted)):
+            return
+        self._hold(delivery)
         jobs += [Job(delivery, *job) for job in wanted]
         if unwanted:
-            others.append((message, partial(self._nobodys_among_others, delivery, unwanted)))
+            others.append((delivery, partial(self._nobodys_among_others, delivery, unwanted)))
 
     def _read(self, message: Message) -> Sequence[tuple[FacilityRecord, str]]:
         """The events of *message*, each with its text.
@@ -237,10 +271,14 @@ class Listener:
         self._lag.note(emitted, message.sent, received)
         times = {"emitted": emitted, "sent": message.sent, "received": received}
         self._telemetry.arrived(self.topic, times)
-        return {TIMES: times}
+        return {TIMES: times, GROUP: message.group} if message.group else {TIMES: times}
 
-    def _leave(self, message: Message) -> None:
+    def _fault(self, delivery: Delivery) -> None:
         # One message's trouble must not be that of the others. It is a fault of ours, so the message stays with SQS.
+        self._say_fault(delivery.message)
+        self._leave(delivery)
+
+    def _say_fault(self, message: Message) -> None:
         logger.exception(
             "unexpected error with message %s of %s: it comes again",
             printable(message.message_id),
@@ -286,11 +324,11 @@ class Listener:
         self._stats.add(self.topic, "dispatched", len(jobs))
         self._telemetry.dispatched(self.topic, jobs)
 
-    def _undecodable(self, message: Message, error: DecodeError) -> None:
+    def _undecodable(self, delivery: Delivery, error: DecodeError) -> None:
+        message = delivery.message
         self._stats.add(self.topic, "undecodable")
         kept = self._bury(message, message.body, "undecodable", error.reason)
-        if kept:
-            self._done(message)
+        self._end(delivery, done=kept)
         if self._first_time(message):
             logger.error(
                 "message %s of %s cannot be decoded (%s): %s",
@@ -300,8 +338,9 @@ class Listener:
                 f"it is in {self._dead_letters.name(self.topic)} now" if kept else "it stays in the queue",
             )
 
-    def _nobodys(self, message: Message, events: Sequence[tuple[FacilityRecord, str]]) -> None:
+    def _nobodys(self, delivery: Delivery, events: Sequence[tuple[FacilityRecord, str]]) -> None:
         """See to a message of which nobody wants anything, or in which there is nothing."""
+        message = delivery.message
         if not events:
             self._stats.add(self.topic, "empty")
             if self._first_time(message):
@@ -310,16 +349,16 @@ class Listener:
                     printable(message.message_id),
                     printable(self.topic),
                 )
-        if self._see_to_unwanted(message, events):
-            self._done(message)
+        self._end(delivery, done=self._see_to_unwanted(message, events))
 
     def _nobodys_among_others(self, delivery: Delivery, events: Sequence[tuple[FacilityRecord, str]]) -> None:
         """See to what nobody wants of a message of which other events are wanted."""
         done = False
         try:
             done = self._see_to_unwanted(delivery.message, events)
-        finally:
-            delivery.settle_one(refused=not done)
+        except Exception:
+            self._say_fault(delivery.message)
+        delivery.settle_one(refused=not done)
 
     def _see_to_unwanted(self, message: Message, events: Sequence[tuple[FacilityRecord, str]]) -> bool:
         """See to events of *message* that nobody wants; False if it must come again because of one."""
@@ -366,15 +405,27 @@ class Listener:
             error=error,
             first_received=message.first_received,
             receive_count=message.receive_count,
+            group=message.group,
         )
         if kept:
             self._stats.add(self.topic, "dead")
         return bool(kept)
 
-    def _done(self, message: Message) -> None:
-        delivery = Delivery(message, 1, self.keeper.settle)
-        self.keeper.hold(delivery)
-        delivery.settle_one(refused=False)
+    def _end(self, delivery: Delivery, *, done: bool) -> None:
+        """Have a message deleted that needed no consumer, or leave it to its visibility timeout."""
+        if done:
+            self._hold(delivery)
+            delivery.settle_one(refused=False)
+        else:
+            self._leave(delivery)
+
+    def _hold(self, delivery: Delivery) -> None:
+        if self._lanes is None:  # which hold what they get at once, as it may have to wait
+            self.keeper.hold(delivery)
+
+    def _leave(self, delivery: Delivery) -> None:
+        if self._lanes is not None:
+            self._lanes.leave(delivery)
 
     def _first_time(self, message: Message) -> bool:
         if message.message_id in self._logged:

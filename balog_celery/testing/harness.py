@@ -237,6 +237,9 @@ class _EagerDispatcher:
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return frozenset()
 
+    def check_order(self, consumers: Sequence[Consumer]) -> None:
+        pass
+
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
         return True
 
@@ -282,6 +285,8 @@ class _MemoryMarks(Marks):
 
 class _MemoryQueue:
     """A queue from which nothing is ever received; what is sent to it is a dead letter."""
+
+    is_fifo = False
 
     def __init__(self, name: str, letters: list[DeadLetter]) -> None:
         self.name = name

@@ -277,6 +277,9 @@ class ScriptedDispatcher:
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return frozenset()
 
+    def check_order(self, consumers: Sequence[Consumer]) -> None:
+        pass
+
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
         return True
 

@@ -45,6 +45,7 @@ LAYERS = [
     "handlers",
     "consumers.dispatcher",
     "consumers.keeper",
+    "consumers.lanes",
     "consumers.listener",
     "consumers.engine",
     "consumers.sqs",
