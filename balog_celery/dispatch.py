@@ -88,8 +88,9 @@ class PublishDispatcher:
         return ConfigurationError(
             f"topic {printable(self.task_of(consumer).topic)!r} is FIFO, and {who} does not know when "
             f"{consumer.task_name} has finished with an event, before which the next one of its group must not begin: "
-            "serve it by a worker with its engine beside it, with balog_dispatch = 'hand-off' and a pool with an event "
-            "loop (prefork), which also serves the queues of all its consumers, or use a standard queue"
+            "serve it by a worker with its engine beside it, with balog_dispatch = 'hand-off' and an event loop (not "
+            "gevent or eventlet; Redis or RabbitMQ), which also serves the queues of all its consumers, or use a "
+            "standard queue"
         )
 
     def _envelope(self, consumer: Consumer) -> Envelope:
@@ -232,7 +233,7 @@ class HandOffDispatcher:
             if not self._publish.task_of(consumer).acks_late:
                 raise self._publish.unordered(consumer, "a task with acks_late=False")
             if limit is None:
-                raise self._publish.unordered(consumer, "a worker that is handed no tasks, for its pool has no loop,")
+                raise self._publish.unordered(consumer, "a worker that is handed no tasks, as it has no event loop,")
             # With no room the worker has not said yet what it serves.
             if limit and (queue := self._publish.queue_of(consumer)) not in queues:
                 raise self._publish.unordered(consumer, f"a worker that does not serve the queue {queue!r}")

@@ -515,12 +515,19 @@ class HandOff:
                 self._execute(task)
 
     def _execute(self, task: HandedTask) -> None:
+        if self._consumer.app.tasks[task.headers["task"]].fifo and self._is_under_way(task):
+            task.retry(task.headers.get("retries", 0), 1.0, None)
+            return
         try:
             # How a strategy is called is not documented: see celery/worker/strategy.py, default().
             self._consumer.strategies[task.headers["task"]](task, None, task.ack, task.reject, [])
         except Exception:
             logger.exception("a task of %s could not be executed: its event comes again", task.headers["task"])
             self.settle(task, "refused")
+
+    def _is_under_way(self, task: HandedTask) -> bool:
+        """Whether it is being executed as an engine handed it over that was killed; nothing may overtake that."""
+        return any(request.id == task.headers["id"] for request in state.reserved_requests)
 
     def _common_headers(self, name: str) -> dict[str, Any]:
         known = self._headers.get(name)
