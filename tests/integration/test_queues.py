@@ -194,6 +194,24 @@ def test_a_fifo_queue_is_one_by_its_suffix(sqs: servers.Sqs) -> None:
     assert [message.body for message in queue.receive(10, 5)] == ["a", "b", "c"]
 
 
+def test_a_fifo_queue_keeps_the_group_that_is_given(sqs: servers.Sqs) -> None:
+    """And says so when it gives the message; without content-based deduplication as well."""
+    with closing(sqs.client()) as client:
+        client.create_queue(QueueName="plain.fifo", Attributes={"FifoQueue": "true"})
+    queue = SQSQueue("plain.fifo")
+    assert (
+        queue.send(
+            [OutgoingMessage("a", group="g"), OutgoingMessage("b", group="h", deduplication_id="d"), *texts("c")]
+        )
+        == []
+    )
+    assert [(message.body, message.group) for message in queue.receive(10, 5)] == [
+        ("a", "g"),
+        ("b", "h"),
+        ("c", "balog"),
+    ]
+
+
 @pytest.mark.parametrize("call", ["url", "receive", "delete", "change_visibility", "send", "attributes"])
 def test_a_missing_queue_is_named(sqs: servers.Sqs, call: str) -> None:
     """By every call, with what to do."""

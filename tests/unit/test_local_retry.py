@@ -282,6 +282,27 @@ def test_only_so_many_wait(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None
     second.ack()
 
 
+def test_what_a_killed_engine_left_running_is_not_overtaken(
+    one: Worker, task: ConsumerTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a FIFO topic: its event has come again, and waits for it, and keeps its retries."""
+
+    class Running:
+        id = "id1"
+
+    monkeypatch.setattr(type(task), "fifo", "hold")
+    running = Running()
+    monkeypatch.setattr(worker.state, "reserved_requests", {running})
+    one.hand_over(1)
+    assert one.given == []
+    one.fire()
+    assert one.given == []
+    worker.state.reserved_requests.clear()
+    one.fire()
+    (again,) = one.given
+    assert again.headers["retries"] == 0
+
+
 def test_what_is_settled_last_is_settled_by_its_last_word(one: Worker) -> None:
     """Whatever is done meanwhile, such as making a dead letter, comes before the engine hears of it."""
     first, second = one.hand_over(1, 2)
