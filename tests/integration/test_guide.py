@@ -94,7 +94,7 @@ def test_the_page_on_django(tmp_path: Path, sqs: servers.Sqs, broker: servers.Va
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    with closing(sqs.client("eu-west-1")) as client:
+    with closing(sqs.client(region="eu-west-1")) as client:
         url = client.create_queue(QueueName="shop-orders")["QueueUrl"]
         client.create_queue(QueueName="shop-orders-dead")
         client.send_message(QueueUrl=url, MessageBody=event_text("e", "order-placed", order=1041))
