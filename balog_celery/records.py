@@ -228,10 +228,10 @@ class Context(_Open):
 class Header(_Open):
     """What is known of every record, whatever its payload.
 
-    :param id: ``"LG"`` and 22 characters where this package or the original made it; others' may be any text but "".
-    :param channel: the logger's name and the event's, with a dot between them.
-    :param timestamp: when it was made; always aware.
-    :param composition: a flag of the original's schema, for the application to give a meaning.
+    :ivar id: ``"LG"`` and 22 characters where this package or the original made it; others' may be any text but "".
+    :ivar channel: the logger's name and the event's, with a dot between them.
+    :ivar timestamp: when it was made; always aware.
+    :ivar composition: a flag of the original's schema, for the application to give a meaning.
     """
 
     id: str = Field(min_length=1)
