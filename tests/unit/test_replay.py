@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,6 +101,13 @@ def test_without_a_consumer_it_is_sent_to_its_topic_as_it_was(app: Celery, repla
     assert len({message.deduplication_id for message in queue.sent} - {""}) == 2
     assert done == items
     assert published(app) == []
+
+
+def test_sent_to_a_fifo_topic_it_is_of_its_group_again(replay: Replay, queue: FakeQueue) -> None:
+    """Behind what is in it by now; without a group, in that of all that have none."""
+    items = [replace(item(event_text("LG1")), group="customer-7"), item(event_text("LG2"))]
+    replay.deliver([(one, replay.destination(one)) for one in items], lambda *_: None)
+    assert [message.group for message in queue.sent] == ["customer-7", "balog"]
 
 
 @pytest.mark.parametrize(
