@@ -31,11 +31,13 @@ def balog(ctx: click.Context) -> None:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Tell an error of ours in one line."""
+    """Tell an error of ours in one line, and Ctrl-C by the exit code."""
     try:
         yield
     except BalogError as error:
         raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit(EX_INTERRUPTED) from None
 
 
 def command(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,11 +55,15 @@ def run(app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+def all_commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     for name, command in group.commands.items():
-        yield (*path, name)
+        yield (*path, name), command
         if isinstance(command, click.Group):
-            yield from commands(command, *path, name)
+            yield from all_commands(command, *path, name)
+
+
+def commands(group: click.Group) -> list[tuple[str, ...]]:
+    return [path for path, _ in all_commands(group)]
 
 
 @pytest.mark.parametrize("command", sorted(commands(balog)), ids=" ".join)
@@ -219,6 +225,36 @@ def test_the_readme_lists_every_command() -> None:
     plain = [" ".join(word for word in command.split() if word.islower()) for command in listed]
     groups = {" ".join(path[:-1]) for path in commands(balog) if len(path) > 1}
     assert sorted(plain) == sorted({" ".join(path) for path in commands(balog)} - groups)
+
+
+def sections(page: str) -> dict[str, str]:
+    """What the page on commands says of each, by its name."""
+    return dict(re.findall(r"^### `([a-z ]+)`\n(.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE))
+
+
+def test_the_page_on_commands_has_each_with_its_examples_and_options() -> None:
+    """No more, no fewer, and the examples are those of ``--help``."""
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    found = {" ".join(path): command for path, command in all_commands(balog) if not isinstance(command, click.Group)}
+    told = sections(page)
+    assert sorted(told) == sorted(found)
+    for name, command in found.items():
+        examples = [line.strip() for line in told[name].splitlines() if line.startswith("    ")]
+        _, _, text = inspect.cleandoc(command.help or "").partition("Example:\n")
+        assert examples == [line.strip() for line in text.splitlines()], name
+        options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+        for option in options:
+            assert re.search(rf"`{option.opts[-1]}[ `]|\s{option.opts[-1]} ", page), (name, option.opts)
+
+
+def test_ctrl_c_is_told_by_the_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """130, as of a command that a shell runs."""
+
+    def interrupted(app: Celery) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("balog_celery.cli.check.checks", interrupted)
+    assert run("check").exit_code == 130
 
 
 def test_tail_needs_a_broker_that_carries_events(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from balog_celery.decoders import DECODERS, find_decoder, reader_of
 from balog_celery.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,3 +95,57 @@ def test_the_permissions_are_those_of_the_readme() -> None:
     allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
     (said,) = re.findall(r"The credentials need (.*?dead-letter queue)", (ROOT / "README.md").read_text(), re.DOTALL)
     assert allowed == set(re.findall(r"sqs:\w+", said))
+
+
+@pytest.mark.parametrize(
+    ("containing", "topic", "body", "ids"),
+    [
+        ("channel=", "orders", {"kind": "placed", "order": {"id": 7}, "created": "2026-01-01T12:00:00Z"}, ["7"]),
+        (
+            "partial(",
+            "shop-notifications",
+            {
+                "Type": "Notification",
+                "TopicArn": "arn:aws:sns:eu-west-1:123456789012:shop",
+                "MessageId": "m",
+                "Message": json.dumps({"kind": "placed", "id": "inside"}),
+            },
+            ["inside"],
+        ),
+        (
+            "def order_lines",
+            "",
+            {"id": 7, "created": "2026-01-01T12:00:00Z", "lines": [{"sku": "a"}, {"sku": "b"}]},
+            ["7-0", "7-1"],
+        ),
+    ],
+)
+def test_the_decoders_that_are_shown_decode(containing: str, topic: str, body: Any, ids: list[str]) -> None:
+    """Those of the page on event sources, of a body that has what they look for."""
+    page = ROOT / "docs" / "event-sources.md"
+    (text,) = [text for language, text in blocks(page) if language == "python" and containing in text]
+    scope: dict[str, Any] = {}
+    exec(text, scope)
+    decoder = scope["balog_decoders"][topic] if topic else scope["order_lines"]
+    assert [event.header.id for event, _ in reader_of(find_decoder(decoder))(json.dumps(body))] == ids
+
+
+def test_every_named_decoder_is_in_the_table() -> None:
+    """But for the one that knows all of them."""
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "event-sources.md").read_text(), re.MULTILINE)
+    assert set(DECODERS) - {"auto"} == set(rows[: len(DECODERS) - 1])
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    """To files that are there, and to headings in them; MkDocs sees to the pages' own."""
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert any(link.startswith("docs/") for link in links)
+    for link in links:
+        name, _, heading = link.partition("#")
+        if "://" in name:
+            continue
+        text = (ROOT / name).read_text()
+        titles = [
+            re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)
+        ]
+        assert not heading or heading in titles, link
