@@ -16,13 +16,13 @@ from celery.utils.nodenames import anon_nodename
 
 from .brokers import bounded_connection
 from .consumers.consumer import Consumer
-from .consumers.delivery import Job
+from .consumers.delivery import Batch, Work
 from .consumers.dispatcher import DispatchError
 from .depth import DepthWatch
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
-from .tasks import ConsumerTask, arguments_shown, task_id
+from .tasks import ConsumerTask
 from .telemetry import OFF, Telemetry
 from .text import printable
 
@@ -50,7 +50,7 @@ class PublishDispatcher:
         self._local = threading.local()
         self._publishers: list[Publisher] = []
 
-    def dispatch(self, jobs: Sequence[Job]) -> None:
+    def dispatch(self, jobs: Sequence[Work]) -> None:
         try:
             publisher = self._publisher()
             publisher.publish([(envelope := self._envelope(job.consumer), envelope.message(job)) for job in jobs])
@@ -137,13 +137,18 @@ class Envelope:
             "origin": anon_nodename(),
         }
 
-    def message(self, job: Job) -> Any:
+    def message(self, job: Work) -> Any:
         """The task message of *job*."""
-        shown = arguments_shown(job.event, self.task.topic)
-        job_id = task_id(job.event.header.id, self.task.name)
-        message = self._create(job_id, self.task.name, (job.text,), {}, **{**self._common, "argsrepr": shown})
+        job_id, shown, argument = _described(self.task, job)
+        message = self._create(job_id, self.task.name, (argument,), {}, **{**self._common, "argsrepr": shown})
         message.headers.update(job.headers)
         return message
+
+
+def _described(task: ConsumerTask, job: Work) -> tuple[str, str, Any]:
+    """Of the task that serves *job*: its id, what is shown as its argument, and its argument."""
+    events = [one.event for one in job.jobs]
+    return task.id_of(events), task.shown_of(events), task.argument_of([one.text for one in job.jobs])
 
 
 class Publisher:
@@ -216,8 +221,8 @@ class HandOffDispatcher:
         self._publish = publish
         self._changed = threading.Condition()
         # Guarded by the condition's lock. Before the worker has said what it wants, nothing is received.
-        self._jobs: dict[int, Job] = {}
-        self._waiting: dict[int, Job] = {}
+        self._jobs: dict[int, Work] = {}
+        self._waiting: dict[int, Work] = {}
         self._limit: int | None = 0
         self._queues: frozenset[str] = frozenset()
         self._number = 0
@@ -249,10 +254,10 @@ class HandOffDispatcher:
         # Room for a whole receive, or else receives get ever smaller, and each costs as much as one of ten.
         return self._limit is None or self._limit - len(self._jobs) >= min(BATCH_SIZE, max(1, self._limit // 2))
 
-    def dispatch(self, jobs: Sequence[Job]) -> None:
+    def dispatch(self, jobs: Sequence[Work]) -> None:
         with self._changed:
             queues = self._queues if self._limit is not None else frozenset()
-        handed: Sequence[Job] = [job for job in jobs if self._publish.queue_of(job.consumer) in queues]
+        handed: Sequence[Work] = [job for job in jobs if self._publish.queue_of(job.consumer) in queues]
         others = [job for job in jobs if self._publish.queue_of(job.consumer) not in queues]
         # Published, a FIFO topic's tasks would overtake one another: the worker has just lost its broker, or stops.
         refused = [job for job in others if self._publish.task_of(job.consumer).fifo]
@@ -268,7 +273,7 @@ class HandOffDispatcher:
         self._publish.close()
         self._link.close()
 
-    def _hand_over(self, jobs: Sequence[Job]) -> Sequence[Job]:
+    def _hand_over(self, jobs: Sequence[Work]) -> Sequence[Work]:
         """Hand over as many of *jobs* as there is room for, waiting for some; return the others."""
         with self._changed:
             # Other topics' pollers may have filled the room that this one saw.
@@ -288,13 +293,15 @@ class HandOffDispatcher:
             self._settle([(number, True) for number in taken])
         return jobs[room:]
 
-    def _line(self, number: int, job: Job) -> tuple[Any, ...]:
-        name = job.consumer.task_name
-        shown = arguments_shown(job.event, self._publish.task_of(job.consumer).topic)
-        return ("task", number, task_id(job.event.header.id, name), name, shown, job.text, job.headers)
+    def _line(self, number: int, job: Work) -> tuple[Any, ...]:
+        task = self._publish.task_of(job.consumer)
+        job_id, shown, argument = _described(task, job)
+        return ("task", number, job_id, task.name, shown, argument, job.headers)
 
     def _listen(self) -> None:
         while (lines := self._link.receive()) is not None:
+            for number, positions in (rest for kind, *rest in lines if kind == "left"):
+                self._leave(number, positions)
             self._set_aside([rest[0] for kind, *rest in lines if kind == "waiting"])
             self._settle([(rest[0], kind == "refused") for kind, *rest in lines if kind in ("done", "refused")])
             for kind, *rest in lines:
@@ -312,6 +319,16 @@ class HandOffDispatcher:
             self._limit = None if kind == "publish" else limit
             self._queues = frozenset(queues)
             self._changed.notify_all()
+
+    def _leave(self, number: int, positions: Sequence[int]) -> None:
+        """Only these of a batch are left to be served; the others are done."""
+        with self._changed:
+            jobs = self._jobs if number in self._jobs else self._waiting
+            batch = jobs.get(number)
+            if isinstance(batch, Batch):
+                jobs[number] = batch.part(positions)
+        if isinstance(batch, Batch):
+            batch.acknowledge_others(positions)
 
     def _set_aside(self, numbers: Sequence[int]) -> None:
         """These wait in the worker, to be retried there."""

@@ -10,6 +10,8 @@
 
     * :class:`DecodeError`        the bytes of a message are not a record
 
+  * :class:`BatchFailure`         raised by a consumer's function: some events of its batch failed
+
   * :class:`QueueError`           the queue's service answered with an error
 
     * :class:`QueueNotFound`      there is no queue of that name
@@ -19,6 +21,8 @@ Every error says what was wrong, with which value, and what to do about it. None
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 
 
 class BalogError(Exception):
@@ -53,6 +57,35 @@ class DecodeError(RecordError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class BatchFailure(BalogError):
+    """What the function of a batch consumer raises, or returns, when only some of the events failed.
+
+    These are retried, as the task's ``max_retries``, ``default_retry_delay`` or ``retry_backoff`` say, and are dead
+    letters after that, each by itself. The others are done. If it names none, all are done.
+
+    :param failed: which failed: each an index into the list that the function was given, or an event's id. A mapping
+        also says why: a text, or the exception.
+    :raises TypeError: one is neither.
+    """
+
+    def __init__(self, failed: Iterable[int | str] | Mapping[int | str, object]) -> None:
+        if isinstance(failed, str):
+            raise TypeError(f"BatchFailure takes several indexes or ids, not the text {failed!r}: put it into a list")
+        reasons = failed if isinstance(failed, Mapping) else dict.fromkeys(failed, "")
+        for which in reasons:
+            if isinstance(which, bool) or not isinstance(which, (int, str)):
+                raise TypeError(f"BatchFailure takes indexes and ids of events, not {which!r}")
+        #: Why each failed; "" where nothing was said.
+        self.failed: dict[int | str, str] = {
+            which: reason if isinstance(reason, str) else repr(reason) for which, reason in reasons.items()
+        }
+        super().__init__(self.failed)
+
+    def __str__(self) -> str:
+        shown = [f"{which} ({reason})" if reason else f"{which}" for which, reason in [*self.failed.items()][:5]]
+        return f"{len(self.failed)} of the batch's events failed: {', '.join(shown)}{', ...' * (len(self.failed) > 5)}"
 
 
 class QueueError(BalogError):

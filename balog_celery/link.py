@@ -1,9 +1,10 @@
 """The socket between an engine and the worker beside it: lines of JSON, each way.
 
-From the engine: ``["task", number, task id, task name, arguments shown, event, headers]``. From the worker:
-``["open", limit, [queue, ...]]``, hand me tasks of these queues, so many at a time; ``["publish"]``, I cannot be handed
-tasks; ``["closed"]``, hand me none for now; ``["waiting", number]``, it will be retried here, so do not count it
-against the limit; ``["done", number]`` and ``["refused", number]``.
+From the engine: ``["task", number, task id, task name, arguments shown, event, headers]``; for a batch ``event`` is a
+list of them. From the worker: ``["open", limit, [queue, ...]]``, hand me tasks of these queues, so many at a time;
+``["publish"]``, I cannot be handed tasks; ``["closed"]``, hand me none for now; ``["waiting", number]``, it will be
+retried here, so do not count it against the limit; ``["left", number, [position, ...]]``, of the batch only these are
+left, the others are done; ``["done", number]`` and ``["refused", number]``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from .errors import BalogError, DecodeError, QueueError
 from .queues import DEFAULT_GROUP, Connect, OutgoingMessage, send_batches
 from .records import FacilityRecord
 from .settings import queue_name
-from .tasks import ConsumerTask, task_id
+from .tasks import ConsumerTask
 from .text import printable
 
 
@@ -151,7 +151,7 @@ class Replay:
     def _publish(self, task: ConsumerTask, item: Item) -> None:
         assert item.event is not None  # see destination()
         try:
-            task.apply_async((item.text,), task_id=task_id(item.event.header.id, task.name))
+            task.apply_async((task.argument_of([item.text]),), task_id=task.id_of([item.event]))
         except Exception as error:
             raise BalogError(f"the broker did not take a task of {task.name}: {printable(repr(error), 500)}") from error
 

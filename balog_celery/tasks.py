@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery, Signature, Task, signals
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
@@ -18,9 +20,10 @@ from celery.utils.time import get_exponential_backoff_interval, maybe_make_aware
 from .brokers import confirmed_producer
 from .consumers.consumer import Consumer
 from .consumers.delivery import GROUP
+from .consumers.operator import Processed, process_batch
 from .consumers.options import ROUTING_OPTIONS
 from .dead_letters import DeadLetters, Outcome
-from .errors import ConfigurationError, DecodeError
+from .errors import BatchFailure, ConfigurationError, DecodeError
 from .once import LEASE, REMEMBER, AlreadyDone, InProgress, Marks
 from .records import FacilityRecord, decode
 from .text import printable
@@ -60,6 +63,18 @@ def arguments_shown(event: FacilityRecord, topic: str) -> str:
     return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
 
 
+def batch_id(event_ids: Sequence[str], task_name: str) -> str:
+    """The id of the task that serves these events to one consumer as a batch: the same for the same events."""
+    return task_id(json.dumps(sorted(event_ids)), task_name)
+
+
+def batch_shown(events: Sequence[FacilityRecord], topic: str) -> str:
+    """As :func:`arguments_shown`, of a batch."""
+    cls_types = printable(",".join(sorted({event.payload.cls_type for event in events})), 100)
+    first = printable(events[0].header.id, 100) if events else "none"
+    return f"(<Batch of {len(events)} events cls_type={cls_types} topic={printable(topic, 100)} first={first}>,)"
+
+
 _SHOWN = re.compile(r"\(<Event (.*) cls_type=(.*) topic=(.*)>,\)")
 
 
@@ -69,23 +84,40 @@ def read_shown(arguments: str) -> tuple[str, str, str]:
     return (match[1], match[2], match[3]) if match else ("", "", "")
 
 
+class Left(NamedTuple):
+    """What is left of a batch."""
+
+    #: Where its events are in the batch.
+    positions: list[int]
+    #: What is shown as the arguments of their task.
+    shown: str
+
+
 class LocalRetry(Retry):  # type: ignore[misc]
     """A retry that is published nowhere: the worker that was handed the task executes it again, and SQS has it.
 
     :param retries: how often the task will have been retried then.
     :param burying: why it failed for good, if only its dead letter is left to be made.
+    :param left: what is left of a batch, if not all of it; the other events are done.
     """
 
     def __init__(
-        self, message: Any = None, exc: Any = None, when: Any = None, retries: int = 0, burying: str | None = None
+        self,
+        message: Any = None,
+        exc: Any = None,
+        when: Any = None,
+        retries: int = 0,
+        burying: str | None = None,
+        left: Left | None = None,
     ) -> None:
         super().__init__(message, exc, when)
         self.retries = retries
         self.burying = burying
+        self.left = left
 
     def __reduce__(self) -> tuple[Any, ...]:
         # It travels from the pool's child to the worker's main process.
-        return type(self), (self.message, self.exc, self.when, self.retries, self.burying)
+        return type(self), (self.message, self.exc, self.when, self.retries, self.burying, self.left)
 
 
 class LocalSignature(Signature):  # type: ignore[misc]
@@ -96,7 +128,7 @@ class LocalSignature(Signature):  # type: ignore[misc]
 
 
 class EventTask(Task):  # type: ignore[misc]
-    """The base of the tasks whose first argument is an event's JSON text.
+    """The base of the tasks whose first argument is an event's JSON text, or a batch of them.
 
     It travels as text, so that the broker's serializer neither changes it nor reads anything into it.
     """
@@ -122,12 +154,19 @@ class EventTask(Task):  # type: ignore[misc]
         """As Celery's; shows which event it is instead of the event, also when Celery retries."""
         if args and "argsrepr" not in options:
             with contextlib.suppress(DecodeError):
-                options["argsrepr"] = arguments_shown(decode(args[0]), self.topic)
+                options["argsrepr"] = self.shown(args[0])
         if "producer" in options or "connection" in options:
             return super().apply_async(args, kwargs, **options)
         # What is acknowledged once a retry is published must be published for certain.
         with confirmed_producer(self.app, self.publish_timeout) as producer:
             return super().apply_async(args, kwargs, producer=producer, confirm_timeout=self.publish_timeout, **options)
+
+    def shown(self, argument: Any) -> str:
+        """What is shown instead of *argument*.
+
+        :raises DecodeError: it holds no event.
+        """
+        return arguments_shown(decode(argument), self.topic)
 
     def signature_from_request(
         self, request: Any = None, args: Any = None, kwargs: Any = None, queue: Any = None, **options: Any
@@ -138,9 +177,11 @@ class EventTask(Task):  # type: ignore[misc]
         :raises Reject: it must stay, and cannot any more: the event is to come again.
         """
         signature = super().signature_from_request(request, args, kwargs, queue=queue, **options)
-        changed = args is not None or kwargs is not None or queue is not None or options.get("eta") is not None
-        changed = changed or bool(options.keys() - {"countdown", "eta", "retries"})
         request = self.request if request is None else request
+        # A batch's own retry of what is left of it: the worker, which has the whole batch, is told which events.
+        left = getattr(request, "left", None) is not None
+        changed = (args is not None and not left) or kwargs is not None or queue is not None
+        changed = changed or options.get("eta") is not None or bool(options.keys() - {"countdown", "eta", "retries"})
         delay = options.get("countdown") or 0.0
         if not changed and self.may_be_retried_here(request, delay):
             return LocalSignature(signature)
@@ -184,7 +225,8 @@ class EventTask(Task):  # type: ignore[misc]
         return self._local(retry) if isinstance(retry.sig, LocalSignature) else retry
 
     def _local(self, retry: Retry) -> LocalRetry:
-        local = LocalRetry(retry.message, retry.exc, retry.when, self.request.retries + 1)
+        left = getattr(self.request, "left", None)
+        local = LocalRetry(retry.message, retry.exc, retry.when, self.request.retries + 1, left=left)
         # Nobody has published it, so a function that catches it, or asks for it without having it thrown, must not
         # make it disappear.
         self.request.local_retry = local
@@ -218,11 +260,23 @@ class ConsumerTask(EventTask):
         """Have the operator call the consumer's function with *event*."""
         return self.operator.process_event(self.consumer, self.consumer.argument(decode(event)))
 
-    def __call__(self, event: str) -> Any:
+    def id_of(self, events: Sequence[FacilityRecord]) -> str:
+        """The id of the task that serves *events*, which is one unless the consumer takes batches."""
+        return task_id(events[0].header.id, self.name)
+
+    def shown_of(self, events: Sequence[FacilityRecord]) -> str:
+        """What is shown as its argument."""
+        return arguments_shown(events[0], self.topic)
+
+    def argument_of(self, texts: list[str]) -> Any:
+        """Its argument, of the events' JSON texts."""
+        return texts[0]
+
+    def __call__(self, event: Any) -> Any:
         if (burying := (self.request.properties or {}).get(BURYING)) is not None:
             self._bury_now(event, burying)
         try:
-            result = self.run(event) if self.marks is None else self._run_once(self.marks, event)
+            result = self._attempt(event)
         except (Retry, Ignore):
             raise
         except Exception as error:
@@ -242,6 +296,9 @@ class ConsumerTask(EventTask):
     @property
     def _local_retry(self) -> LocalRetry | None:
         return getattr(self.request, "local_retry", None)
+
+    def _attempt(self, event: Any) -> Any:
+        return self.run(event) if self.marks is None else self._run_once(self.marks, event)
 
     def _run_once(self, marks: Marks, event: str) -> Any:
         event_id = decode(event).header.id
@@ -268,39 +325,64 @@ class ConsumerTask(EventTask):
         self.signature_from_request(self.request, countdown=later, retries=retries).apply_async()
         raise Ignore
 
-    def _failed(self, event: str, failure: Exception) -> None:
-        """Bury *event* here, in the pool's child.
+    def _failed(self, event: Any, failure: Exception) -> None:
+        """Bury what has failed of *event* here, in the pool's child.
 
         :raises LocalRetry: SQS cannot be reached; as it has the message yet, this task's place is kept, to try again.
         """
-        outcome = self._put(event, repr(failure))
-        if outcome is Outcome.NOT_NOW and self.may_stay(self.request, _BURY_AGAIN):
+        positions = self._bury(self._letters(event, failure), _BURY_AGAIN)
+        if positions:
             raise LocalRetry(
-                exc=failure, when=_BURY_AGAIN, retries=self.request.retries, burying=repr(failure)
+                exc=failure,
+                when=_BURY_AGAIN,
+                retries=self.request.retries,
+                burying=repr(failure),
+                left=self._left(event, positions),
             ) from failure
-        self._see_to(outcome, event, repr(failure))
 
-    def _bury_now(self, event: str, error: str) -> None:
-        """Make the dead letter that could not be made before, and nothing else.
+    def _bury_now(self, event: Any, error: str) -> None:
+        """Make the dead letters that could not be made before, and nothing else.
 
         :raises LocalRetry: not now either.
-        :raises Reject: it is made, and so this task has failed for good.
+        :raises Reject: they are made, and so this task has failed for good.
         """
-        outcome = self._put(event, error)
-        if outcome is Outcome.NOT_NOW:
-            retries = self.request.retries
-            later = get_exponential_backoff_interval(_BURY_AGAIN, retries, 300, True)
-            if self.may_stay(self.request, later):
-                raise LocalRetry(printable(error), when=later, retries=retries + 1, burying=error)
-        self._see_to(outcome, event, error)
+        retries = self.request.retries
+        later = get_exponential_backoff_interval(_BURY_AGAIN, retries, 300, True)
+        positions = self._bury(self._letters(event, error), later)
+        if positions:
+            left = self._left(event, positions)
+            raise LocalRetry(printable(error), when=later, retries=retries + 1, burying=error, left=left)
         raise Reject(error, requeue=False)
 
-    def bury(self, event: str, failure: BaseException) -> None:
-        """Keep an event that failed for good: as a dead letter, now or as soon as SQS can be reached.
+    def bury(self, event: Any, failure: BaseException) -> None:
+        """Keep what failed for good: as a dead letter, now or as soon as SQS can be reached.
 
         Where there is no dead-letter queue, the whole event is logged as an ERROR.
         """
-        self._see_to(self._put(event, repr(failure)), event, repr(failure))
+        self._bury(self._letters(event, failure), None)
+
+    def _letters(self, event: Any, failure: BaseException | str) -> dict[int, tuple[str, str]]:
+        """What is to be a dead letter, and why, by its position."""
+        return {0: (event, _why(failure))}
+
+    def _left(self, event: Any, positions: list[int]) -> Left | None:
+        """What is left of *event*, if not all of it."""
+        return None
+
+    def _bury(self, letters: dict[int, tuple[str, str]], later: float | None) -> list[int]:
+        """Make dead letters.
+
+        :param later: after how many seconds this task may try again, as far as it can stay; None: not at all.
+        :returns: those that it must try again.
+        """
+        outcome = Outcome.KEPT
+        for done, (event, error) in enumerate(letters.values()):
+            if outcome is not Outcome.NOT_NOW:  # what cannot be reached need not be asked for each event of a batch
+                outcome = self._put(event, error)
+            if outcome is Outcome.NOT_NOW and later is not None and self.may_stay(self.request, later):
+                return [*letters][done:]
+            self._see_to(outcome, event, error)
+        return []
 
     def _put(self, event: str, error: str) -> Outcome:
         put = partial(
@@ -348,6 +430,73 @@ def _say_fate(outcome: Outcome, event: str, dead_letter_queue: str | None, consu
         outcome.value,
         printable(event, len(event)),
     )
+
+
+class BatchTask(ConsumerTask):
+    """The base of the task of a consumer that takes batches: its argument is the JSON texts of several events."""
+
+    abstract = True
+
+    def run(self, event: list[str]) -> Processed:  # type: ignore[override]
+        """Have the operator call the consumer's function with a batch."""
+        return process_batch(self.operator, self.consumer, [decode(text) for text in event])
+
+    def shown(self, argument: Any) -> str:
+        return self.shown_of([decode(text) for text in argument])
+
+    def id_of(self, events: Sequence[FacilityRecord]) -> str:
+        return batch_id([event.header.id for event in events], self.name)
+
+    def shown_of(self, events: Sequence[FacilityRecord]) -> str:
+        return batch_shown(events, self.topic)
+
+    def argument_of(self, texts: list[str]) -> Any:
+        return texts
+
+    def _attempt(self, event: list[str]) -> Any:
+        # Outside of run, around which Celery puts autoretry_for: that would retry all of the batch.
+        processed = self.run(event)
+        reasons = {**processed.failed, **processed.unfit}
+        if self._local_retry or not reasons:
+            return processed.result
+        self.request.failed = reasons
+        # People know events by their ids; the function may have named them by where they were in its list.
+        failure = BatchFailure({_event_id(event[position]): reason for position, reason in reasons.items()})
+        if processed.failed:
+            self._retry_failed(event, sorted(reasons), failure)
+        raise failure
+
+    def _retry_failed(self, event: list[str], positions: list[int], failure: BatchFailure) -> None:
+        """Retry what failed of a batch: after as long, and as often, as an exception of ``autoretry_for`` is.
+
+        :raises Retry: it is retried.
+        :raises BatchFailure: not any more.
+        """
+        how = dict(getattr(self, "retry_kwargs", {}))
+        if factor := float(getattr(self, "retry_backoff", False)):
+            maximum, jitter = int(getattr(self, "retry_backoff_max", 600)), getattr(self, "retry_jitter", True)
+            how["countdown"] = get_exponential_backoff_interval(
+                int(max(1.0, factor)), self.request.retries, maximum, jitter
+            )
+        self.request.left = left = self._left(event, positions)
+        args = None if left is None else ([event[position] for position in positions],)
+        raise self.retry(args=args, exc=failure, **how)
+
+    def _letters(self, event: list[str], failure: BaseException | str) -> dict[int, tuple[str, str]]:
+        if isinstance(failure, BatchFailure):
+            reasons: dict[int, str] = self.request.failed
+        else:
+            reasons = dict.fromkeys(range(len(event)), _why(failure))
+        return {position: (event[position], reason) for position, reason in reasons.items()}
+
+    def _left(self, event: list[str], positions: list[int]) -> Left | None:
+        if len(positions) == len(event):
+            return None
+        return Left(positions, self.shown([event[position] for position in positions]))
+
+
+def _why(failure: BaseException | str) -> str:
+    return failure if isinstance(failure, str) else repr(failure)
 
 
 @signals.task_failure.connect  # type: ignore[untyped-decorator]
@@ -401,7 +550,8 @@ def register(
         "dead_letters": dead_letters,
         "marks": marks if consumer.once else None,
     }
-    task = type(str(consumer.name), (ConsumerTask,), members)()
+    base = ConsumerTask if consumer.batch is None else BatchTask
+    task = type(str(consumer.name), (base,), members)()
     app.register_task(task)
     return task  # type: ignore[no-any-return]
 

@@ -35,7 +35,7 @@ from .consumers.status import problems
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
-from .tasks import BURYING, HEADERS_GIVEN, STAYS_UNTIL, LocalRetry
+from .tasks import BURYING, HEADERS_GIVEN, STAYS_UNTIL, Left, LocalRetry
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ class EventRequest(Request):  # type: ignore[misc]
         if isinstance(retry, ExceptionWithTraceback):
             retry = retry.exc
         if isinstance(retry, LocalRetry):
-            self._stay(retry.retries, float(retry.when), retry.burying)
+            self._stay(retry.retries, float(retry.when), retry.burying, retry.left)
         super().on_retry(exc_info)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
@@ -254,10 +254,10 @@ class EventRequest(Request):  # type: ignore[misc]
             self._stay(self._context.retries + 1, delay)
         return bool(super()._retry_worker_lost(exc, exc_info))
 
-    def _stay(self, retries: int, delay: float, burying: str | None = None) -> None:
+    def _stay(self, retries: int, delay: float, burying: str | None = None, left: Left | None = None) -> None:
         # Celery takes it to be acknowledged, and goes on: with events, signals, logs.
         self.acknowledged = True
-        self.message.retry(retries, delay, burying)
+        self.message.retry(retries, delay, burying, left)
 
 
 class HandOffStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -301,7 +301,7 @@ class HandedTask:
         number: int,
         headers: dict[str, Any],
         given: dict[str, Any],
-        event: str,
+        event: str | list[str],
         queue: str,
         stays_until: float,
     ) -> None:
@@ -315,8 +315,7 @@ class HandedTask:
         }
         # Where a retry goes that is published.
         self.delivery_info = {"exchange": "", "routing_key": queue}
-        self.payload: tuple[Any, ...] = ((event,), {}, self._EMBED)
-        self.body = json.dumps(self.payload)
+        self._carry(event)
         #: When it is to be retried, by ``time.monotonic()``; 0 for a task that is executed for the first time.
         self.due = 0.0
         #: The timer's entry for that.
@@ -324,6 +323,10 @@ class HandedTask:
         self._hand_off = hand_off
         self._settling_last = False
         self._how = ""
+
+    def _carry(self, event: str | list[str]) -> None:
+        self.payload: tuple[Any, ...] = ((event,), {}, self._EMBED)
+        self.body = json.dumps(self.payload)
 
     def ack(self, *_: Any) -> None:
         """It has finished."""
@@ -333,11 +336,12 @@ class HandedTask:
         """It is to come again; without *requeue* it has failed for good, and is a dead letter."""
         self._settle("refused" if requeue else "done")
 
-    def retry(self, retries: int, delay: float, burying: str | None) -> None:
+    def retry(self, retries: int, delay: float, burying: str | None, left: Left | None = None) -> None:
         """Execute it again, *delay* seconds from now.
 
         :param retries: how often it will have been retried then.
         :param burying: why it failed for good, if only its dead letter is left to be made.
+        :param left: what is left of it, if it is a batch, and not all of it.
         """
         eta = datetime.now(timezone.utc) + timedelta(seconds=delay)
         again = copy.copy(self)
@@ -346,8 +350,12 @@ class HandedTask:
         if burying is not None:
             again.properties = {**self.properties, BURYING: burying}
             again.headers["timelimit"] = [_BURYING_LIMIT, _BURYING_LIMIT]
+        if left is not None:
+            ((events,), *_) = self.payload
+            again._carry([events[position] for position in left.positions])
+            again.headers["argsrepr"] = left.shown
         again.due = time.monotonic() + delay
-        self._hand_off.keep(self, again)
+        self._hand_off.keep(self, again, left.positions if left is not None else None)
 
     def cancel(self) -> None:
         """Take it out of the timer."""
@@ -445,10 +453,15 @@ class HandOff:
             self._let_go(task)
             self._tell(how, task.number)
 
-    def keep(self, task: HandedTask, again: HandedTask) -> None:
-        """Execute *again* when it is due, in place of *task*."""
+    def keep(self, task: HandedTask, again: HandedTask, left: list[int] | None = None) -> None:
+        """Execute *again* when it is due, in place of *task*.
+
+        :param left: which events of a batch it still is for; None: all.
+        """
         if self._taken.get(task.number) is not task:
             return
+        if left is not None:
+            self._tell("left", task.number, left)
         if self._ending:
             self.settle(task, "refused")
             return

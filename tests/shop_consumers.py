@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
 from celery import current_task
 from celery.exceptions import Ignore, Reject
 
 from balog_celery import Payload
-from balog_celery.consumers import consumer_config
+from balog_celery.consumers import BatchFailure, consumer_config
 
 #: What the consumers were called with; a test empties it.
 seen: list[Any] = []
+#: The ids of the events of each call of ``ship``.
+shipped: list[list[str]] = []
 
 
 class Order(Payload):
@@ -41,6 +44,15 @@ def flaky(event: dict[str, Any]) -> str:
     if len(seen) <= event["payload"]["failures"]:
         raise Flaky(f"failure {len(seen)}")
     return "at last"
+
+
+@consumer_config("shop", cls_type="shipment", batch=3, max_retries=2)
+def ship(events: list[dict[str, Any]]) -> None:
+    shipped.append([event["header"]["id"] for event in events])
+    tried = Counter(event_id for call in shipped for event_id in call)
+    raise BatchFailure(
+        {event["header"]["id"]: "lost" for event in events if tried[event["header"]["id"]] <= event["payload"]["fails"]}
+    )
 
 
 @consumer_config("shop", cls_type="doomed")

@@ -52,6 +52,8 @@ def _described(app: Celery, consumer: Consumer) -> dict[str, Any]:
     served = route["queue"].name == app.conf.task_default_queue
     # The transport is asked last: to list consumers, its client need not be installed where nothing is handed over.
     handed = app.balog.dispatch == "hand-off" and served and app.connection_for_read().transport.implements.asynchronous
+    batch = {} if consumer.batch is None else {"batch": consumer.batch, "batch_wait": consumer.batch_wait}
+    options = {**batch, **consumer.options}
     return {
         "task": consumer.task_name,
         "topic": task.topic,
@@ -60,5 +62,5 @@ def _described(app: Celery, consumer: Consumer) -> dict[str, Any]:
         "queue": route["queue"].name,
         "dispatch": "hand-off" if handed else "publish",
         "once": consumer.once,
-        "options": {name: repr(value) for name, value in consumer.options.items() if name != "queue"},
+        "options": {name: repr(value) for name, value in options.items() if name != "queue"},
     }

@@ -21,6 +21,11 @@ from .predicates import VersionCondition, cls_types, version_condition
 #: The Venusian category that a scan looks for.
 CATEGORY = "balog_celery"
 
+#: How long the first event of a batch waits for others unless the consumer says otherwise, in seconds.
+BATCH_WAIT = 1.0
+#: The most that may be asked for: it is what AWS Lambda allows for SQS, and far below the lease of a message.
+MAX_BATCH, MAX_BATCH_WAIT = 10_000, 3600.0
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: What was decorated so far, by the module-level name that it stands under or in, and by line: for a scan to see
@@ -41,6 +46,8 @@ class Consumer:
     :param name: default: *found_as*, else the function's name.
     :param options: its Celery task options.
     :param once: whether an event that it has finished is skipped when it comes again; a number: for how many seconds.
+    :param batch: how many events its function gets at most, in a list; None: one, by itself.
+    :param batch_wait: how long the first event of a batch waits for others, in seconds.
     :param module: the module that its task is named after; default: the function's.
     :param found_as: the name under which a scan found it.
     :raises ConfigurationError: an argument is wrong.
@@ -53,6 +60,8 @@ class Consumer:
     name: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     once: bool | float = False
+    batch: int | None = None
+    batch_wait: float = BATCH_WAIT
     module: str = ""
     found_as: str = ""
 
@@ -65,6 +74,7 @@ class Consumer:
         _check_plain(self.func, self.topic)
         if isinstance(self.once, str) or not self.once >= 0:
             raise ConfigurationError(f"bad once={self.once!r} for a consumer of {self.topic!r}: give True, or seconds")
+        _check_batch(self)
         self.cls_type = self.cls_types = cls_types(self.cls_type)
         self.version = self.condition = version_condition(self.version)
         #: Whether the name was given, not found.
@@ -99,6 +109,8 @@ def consumer_config(
     name: str | None = None,
     *,
     once: bool | float = False,
+    batch: int | None = None,
+    batch_wait: float = BATCH_WAIT,
     **task_options: Unpack[TaskOptions],
 ) -> Callable[[F], F]:
     """Declare that a function consumes events; :meth:`ConsumerHub.scan` finds it.
@@ -106,7 +118,11 @@ def consumer_config(
     The function itself stays as it is, so it can be called and tested as any other. Decorators may be stacked: each
     makes a consumer of its own. A method is called on an instance that the scan makes, without arguments, of its class.
     A parameter annotated with :class:`~balog_celery.FacilityRecord`, or with a payload's model, gets that instead of
-    a dict.
+    a dict; with *batch*, one annotated with a list of it.
+
+    A batch consumer's function is called with a list of events, in one task; every event keeps its own fate. Where
+    only some of them failed, it raises :class:`~balog_celery.errors.BatchFailure`. Any other exception is that of all.
+    An event that does not fit the annotated model is not in the list, and is a dead letter in the end.
 
     :param topic: the queue's name or URL; placeholders such as ``{env}`` are the operator's to fill in.
     :param cls_type: the type of payload it wants, or several in any iterable; default: any. A trailing ``*`` matches
@@ -116,6 +132,10 @@ def consumer_config(
         The task's id is derived from it, so give one where a function may be renamed.
     :param once: skip an event that this consumer has finished if it is delivered again, to whatever worker. True
         remembers for a day, a number for so many seconds. Needs Redis: ``balog_once_url``, or a Redis result backend.
+        Not with *batch*.
+    :param batch: call the function with a list of so many events at most (1 to 10,000), or of fewer: 256 KiB of JSON
+        are a full batch. Not on a topic whose name ends in ``.fifo``.
+    :param batch_wait: how long the first event of a batch waits for others, in seconds, up to 3,600.
     :param task_options: any Celery task option: ``autoretry_for``, ``retry_backoff``, ``max_retries``, ``rate_limit``,
         ``time_limit``, ``queue``, ``priority``, ``acks_late``, ...
     :returns: a decorator that returns the function unchanged.
@@ -126,7 +146,7 @@ def consumer_config(
         if not callable(func) and not isinstance(func, classmethod):
             raise ConfigurationError(f"consumer_config decorates functions and methods, not {func!r}")
         # Made here as well, so that what is wrong is told where it is written.
-        wanted = Consumer(func, topic, cls_type, version, name, task_options, once)
+        wanted = Consumer(func, topic, cls_type, version, name, task_options, once, batch, batch_wait)
 
         def consumer(found_as: str, obj: Any) -> Consumer:
             target = obj
@@ -136,9 +156,18 @@ def consumer_config(
             if info.scope == "class":
                 method = func.__name__
                 target, found_as = _method(obj, method), f"{found_as}.{method}"
-            module = info.module.__name__
             return Consumer(
-                target, topic, wanted.cls_types, wanted.condition, name, task_options, once, module, found_as
+                target,
+                topic,
+                wanted.cls_types,
+                wanted.condition,
+                name,
+                task_options,
+                once,
+                batch,
+                batch_wait,
+                module=info.module.__name__,
+                found_as=found_as,
             )
 
         def found(scanner: Any, found_as: str, obj: Any) -> None:
@@ -166,6 +195,35 @@ def _method(cls: type, name: str) -> Callable[..., Any]:
         ) from error
 
 
+def _check_batch(consumer: Consumer) -> None:
+    batch, wait, where = consumer.batch, consumer.batch_wait, f"a consumer of {consumer.topic!r}"
+    if batch is None:
+        if wait != BATCH_WAIT:
+            raise ConfigurationError(f"batch_wait={wait!r} for {where} says nothing without batch=: give both")
+        return
+    if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
+        raise ConfigurationError(f"bad batch={batch!r} for {where}: give a number of events from 1 to {MAX_BATCH}")
+    if not isinstance(wait, (int, float)) or isinstance(wait, bool) or not 0 <= wait <= MAX_BATCH_WAIT:
+        raise ConfigurationError(f"bad batch_wait={wait!r} for {where}: give seconds from 0 to {MAX_BATCH_WAIT:.0f}")
+    if consumer.once:
+        raise ConfigurationError(
+            f"{where} has both batch= and once=, and events are remembered one by one: leave one of them out"
+        )
+    check_batch_topic(consumer, consumer.topic)
+
+
+def check_batch_topic(consumer: Consumer, topic: str) -> None:
+    """Check that *consumer*, if it takes batches, may listen to *topic*.
+
+    :raises ConfigurationError: it is FIFO.
+    """
+    if consumer.batch is not None and topic.endswith(".fifo"):
+        raise ConfigurationError(
+            f"a consumer of {topic!r} has batch=, and a FIFO topic's events are served one after the other: "
+            "leave batch= out, or use a standard queue"
+        )
+
+
 def _check_plain(func: object, topic: str) -> None:
     """Refuse what only makes a coroutine or a generator when it is called: nothing of it would run."""
     func = getattr(func, "__func__", func)  # what a static or class method holds
@@ -188,7 +246,14 @@ def _event_type(consumer: Consumer) -> type[FacilityRecord] | type[Payload] | No
         parameters = inspect.signature(consumer.func).parameters.values()
     except (TypeError, ValueError):  # a builtin has none
         return None
-    found = [model for parameter in parameters for model in _models(_resolved(parameter.annotation, consumer))]
+    hints = [_resolved(parameter.annotation, consumer) for parameter in parameters]
+    found = [model for hint in hints for model in _models(hint)]
+    if consumer.batch is not None:
+        if found:
+            raise ConfigurationError(
+                f"{consumer.task_name} has batch=, and gets a list: annotate list[{found[0].__name__}]"
+            )
+        found = [model for hint in hints for item in _items(hint) for model in _models(item)]
     if len(found) > 1:
         raise ConfigurationError(f"{consumer.task_name} asks for {len(found)} event models; annotate one parameter")
     return found[0] if found else None
@@ -216,3 +281,13 @@ def _models(hint: Any) -> Iterator[type[FacilityRecord] | type[Payload]]:
     # Python 3.10 takes list[str] for a type, but not for a class.
     elif origin is None and isinstance(hint, type) and issubclass(hint, (FacilityRecord, Payload)):
         yield hint
+
+
+def _items(hint: Any) -> Iterator[Any]:
+    """What the lists that a hint names hold."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(hint):
+            yield from _items(part)
+    elif isinstance(origin, type) and issubclass(list, origin):  # a list, or any abstraction of one
+        yield from typing.get_args(hint)

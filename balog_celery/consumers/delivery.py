@@ -1,10 +1,10 @@
-"""A delivery: one received message, and the count of jobs that it still waits for."""
+"""A delivery: one received message, and the count of jobs that it still waits for; jobs, alone and in batches."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, TypeAlias
 
 from ..queues import Message
 from ..records import FacilityRecord
@@ -29,6 +29,11 @@ class Job(NamedTuple):
     consumer: Consumer
     headers: dict[str, Any]
 
+    @property
+    def jobs(self) -> tuple[Job]:
+        """This job alone, as those of a batch."""
+        return (self,)
+
     def acknowledge(self) -> None:
         """This consumer is served: its task was accepted, or has finished."""
         self.delivery.settle_one(refused=False)
@@ -36,6 +41,46 @@ class Job(NamedTuple):
     def refuse(self) -> None:
         """This consumer is not served: the message must come again."""
         self.delivery.settle_one(refused=True)
+
+
+class Batch(NamedTuple):
+    """Several jobs of one consumer, which a dispatcher is given as one: the function gets their events in one call."""
+
+    jobs: tuple[Job, ...]
+
+    @property
+    def consumer(self) -> Consumer:
+        """Whose jobs they are."""
+        return self.jobs[0].consumer
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The message headers of its task: those of its first event, which has waited for the longest."""
+        return self.jobs[0].headers
+
+    def acknowledge(self) -> None:
+        """All of its jobs are served."""
+        for job in self.jobs:
+            job.acknowledge()
+
+    def refuse(self) -> None:
+        """None of its jobs is served."""
+        for job in self.jobs:
+            job.refuse()
+
+    def part(self, positions: Collection[int]) -> Batch:
+        """The jobs at *positions* as a batch."""
+        return Batch(tuple(self.jobs[position] for position in positions))
+
+    def acknowledge_others(self, positions: Collection[int]) -> None:
+        """All jobs but those at *positions* are served."""
+        for position, job in enumerate(self.jobs):
+            if position not in positions:
+                job.acknowledge()
+
+
+#: What dispatchers take.
+Work: TypeAlias = Job | Batch
 
 
 class Delivery:

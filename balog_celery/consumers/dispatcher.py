@@ -11,7 +11,8 @@ from ..errors import BalogError
 from ..telemetry import Telemetry
 from ..text import printable
 from .consumer import Consumer
-from .delivery import TIMES, Job
+from .delivery import TIMES, Batch, Job, Work
+from .operator import process_batch
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,10 @@ class DispatchError(BalogError):
 
 
 class Dispatcher(Protocol):
-    """Takes jobs, and settles each of them once, now or later, from any thread."""
+    """Takes jobs and batches of them, and settles each of them once, now or later, from any thread."""
 
-    def dispatch(self, jobs: Sequence[Job]) -> None:
-        """Take the jobs of one receive.
+    def dispatch(self, jobs: Sequence[Work]) -> None:
+        """Take the jobs of one receive, or batches.
 
         :raises DispatchError: none was taken and none settled; the engine keeps them and tries again.
         """
@@ -55,7 +56,7 @@ class InlineDispatcher:
     A consumer that raises neither stops the loop nor keeps the others from the event.
 
     :param operator: the consumer operator.
-    :param bury: told of a failed consumer; True if the event is now a dead letter, so that the job is done.
+    :param bury: told of a job that failed, and why; True if the event is now a dead letter, so that the job is done.
     :param topic_of: gives the topic of a consumer.
     :param telemetry: who else is told.
     """
@@ -63,7 +64,7 @@ class InlineDispatcher:
     def __init__(
         self,
         operator: Any,
-        bury: Callable[[Job, Exception], bool],
+        bury: Callable[[Job, str], bool],
         topic_of: Callable[[Consumer], str],
         telemetry: Telemetry,
     ) -> None:
@@ -72,7 +73,7 @@ class InlineDispatcher:
         self._topic_of = topic_of
         self._telemetry = telemetry
 
-    def dispatch(self, jobs: Sequence[Job]) -> None:
+    def dispatch(self, jobs: Sequence[Work]) -> None:
         for job in jobs:
             self._run(job)
 
@@ -88,21 +89,37 @@ class InlineDispatcher:
     def close(self) -> None:
         pass
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Work) -> None:
         with self._telemetry.running(job.headers):
             topic, consumer, times = self._topic_of(job.consumer), job.consumer.task_name, job.headers[TIMES]
             started = {**times, "started": int(time.time() * 1000)}
             self._telemetry.started(topic, consumer, started)
-            failed = not self._process(job)
-            self._telemetry.done(topic, consumer, {**started, "done": int(time.time() * 1000)}, failed=failed)
+            failed = self._process_batch(job) if isinstance(job, Batch) else self._process(job)
+            for position, one in enumerate(job.jobs):
+                if position in failed and not self._bury(one, failed[position]):
+                    one.refuse()
+                else:
+                    one.acknowledge()
+            self._telemetry.done(topic, consumer, {**started, "done": int(time.time() * 1000)}, failed=bool(failed))
 
-    def _process(self, job: Job) -> bool:
-        """Have the job's function called, and settle the job; False if it failed."""
+    def _process(self, job: Job) -> dict[int, str]:
+        """Call the function; return why it failed, at 0."""
         try:
             self._operator.process_event(job.consumer, job.consumer.argument(job.event))
         except Exception as error:
             logger.exception("%s failed on event %s", job.consumer.task_name, printable(job.event.header.id))
-            (job.acknowledge if self._bury(job, error) else job.refuse)()
-            return False
-        job.acknowledge()
-        return True
+            return {0: repr(error)}
+        return {}
+
+    def _process_batch(self, batch: Batch) -> dict[int, str]:
+        """Call the function; return which events failed, by their positions, and why."""
+        name, count = batch.consumer.task_name, len(batch.jobs)
+        try:
+            processed = process_batch(self._operator, batch.consumer, [job.event for job in batch.jobs])
+        except Exception as error:
+            logger.exception("%s failed on a batch of %d events", name, count)
+            return dict.fromkeys(range(count), repr(error))
+        failed = {**processed.failed, **processed.unfit}
+        for position, reason in failed.items():
+            logger.error("%s failed on event %s: %s", name, printable(batch.jobs[position].event.header.id), reason)
+        return failed

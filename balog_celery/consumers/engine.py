@@ -18,6 +18,7 @@ from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..queues import MAX_BODY_BYTES, MISCONFIGURED, Connect, Message, Queue
 from ..telemetry import Telemetry, find
 from ..text import printable
+from .batches import Batches
 from .consumer import Consumer
 from .delivery import Job
 from .dispatcher import Dispatcher, InlineDispatcher
@@ -115,6 +116,7 @@ class Engine:
         self._status_file = status_file
         self._stop = threading.Event()
         self._listeners: list[Listener] = []
+        self._batches: list[Batches] = []
         self._topic_of: dict[Consumer, str] = {}
 
     def run(self) -> None:
@@ -132,6 +134,8 @@ class Engine:
                     for listener in self._listeners:
                         listener.ensure_alive()
                         listener.keeper.ensure_alive()
+                    for batches in self._batches:
+                        batches.ensure_alive()
                     self._write_status()
             except KeyboardInterrupt:
                 logger.info("interrupted: stopping")
@@ -156,6 +160,11 @@ class Engine:
                 listener.take([message])
                 return
         raise ConfigurationError(f"no consumer listens to {topic!r}: {', '.join(map(repr, self.topics()))} are known")
+
+    def flush(self) -> None:
+        """Serve in this thread what batch consumers wait to have more of, in an engine that does not run: for tests."""
+        for batches in self._batches:
+            batches.flush()
 
     def topics(self) -> dict[str, list[Consumer]]:
         """The consumers of each topic, after the operator's ``get_topic``.
@@ -187,6 +196,8 @@ class Engine:
 
     def _start(self) -> None:
         self._prepare()
+        for batches in self._batches:
+            batches.start()
         for listener in self._listeners:
             listener.keeper.start()
             listener.start()
@@ -214,7 +225,7 @@ class Engine:
                     consumers,
                     reader=readers[topic],
                     keeper=keeper,
-                    dispatcher=self._dispatcher,
+                    dispatcher=self._dispatcher_of(queues[topic].name, consumers),
                     dead_letters=self._dead_letters,
                     default_event_handler=self._default_event_handler,
                     wait_time=self._wait_time,
@@ -224,6 +235,13 @@ class Engine:
                     telemetry=self.telemetry,
                 )
             )
+
+    def _dispatcher_of(self, topic: str, consumers: Sequence[Consumer]) -> Dispatcher:
+        """What serves *consumers*: the dispatcher, by way of what gathers batches if one of them takes any."""
+        if all(consumer.batch is None for consumer in consumers):
+            return self._dispatcher
+        self._batches.append(Batches(topic, self._dispatcher))
+        return self._batches[-1]
 
     def _decoders_of(self, topics: Mapping[str, Sequence[Consumer]]) -> dict[str, Decoder]:
         """The decoder of each topic.
@@ -320,9 +338,13 @@ class Engine:
         deadline = time.monotonic() + self._drain
         for listener in self._listeners:
             listener.stop()
+        for batches in self._batches:
+            batches.stop()
         for listener in self._listeners:
             if not listener.join(deadline):
                 logger.warning("a poll of %s is still under way: what it gets comes again", printable(listener.topic))
+        for batches in self._batches:
+            batches.join(deadline)
         for listener in self._listeners:
             listener.keeper.drain(deadline)
         # Whatever drain is, what is owed is worth a few seconds more.
@@ -339,7 +361,7 @@ class Engine:
             self._status_file.remove()
         logger.info("engine stopped")
 
-    def _bury(self, job: Job, error: Exception) -> bool:
+    def _bury(self, job: Job, error: str) -> bool:
         """Make a dead letter of an event that failed inline."""
         topic = self._topic_of[job.consumer]
         message = job.delivery.message
@@ -349,7 +371,7 @@ class Engine:
             topic,
             "failed",
             consumer=job.consumer.task_name,
-            error=repr(error),
+            error=error,
             first_received=message.first_received,
             receive_count=message.receive_count,
             group=message.group,

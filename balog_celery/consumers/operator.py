@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from ..errors import ConfigurationError
-from .consumer import Consumer
+from ..errors import BatchFailure, ConfigurationError
+from ..records import FacilityRecord
+from ..text import printable
+from .consumer import Consumer, check_batch_topic
 
 
 class ConsumerOperator:
@@ -19,14 +22,15 @@ class ConsumerOperator:
         return consumer.topic
 
     def process_event(self, consumer: Consumer, event: Any) -> Any:
-        """Call the function of *consumer* with *event*; what it returns is the result of the task."""
+        """Call the function of *consumer* with *event*, or a list of them if it takes batches; what it returns is the
+        result of the task."""
         return consumer.func(event)
 
 
 def resolve_topic(operator: Any, consumer: Consumer) -> str:
     """Ask *operator* for the topic of *consumer*, and check that it is one.
 
-    :raises ConfigurationError: the operator failed, or left a placeholder in the name.
+    :raises ConfigurationError: the operator failed, or left a placeholder in the name; or the topic is not for batches.
     """
     try:
         topic = operator.get_topic(consumer)
@@ -39,6 +43,7 @@ def resolve_topic(operator: Any, consumer: Consumer) -> str:
             f"the topic of {consumer.task_name} is {topic!r}, which is no queue's name or URL: "
             "give a consumer operator whose get_topic fills in the placeholders"
         )
+    check_batch_topic(consumer, topic)
     return topic
 
 
@@ -50,3 +55,61 @@ def check_operator(operator: Any) -> None:
     for method in ("get_topic", "process_event"):
         if not callable(getattr(operator, method, None)):
             raise ConfigurationError(f"the consumer operator {operator!r} has no method {method}")
+
+
+#: A reason is no longer than that, in characters: a batch has many.
+_REASON = 500
+
+
+class Processed(NamedTuple):
+    """What a batch consumer did with its events. Those that failed are told by their position, with the reason."""
+
+    #: What its function returned; None if it was not called, as there was nothing for it.
+    result: Any
+    #: What the function says of, and what may work another time.
+    failed: dict[int, str]
+    #: What it was not called with, because it is not what the function's model asks for.
+    unfit: dict[int, str]
+
+
+def process_batch(operator: Any, consumer: Consumer, records: Sequence[FacilityRecord]) -> Processed:
+    """Have *operator* call the function of *consumer*, which takes batches, with *records*.
+
+    :raises ValueError: the function names a failed event that is none of the batch.
+    :raises Exception: whatever else it raises, and then all of the events have failed.
+    """
+    arguments: dict[int, Any] = {}
+    unfit: dict[int, str] = {}
+    for position, record in enumerate(records):
+        try:
+            arguments[position] = consumer.argument(record)
+        except Exception as error:
+            unfit[position] = printable(repr(error), _REASON)
+    if not arguments:
+        return Processed(None, {}, unfit)
+    try:
+        result = operator.process_event(consumer, list(arguments.values()))
+    except BatchFailure as failure:
+        result = failure
+    if not isinstance(result, BatchFailure):
+        return Processed(result, {}, unfit)
+    cause = result.__cause__ or result.__context__
+    why = repr(cause) if cause else "the function says that it failed"
+    failed: dict[int, str] = {}
+    for which, reason in result.failed.items():
+        for position in _positions(which, list(arguments), records):
+            failed[position] = printable(reason or why, _REASON)
+    return Processed(None, failed, unfit)
+
+
+def _positions(which: int | str, given: Sequence[int], records: Sequence[FacilityRecord]) -> list[int]:
+    """Where the events are that a function calls *which*, of those that it was given."""
+    if isinstance(which, int):
+        found = [given[which]] if 0 <= which < len(given) else []
+    else:
+        found = [position for position in given if records[position].header.id == which]
+    if not found:
+        raise ValueError(
+            f"BatchFailure names {which!r}, which is neither the index nor the id of an event of the batch"
+        )
+    return found

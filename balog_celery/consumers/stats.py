@@ -9,9 +9,9 @@ from collections import Counter
 class Stats:
     """Counters that any thread may add to, by (topic, name).
 
-    The names: ``received``, ``dispatched`` (jobs), ``deleted``, ``returned`` (given back to SQS), ``unwanted``
-    (events), ``empty`` (messages without an event), ``undecodable``, ``unreadable_version``, ``dead``, ``failed``
-    (inline), ``stale_handles``, ``extended``, ``restarted`` (threads).
+    The names: ``received``, ``dispatched`` (jobs, also those that wait for their batch), ``deleted``, ``returned``
+    (given back to SQS), ``unwanted`` (events), ``empty`` (messages without an event), ``undecodable``,
+    ``unreadable_version``, ``dead``, ``failed`` (inline), ``stale_handles``, ``extended``, ``restarted`` (threads).
     """
 
     def __init__(self) -> None:

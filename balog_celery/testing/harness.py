@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,7 @@ from celery import Celery, signals
 from celery.exceptions import Retry
 
 from ..consumers.consumer import Consumer
-from ..consumers.delivery import Job
+from ..consumers.delivery import Work
 from ..consumers.dispatcher import Dispatcher
 from ..consumers.engine import Engine
 from ..errors import BalogError, ConfigurationError, DecodeError
@@ -22,17 +23,17 @@ from ..integration import install
 from ..once import AlreadyDone, Marks
 from ..queues import EntryFailure, Message, OutgoingMessage, Queue
 from ..records import FacilityRecord, Payload, encode
-from ..tasks import task_id
 from ..wire import dumps
 from .producers import make_event
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one consumer did with one event."""
+    """What one consumer did with one event, or with one batch of them."""
 
     #: The name of its task.
     consumer: str
+    #: The event; of a batch the first.
     event: FacilityRecord
     #: Celery's word for how it ended: ``"SUCCESS"``, ``"FAILURE"``, ``"REJECTED"`` or ``"IGNORED"``.
     state: str
@@ -43,6 +44,8 @@ class Run:
     #: Whether the function was not called, because the consumer has ``once`` and had finished the event before.
     skipped: bool = False
     func: Callable[..., Any] | None = field(default=None, repr=False)
+    #: All events that it was for.
+    events: tuple[FacilityRecord, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ class ConsumerHarness:
     ) -> Report:
         """Feed events to the consumers of a topic, and report what they did.
 
+        A batch consumer gets what is fed in one call, as many at a time as it takes.
+
         :param events: each one a record, a payload (a record is made for it), a dict or a text that is the body of a
             message, several records, or the path of a file: of ``.jsonl`` each line, of any other the whole.
         :param topic: the queue's name or URL; default: the topic of the consumers, if they have but one.
@@ -166,18 +171,23 @@ class ConsumerHarness:
         report = Report()
         for body in _bodies(events):
             self._feed(body, topic or self._only_topic(), report)
+        self._take_over(report, self._engine.flush)
         if throw:
             _throw(report)
         return report
 
     def _feed(self, body: str, topic: str, report: Report) -> None:
+        unwanted_before = self._unwanted()
+        self._take_over(report, partial(self._engine.take, topic, Message(body, "", "fed", time.monotonic())))
+        report.unwanted += [body] * (self._unwanted() - unwanted_before)
+
+    def _take_over(self, report: Report, action: Callable[[], None]) -> None:
+        """Let *report* tell what becomes of events by *action*."""
         self._runs.clear()
         self._letters.clear()
-        unwanted_before = self._unwanted()
-        self._engine.take(topic, Message(body, "", "fed", time.monotonic()))
+        action()
         report.runs += self._runs
         report.dead_letters += self._letters
-        report.unwanted += [body] * (self._unwanted() - unwanted_before)
 
     def _unwanted(self) -> int:
         return sum(counts.get("unwanted", 0) for counts in self._engine.stats.all().values())
@@ -229,7 +239,7 @@ class _EagerDispatcher:
         self._runs = runs
         self._marks = marks
 
-    def dispatch(self, jobs: Sequence[Job]) -> None:
+    def dispatch(self, jobs: Sequence[Work]) -> None:
         for job in jobs:
             self._run(job)
             job.acknowledge()
@@ -246,9 +256,11 @@ class _EagerDispatcher:
     def close(self) -> None:
         pass
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Work) -> None:
         name = job.consumer.task_name
-        job_id = task_id(job.event.header.id, name)
+        task = self._app.tasks[name]
+        events = tuple(one.event for one in job.jobs)
+        job_id = task.id_of(events)
         retries: list[Retry] = []
 
         def on_retry(request: Any, reason: Retry, **_: Any) -> None:
@@ -256,13 +268,20 @@ class _EagerDispatcher:
                 retries.append(reason)
 
         self._marks.skipped = False
-        signals.task_retry.connect(on_retry, sender=self._app.tasks[name])
+        signals.task_retry.connect(on_retry, sender=task)
         try:
-            outcome = self._app.tasks[name].apply((job.text,), task_id=job_id, throw=False)
+            outcome = task.apply((task.argument_of([one.text for one in job.jobs]),), task_id=job_id, throw=False)
         finally:
-            signals.task_retry.disconnect(on_retry, sender=self._app.tasks[name])
+            signals.task_retry.disconnect(on_retry, sender=task)
         run = Run(
-            name, job.event, outcome.state, outcome.result, tuple(retries), self._marks.skipped, job.consumer.func
+            name,
+            events[0],
+            outcome.state,
+            outcome.result,
+            tuple(retries),
+            self._marks.skipped,
+            job.consumer.func,
+            events,
         )
         self._runs.append(run)
 

@@ -19,6 +19,7 @@ from documents import ROOT, Shell, code_blocks, commands, copy_of_the_repository
 import servers
 from balog_celery.decoders import find_decoder, reader_of
 from balog_celery.records import decode
+from balog_celery.testing import ConsumerHarness
 from fakes import event_text
 
 README = (ROOT / "README.md").read_text()
@@ -118,7 +119,7 @@ def folder(tmp_path: Path) -> Path:
     package.mkdir()
     (package / "__init__.py").write_text("")
     (package / "witness.py").write_text(WITNESS)
-    (package / "events.py").write_text(python("@consumer_config(") + python("class ConsumerOperator"))
+    (package / "events.py").write_text(python("def process_metrics(") + python("class ConsumerOperator"))
     return tmp_path
 
 
@@ -188,6 +189,19 @@ def test_the_python_blocks_run_in_order(shell: Shell, queue: Queue) -> None:
     program.wait_for("returned")
     assert program.wait(60) == 0
     assert "Traceback" not in program.output
+
+
+def test_the_batch_consumer_has_what_it_names_retried_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker, but at once."""
+    (folder / "readme_batches").mkdir()
+    (folder / "readme_batches" / "__init__.py").write_text(python("BatchFailure(") + python("class ConsumerOperator"))
+    monkeypatch.syspath_prepend(folder)
+    harness = ConsumerHarness("readme_batches", operator="readme_batches:operator")
+    texts = [event_text(f"e{number}", "log", message="m" * number, severity="info") for number in range(3)]
+    report = harness.feed(*texts, throw=False)
+    assert [len(run.events) for run in report.of("store_logs")] == [3]
+    assert len(report["store_logs"].retries) == 3
+    assert [letter.body for letter in report.dead_letters] == texts[:1]
 
 
 def test_the_json_block_is_a_record() -> None:

@@ -44,6 +44,7 @@ LAYERS = [
     "telemetry",
     "handlers",
     "consumers.dispatcher",
+    "consumers.batches",
     "consumers.keeper",
     "consumers.lanes",
     "consumers.listener",
@@ -153,7 +154,13 @@ def test_the_public_face_is_frozen() -> None:
         "install",
     ]
     assert all(getattr(balog_celery, name) is not None for name in balog_celery.__all__)
-    assert balog_celery.consumers.__all__ == ["Consumer", "ConsumerHub", "ConsumerOperator", "consumer_config"]
+    assert balog_celery.consumers.__all__ == [
+        "BatchFailure",
+        "Consumer",
+        "ConsumerHub",
+        "ConsumerOperator",
+        "consumer_config",
+    ]
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import socket
 import threading
@@ -26,7 +27,16 @@ from balog_celery.dispatch import HandOffDispatcher, PublishDispatcher
 from balog_celery.link import Link
 from balog_celery.queues import Message
 from balog_celery.records import decode
-from balog_celery.tasks import HEADERS_GIVEN, MAX_STAY, STAYS_UNTIL, ConsumerTask, LocalRetry, LocalSignature, register
+from balog_celery.tasks import (
+    HEADERS_GIVEN,
+    MAX_STAY,
+    STAYS_UNTIL,
+    ConsumerTask,
+    Left,
+    LocalRetry,
+    LocalSignature,
+    register,
+)
 from balog_celery.worker import HandedTask, HandOff
 from fakes import FakeQueue, event_text
 
@@ -233,6 +243,23 @@ def test_a_copy_that_ran_twice_has_its_say_once(one: Worker) -> None:
     task.ack()
     assert len(one.timer) == 1
     assert one.told() == [["waiting", 1]]
+
+
+def test_what_is_left_of_a_batch_is_what_is_retried(one: Worker) -> None:
+    """The engine is told what is done before anything else of it."""
+    (task,) = one.hand_over(7)
+    task._carry(["a", "b", "c"])
+    task.retry(1, 0.0, None, Left([0, 2], "(shown)"))
+    one.fire()
+    again = one.given[-1]
+    assert again.payload[0] == (["a", "c"],)
+    assert json.loads(again.body)[0] == [["a", "c"]]
+    assert again.headers["argsrepr"] == "(shown)"
+    again.retry(2, 0.0, "why", Left([1], "(less)"))
+    one.fire()
+    assert one.given[-1].payload[0] == (["c"],)
+    one.given[-1].reject(None, None)
+    assert one.told() == [["left", 7, [0, 2]], ["waiting", 7], ["left", 7, [1]], ["done", 7]]
 
 
 def test_what_waits_outlives_a_lost_broker(one: Worker) -> None:

@@ -1,0 +1,625 @@
+"""Batches: what may be asked for, how events are gathered, and what becomes of each of them."""
+
+from __future__ import annotations
+
+import pickle
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.task import Context
+from celery.exceptions import Reject
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import shop_consumers as consumers
+from balog_celery import FacilityRecord, MetricsPayload
+from balog_celery.consumers import BatchFailure, Consumer, ConsumerHub, ConsumerOperator
+from balog_celery.consumers.batches import MAX_BYTES, Batches
+from balog_celery.consumers.delivery import Batch, Delivery, Job, Work
+from balog_celery.consumers.dispatcher import DispatchError
+from balog_celery.consumers.engine import Engine
+from balog_celery.consumers.operator import process_batch, resolve_topic
+from balog_celery.dead_letters import DeadLetters
+from balog_celery.dispatch import HandOffDispatcher, PublishDispatcher
+from balog_celery.errors import ConfigurationError, QueueError
+from balog_celery.link import Link
+from balog_celery.queues import Message
+from balog_celery.records import decode
+from balog_celery.tasks import (
+    BURYING,
+    STAYS_UNTIL,
+    BatchTask,
+    Left,
+    LocalRetry,
+    batch_id,
+    batch_shown,
+    register,
+    register_bury,
+)
+from balog_celery.testing import ConsumerHarness
+from fakes import FakeQueue, event_text
+from servers import wait_until
+
+
+def consumer(func: Callable[..., Any] = print, batch: int | None = 3, **more: Any) -> Consumer:
+    return Consumer(func, "topic", batch=batch, **{"name": "f", "module": "proj", **more})
+
+
+def ids(events: Sequence[dict[str, Any]]) -> list[str]:
+    return [event["header"]["id"] for event in events]
+
+
+# What may be asked for
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"),
+    [
+        ({"batch": 0}, "bad batch=0"),
+        ({"batch": True}, "bad batch=True"),
+        ({"batch": 10_001}, "from 1 to 10000"),
+        ({"batch": "3"}, "bad batch='3'"),
+        ({"batch": 2, "batch_wait": -1}, "bad batch_wait=-1"),
+        ({"batch": 2, "batch_wait": 3601}, "from 0 to 3600"),
+        ({"batch": 2, "batch_wait": float("nan")}, "bad batch_wait=nan"),
+        ({"batch": 2, "batch_wait": None}, "bad batch_wait=None"),
+        ({"batch": 2, "once": True}, "both batch= and once="),
+        ({"batch_wait": 5}, "without batch="),
+        ({"batch": 2, "topic": "orders.fifo"}, "use a standard queue"),
+    ],
+)
+def test_what_cannot_be_is_told_at_decoration(wanted: dict[str, Any], says: str) -> None:
+    """With what to do about it."""
+    with pytest.raises(ConfigurationError, match=says):
+        Consumer(print, **{"topic": "topic", **wanted})
+
+
+def test_a_topic_that_turns_out_to_be_fifo_is_refused_at_start() -> None:
+    """Its name may have been a placeholder."""
+
+    class Operator(ConsumerOperator):
+        def get_topic(self, consumer: Consumer) -> str:
+            return "orders.fifo"
+
+    with pytest.raises(ConfigurationError, match="use a standard queue"):
+        resolve_topic(Operator(), consumer())
+
+
+def of_records(events: list[FacilityRecord]) -> None: ...
+def of_payloads(extra: int, events: Sequence[MetricsPayload] | None = None) -> None: ...
+def of_dicts(events: list[dict[str, Any]]) -> None: ...
+def of_one(event: FacilityRecord) -> None: ...
+
+
+def test_a_list_of_a_model_asks_for_it() -> None:
+    """As the model alone does where there is no batch, which is an error here."""
+    record = decode(event_text())
+    assert isinstance(consumer(of_records).argument(record), FacilityRecord)
+    assert isinstance(consumer(of_payloads).argument(record), MetricsPayload)
+    assert isinstance(consumer(of_dicts).argument(record), dict)
+    with pytest.raises(ConfigurationError, match=r"annotate list\[FacilityRecord\]"):
+        consumer(of_one)
+
+
+def test_a_batch_failure_says_what_failed_and_travels_between_processes() -> None:
+    """Indexes and ids, with reasons or without."""
+    failure = pickle.loads(pickle.dumps(BatchFailure({0: "why", "LG2": ValueError("x")})))
+    assert failure.failed == {0: "why", "LG2": "ValueError('x')"}
+    assert str(failure) == "2 of the batch's events failed: 0 (why), LG2 (ValueError('x'))"
+    assert str(BatchFailure(range(7))).endswith("0, 1, 2, 3, 4, ...")
+    with pytest.raises(TypeError, match="not True"):
+        BatchFailure([True])
+    with pytest.raises(TypeError, match="put it into a list"):
+        BatchFailure("LG1")
+
+
+# How the function is called
+
+
+def processed(func: Callable[..., Any], *texts: str) -> Any:
+    return process_batch(ConsumerOperator(), consumer(func), [decode(text) for text in texts])
+
+
+def test_a_function_may_name_what_failed_by_index_or_id() -> None:
+    """By raising or returning; without a reason it is the exception that was being handled."""
+
+    def fail(events: list[Any]) -> None:
+        try:
+            raise ValueError("x")
+        except ValueError as error:
+            raise BatchFailure([2, "a"]) from error
+
+    found = processed(fail, event_text("a"), event_text("b"), event_text("c"), event_text("a"))
+    assert found.failed == dict.fromkeys([0, 2, 3], "ValueError('x')")
+    assert processed(lambda events: BatchFailure({1: "no"}), event_text("a"), event_text("b")).failed == {1: "no"}
+    # Not with all that failed in the reason of each.
+    alone = processed(lambda events: BatchFailure([0]), event_text("a"))
+    assert alone.failed == {0: "the function says that it failed"}
+    assert processed(lambda events: BatchFailure([]), event_text("a")) == (None, {}, {})
+    assert processed(lambda events: len(events), event_text("a"), event_text("b")) == (2, {}, {})
+
+
+@pytest.mark.parametrize("which", [1, -1, "b"])
+def test_naming_what_is_not_there_fails_all(which: int | str) -> None:
+    """Nobody knows what was meant."""
+    with pytest.raises(ValueError, match=f"names {which!r}"):
+        processed(lambda events: BatchFailure([which]), event_text("a"))
+
+
+def test_an_event_that_does_not_fit_is_kept_from_the_function_only() -> None:
+    """The others are processed, and indexes are those of the list that the function was given."""
+    seen: list[int] = []
+
+    def process(events: list[MetricsPayload]) -> None:
+        seen.append(len(events))
+        raise BatchFailure([1])
+
+    found = processed(process, event_text("l", "log", message="m", severity="info"), event_text("a"), event_text("b"))
+    assert (seen, [*found.failed], [*found.unfit]) == ([2], [2], [0])
+    assert "MetricsPayload" in found.unfit[0]
+    alone = processed(process, event_text("l", "log", message="m", severity="info"))
+    assert (seen, alone.failed, [*alone.unfit]) == ([2], {}, [0])
+
+
+# Gathering
+
+
+class Scripted:
+    """A dispatcher that remembers what it took, fails when it is told to, and settles at once."""
+
+    def __init__(self, script: Sequence[bool] = ()) -> None:
+        self.failing = list(script)
+        self.taken: list[Work] = []
+        self.changed = threading.Condition()
+        self.down = False
+
+    def dispatch(self, jobs: Sequence[Work]) -> None:
+        if self.down or (self.failing and self.failing.pop(0)):
+            raise DispatchError("down")
+        with self.changed:
+            self.taken += jobs
+            self.changed.notify_all()
+        for job in jobs:
+            job.acknowledge()
+
+    def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
+        return frozenset()
+
+    def check_order(self, consumers: Sequence[Consumer]) -> None: ...
+
+    def ready(self, queues: frozenset[str], timeout: float) -> bool:
+        return True
+
+    def close(self) -> None: ...
+
+    def sizes(self) -> list[int]:
+        return [len(work.jobs) for work in self.taken if isinstance(work, Batch)]
+
+
+class Deliveries:
+    """Jobs, each of a delivery of its own, and how those were settled."""
+
+    def __init__(self) -> None:
+        self.made: list[Job] = []
+        self.settled: list[Delivery] = []
+
+    def job(self, consumer: Consumer, text: str = "") -> Job:
+        text = text or event_text(f"e{len(self.made)}")
+        delivery = Delivery(Message(text, f"h{len(self.made)}", "m", 0.0), 1, self.settled.append)
+        self.made.append(Job(delivery, decode(event_text()), text, consumer, {}))
+        return self.made[-1]
+
+    def check_each_was_settled_once(self) -> None:
+        assert Counter(map(id, self.settled)) == Counter(id(job.delivery) for job in self.made)
+
+
+@contextmanager
+def started(dispatcher: Scripted) -> Iterator[Batches]:
+    batches = Batches("topic", dispatcher)
+    batches.start()
+    try:
+        yield batches
+    finally:
+        batches.stop()
+        batches.join(time.monotonic() + 60)
+        assert not batches._thread.is_alive()
+
+
+def test_a_full_batch_goes_at_once_and_another_when_it_has_waited() -> None:
+    """Each consumer has its own; what takes none passes."""
+    dispatcher, deliveries = Scripted(), Deliveries()
+    full, slow, plain = consumer(batch_wait=3600), consumer(name="g", batch_wait=0.2), consumer(batch=None, name="h")
+    with started(dispatcher) as batches:
+        batches.dispatch([deliveries.job(one) for one in (full, slow, plain, full, full, full)])
+        wait_until(lambda: len(dispatcher.taken) == 3, what="the batches")
+        assert isinstance(dispatcher.taken[0], Job)
+        assert {work.consumer: len(work.jobs) for work in dispatcher.taken[1:]} == {full: 3, slow: 1}
+        assert len(deliveries.settled) == 5
+    deliveries.check_each_was_settled_once()
+    assert [delivery.refused for delivery in deliveries.settled] == [False] * 5 + [True]
+
+
+def test_a_batch_is_bounded_in_bytes() -> None:
+    """A larger event is a batch by itself."""
+    dispatcher, deliveries = Scripted(), Deliveries()
+    batches = Batches("topic", dispatcher)
+    sizes = [MAX_BYTES // 2, MAX_BYTES // 2 - 2, 3, 2 * MAX_BYTES, 1]
+    batches.dispatch([deliveries.job(consumer_of_all, "x" * size) for size in sizes])
+    batches.dispatch([deliveries.job(consumer_of_all, "\u00e9" * (MAX_BYTES // 2))])
+    batches.flush()
+    assert dispatcher.sizes() == [2, 1, 1, 1, 1]
+    deliveries.check_each_was_settled_once()
+
+
+consumer_of_all = consumer(batch=100, batch_wait=3600)
+
+
+def test_while_the_dispatcher_fails_nothing_more_is_wanted_and_nothing_lost() -> None:
+    """A batch that was not taken is tried again until it is."""
+    dispatcher, deliveries = Scripted(), Deliveries()
+    dispatcher.down = True
+    with started(dispatcher) as batches:
+        assert batches.ready(frozenset(), 0.0)
+        batches.dispatch([deliveries.job(consumer(batch=1))])
+        assert not batches.ready(frozenset(), 0.05)
+        dispatcher.down = False
+        wait_until(lambda: batches.ready(frozenset(), 1.0), what="the dispatch")
+    assert dispatcher.sizes() == [1]
+    deliveries.check_each_was_settled_once()
+
+
+def test_jobs_of_others_that_are_not_taken_leave_nothing_gathered() -> None:
+    """The listener dispatches all of them again."""
+    dispatcher, deliveries = Scripted([True]), Deliveries()
+    batches = Batches("topic", dispatcher)
+    jobs = [deliveries.job(consumer()), deliveries.job(consumer(batch=None))]
+    with pytest.raises(DispatchError):
+        batches.dispatch(jobs)
+    batches.dispatch(jobs)
+    batches.flush()
+    assert dispatcher.sizes() == [1]
+    deliveries.check_each_was_settled_once()
+
+
+def test_after_a_stop_everything_goes_back() -> None:
+    """What was gathered, and what a poll under way still brings."""
+    dispatcher, deliveries = Scripted(), Deliveries()
+    with started(dispatcher) as batches:
+        batches.dispatch([deliveries.job(consumer_of_all)])
+        batches.stop()
+        batches.dispatch([deliveries.job(consumer_of_all)])
+    assert [delivery.refused for delivery in deliveries.settled] == [True, True]
+    deliveries.check_each_was_settled_once()
+    assert dispatcher.taken == []
+
+
+ARRIVALS = st.lists(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(1, MAX_BYTES * 3 // 2)), max_size=10), max_size=12
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ARRIVALS, st.lists(st.booleans(), max_size=8), st.booleans())
+def test_whatever_comes_each_job_is_settled_once_and_no_batch_is_too_large(
+    arrivals: list[list[tuple[int, int]]], script: list[bool], stopped: bool
+) -> None:
+    """Also where the dispatcher fails in between, and when it is stopped in the end."""
+    kinds = [consumer(batch=1), consumer(batch=4, batch_wait=3600), consumer(batch=100, batch_wait=0)]
+    dispatcher, deliveries = Scripted(script), Deliveries()
+    batches = Batches("topic", dispatcher)
+    for arrival in arrivals:
+        batches.dispatch([deliveries.job(kinds[kind], "x" * size) for kind, size in arrival])
+        try:
+            batches.flush()
+        except DispatchError:
+            assert not batches.ready(frozenset(), 0.0)
+    if stopped:
+        batches.stop()
+    else:
+        dispatcher.failing.clear()
+        batches.flush()
+    deliveries.check_each_was_settled_once()
+    for work in dispatcher.taken:
+        assert isinstance(work, Batch)
+        assert {job.consumer for job in work.jobs} == {work.consumer}
+        assert len(work.jobs) <= (work.consumer.batch or 0)
+        assert len(work.jobs) == 1 or sum(len(job.text) for job in work.jobs) <= MAX_BYTES
+    for kind in kinds:
+        taken = [job for work in dispatcher.taken if work.consumer is kind for job in work.jobs]
+        assert stopped or Counter(map(id, taken)) == Counter(id(job) for job in deliveries.made if job.consumer is kind)
+
+
+# In an engine of a script
+
+
+@contextmanager
+def running(wanted: Consumer, queues: dict[str, FakeQueue]) -> Iterator[Engine]:
+    hub = ConsumerHub()
+    hub.add_consumer(wanted)
+    engine = Engine(hub, queues.__getitem__)
+    thread = threading.Thread(target=engine.run)
+    thread.start()
+    try:
+        yield engine
+    finally:
+        engine.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_a_script_gets_more_than_one_receive_in_a_call() -> None:
+    """And the rest when it has waited; each message is deleted."""
+    calls: list[list[str]] = []
+    queue = FakeQueue("topic", [event_text(f"e{number}") for number in range(27)])
+    with running(
+        consumer(lambda events: calls.append(ids(events)), batch=25, batch_wait=0.5),
+        {"topic": queue, "topic-dead": FakeQueue("topic-dead")},
+    ):
+        queue.wait_for(lambda: len(queue.deleted) == 27)
+    assert calls == [[f"e{number}" for number in range(25)], ["e25", "e26"]]
+
+
+def test_in_a_script_only_what_failed_is_a_dead_letter() -> None:
+    """With its own reason."""
+    dead, queue = FakeQueue("topic-dead"), FakeQueue("topic", [event_text("a"), event_text("b")])
+    with running(consumer(lambda events: BatchFailure({"b": "no"}), batch=2), {"topic": queue, "topic-dead": dead}):
+        queue.wait_for(lambda: len(queue.deleted) == 2)
+    assert [(letter.body, letter.attributes["error"]) for letter in dead.sent] == [(event_text("b"), "no")]
+
+
+def test_a_script_whose_function_raises_has_all_of_them_as_dead_letters() -> None:
+    """And goes back what cannot be one."""
+
+    def fail(events: list[Any]) -> None:
+        raise ValueError("x")
+
+    dead, queue = FakeQueue("topic-dead"), FakeQueue("topic", [event_text("a"), event_text("b")])
+    with running(consumer(fail, batch=2), {"topic": queue, "topic-dead": dead}):
+        queue.wait_for(lambda: len(queue.deleted) == 2)
+    assert [letter.attributes["error"] for letter in dead.sent] == ["ValueError('x')"] * 2
+
+
+def test_a_stop_gives_back_what_is_gathered() -> None:
+    """At once, and nothing of it was run."""
+    queue = FakeQueue("topic", [event_text("a"), event_text("b")])
+    queues = {"topic": queue, "topic-dead": FakeQueue("topic-dead")}
+    with running(consumer(lambda events: 1 / 0, batch=100, batch_wait=3600), queues) as engine:
+        wait_until(lambda: engine.stats.of("topic").get("dispatched") == 2)
+    assert sorted(queue.returned) == ["h1", "h2"]
+
+
+# Its task
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app on a broker in memory, of this test only."""
+    app = Celery("batches", broker="memory://", set_as_current=False)
+    app.conf.task_default_queue = f"batches-{id(app)}"
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def dead() -> FakeQueue:
+    """The dead-letter queue."""
+    return FakeQueue("topic-dead")
+
+
+def registered(app: Celery, dead: FakeQueue, func: Any, **options: Any) -> BatchTask:
+    letters = DeadLetters(lambda name: dead, "{topic}-dead")
+    register_bury(app, letters)
+    task = register(app, consumer(func, options=options), ConsumerOperator(), "topic", letters, None)
+    assert isinstance(task, BatchTask)
+    return task
+
+
+@contextmanager
+def handed(task: BatchTask, events: list[str], retries: int = 0) -> Iterator[Any]:
+    """Within an execution of *task* that was handed over."""
+    properties = {STAYS_UNTIL: time.monotonic() + 36_000}
+    context = Context(
+        {"id": "i", "args": [events], "kwargs": {}, "properties": properties, "retries": retries}, called_directly=False
+    )
+    task.push_request(**vars(context))
+    try:
+        yield task.request
+    finally:
+        task.pop_request()
+
+
+THREE = [event_text("a"), event_text("b"), event_text("c")]
+
+
+def test_the_same_events_have_the_same_task_id() -> None:
+    """In any order; other events, or one of them by itself, have another."""
+    assert batch_id(["a", "b"], "t") == batch_id(["b", "a"], "t") != batch_id(["a"], "t")
+    assert len({batch_id(["a,b"], "t"), batch_id(["a", "b"], "t"), batch_id(["a", "b"], "u")}) == 3
+
+
+def test_a_batch_is_shown_as_how_many_of_what() -> None:
+    """Never what is in them."""
+    events = [decode(event_text("a")), decode(event_text("b", "log", message="m", severity="info"))]
+    assert batch_shown(events, "t") == "(<Batch of 2 events cls_type=log,metrics topic=t first=a>,)"
+
+
+def test_only_what_failed_is_retried_where_it_is(app: Celery, dead: FakeQueue) -> None:
+    """The worker is told which events are left, and Celery what it was called with."""
+    task = registered(app, dead, lambda events: BatchFailure([0, "c"]), max_retries=1, default_retry_delay=7)
+    with handed(task, THREE), pytest.raises(LocalRetry) as raised:
+        task(THREE)
+    retry = pickle.loads(pickle.dumps(raised.value))
+    assert retry.left == Left([0, 2], "(<Batch of 2 events cls_type=metrics topic=topic first=a>,)")
+    assert (retry.retries, retry.when, dead.sent) == (1, 7, [])
+
+
+def test_if_all_of_them_failed_all_are_retried_where_they_are(app: Celery, dead: FakeQueue) -> None:
+    """With the options of ``autoretry_for``, if there are any."""
+    task = registered(app, dead, lambda events: BatchFailure([0, 1, 2]), retry_backoff=9, retry_jitter=False)
+    with handed(task, THREE, retries=1), pytest.raises(LocalRetry) as raised:
+        task(THREE)
+    assert (raised.value.left, raised.value.retries, raised.value.when) == (None, 2, 18)
+
+
+def test_when_retries_are_exhausted_each_is_a_dead_letter(app: Celery, dead: FakeQueue) -> None:
+    """And nothing else is."""
+    task = registered(app, dead, lambda events: BatchFailure({1: "no", 2: ""}), max_retries=1)
+    with (
+        handed(task, THREE, retries=1),
+        pytest.raises(BatchFailure, match=r"2 of the batch's events failed: b \(no\), c"),
+    ):
+        task(THREE)
+    assert [letter.body for letter in dead.sent] == THREE[1:]
+    assert dead.sent[0].attributes["error"] == "no"
+    assert dead.sent[0].attributes["consumer"] == "proj.f"
+
+
+def test_autoretry_for_does_not_retry_what_is_done(app: Celery, dead: FakeQueue) -> None:
+    """Though a BatchFailure is an exception, too."""
+    task = registered(app, dead, lambda events: BatchFailure([1]), autoretry_for=(Exception,), max_retries=1)
+    with handed(task, THREE), pytest.raises(LocalRetry) as raised:
+        task(THREE)
+    assert raised.value.left is not None
+    assert raised.value.left.positions == [1]
+
+
+def test_any_other_exception_is_that_of_all(app: Celery, dead: FakeQueue) -> None:
+    """Retried if it is in ``autoretry_for``, dead letters if not."""
+
+    def fail(events: list[Any]) -> None:
+        raise {"a": OSError, "b": ValueError}[events[0]["header"]["id"]]("x")
+
+    task = registered(app, dead, fail, autoretry_for=(OSError,))
+    with handed(task, THREE), pytest.raises(LocalRetry) as raised:
+        task(THREE)
+    assert raised.value.left is None
+    assert not dead.sent
+    with handed(task, THREE[1:]), pytest.raises(ValueError, match="x"):
+        task(THREE[1:])
+    assert [letter.body for letter in dead.sent] == THREE[1:]
+
+
+def test_dead_letters_that_cannot_be_made_now_are_what_is_left(app: Celery, dead: FakeQueue) -> None:
+    """Those that were made are not made again, nor is the function called."""
+    calls: list[int] = []
+
+    def fail(events: list[Any]) -> None:
+        calls.append(len(events))
+        raise ValueError("x")
+
+    def down_after_one(_: Any) -> None:
+        if dead.sent:
+            raise QueueError("down")
+
+    dead.on["send"] = down_after_one
+    task = registered(app, dead, fail)
+    with handed(task, THREE), pytest.raises(LocalRetry) as raised:
+        task(THREE)
+    retry = raised.value
+    assert retry.left is not None
+    assert (retry.left.positions, retry.burying, [letter.body for letter in dead.sent]) == (
+        [1, 2],
+        "ValueError('x')",
+        THREE[:1],
+    )
+    # Asked for once: each attempt may take as long as SQS's client tries.
+    assert sum(what == "send" for what, _ in dead.calls) == 2
+    del dead.on["send"]
+    with handed(task, THREE[1:]) as request:
+        request.properties[BURYING] = retry.burying
+        with pytest.raises(Reject, match="ValueError"):
+            task(THREE[1:])
+    assert [letter.body for letter in dead.sent] == THREE
+    assert calls == [3]
+
+
+def test_without_a_place_to_wait_they_are_made_by_tasks_of_their_own(app: Celery, dead: FakeQueue) -> None:
+    """One for each event."""
+
+    def down(_: Any) -> None:
+        raise QueueError("down")
+
+    dead.on["send"] = down
+    task = registered(app, dead, lambda events: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        task(THREE)
+    with app.connection_for_read() as connection:
+        queue = app.amqp.queues[app.conf.task_default_queue](connection.default_channel)
+        assert [queue.get(accept=["json"]).payload[0][0] for _ in THREE] == THREE
+
+
+# In the harness
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What ``shop_consumers.ship`` was called with."""
+    calls: list[list[str]] = []
+    monkeypatch.setattr(consumers, "shipped", calls)
+    return calls
+
+
+def test_the_harness_feeds_batches(calls: list[list[str]]) -> None:
+    """As many as the consumer takes, of what is fed in one call; and no more than failed again."""
+    report = ConsumerHarness(consumers).feed(
+        *(event_text(f"e{number}", "shipment", fails=int(number == 1)) for number in range(5))
+    )
+    assert calls == [["e0", "e1", "e2"], ["e1"], ["e3", "e4"]]
+    first, second = report.of(consumers.ship)
+    assert ([event.header.id for event in first.events], first.event, first.state) == (
+        ["e0", "e1", "e2"],
+        first.events[0],
+        "SUCCESS",
+    )
+    assert (len(first.retries), len(second.retries)) == (1, 0)
+
+
+def test_the_harness_tells_which_events_of_a_batch_are_dead_letters(calls: list[list[str]]) -> None:
+    """And raises what Celery was told."""
+    texts = [event_text(f"e{number}", "shipment", fails=9 * number) for number in range(2)]
+    report = ConsumerHarness(consumers).feed(*texts, throw=False)
+    assert [(letter.body, letter.error) for letter in report.dead_letters] == [(texts[1], "lost")]
+    assert calls == [["e0", "e1"], ["e1"], ["e1"]]
+    with pytest.raises(BatchFailure, match=r"1 of the batch's events failed: e1 \(lost\)"):
+        ConsumerHarness(consumers).feed(*texts)
+
+
+# Between the engine and its worker
+
+
+def test_what_is_done_of_a_batch_is_acknowledged_while_the_rest_waits(app: Celery) -> None:
+    """And is not given back with it."""
+    wanted = consumer()
+    register(app, wanted, ConsumerOperator(), "topic", DeadLetters(lambda name: FakeQueue(name), None), None)
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(60)
+    far, deliveries = Link(theirs), Deliveries()
+    dispatcher = HandOffDispatcher(app, Link(ours), PublishDispatcher(app, 1.0, 10))
+    try:
+        far.send(("open", 10, [app.conf.task_default_queue]))
+        assert dispatcher.ready(dispatcher.queues_of([wanted]), 5)
+        dispatcher.dispatch([Batch(tuple(deliveries.job(wanted) for _ in range(4)))])
+        ((kind, number, _id, name, shown, texts, *_more),) = far.receive() or []
+        assert (kind, name, texts) == ("task", "proj.f", [job.text for job in deliveries.made])
+        assert shown.startswith("(<Batch of 4 events")
+        far.send(("left", number, [1, 3]), ("waiting", number))
+        wait_until(lambda: len(deliveries.settled) == 2)
+        assert deliveries.settled == [deliveries.made[0].delivery, deliveries.made[2].delivery]
+        far.send(("left", number, [1]))
+        wait_until(lambda: len(deliveries.settled) == 3)
+        far.close()
+        wait_until(lambda: len(deliveries.settled) == 4)
+        assert [delivery.refused for delivery in deliveries.settled] == [False, False, False, True]
+        assert deliveries.settled[3] is deliveries.made[3].delivery
+    finally:
+        dispatcher.close()
+        for thread in threading.enumerate():
+            if thread.name == "hand-off":
+                thread.join(5)
