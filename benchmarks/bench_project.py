@@ -13,6 +13,7 @@ from balog_celery.consumers import consumer_config
 
 TOPIC = os.environ.get("BENCH_TOPIC", "bench")
 LEDGER = os.environ.get("BENCH_LEDGER")
+BATCH = int(os.environ.get("BENCH_BATCH", "0"))
 SLEEP = float(os.environ.get("BENCH_SLEEP", "0"))
 
 app = Celery("bench_project")
@@ -29,18 +30,27 @@ install(app)
 _ledger = os.open(LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if LEDGER else -1
 
 
-def note(name: str, event: Any) -> None:
-    """Do nothing, and leave 32 bytes that say so: what ran, and for which event."""
+def note(name: str, *events: Any) -> None:
+    """Do nothing, and leave 32 bytes for each event that say so: what ran, and for which event."""
     if SLEEP:
         time.sleep(SLEEP)
     if _ledger >= 0:
-        os.write(_ledger, f"{name:<7}{event['header']['id']}\n".encode())
+        os.write(_ledger, "".join([f"{name:<7}{event['header']['id']}\n" for event in events]).encode())
 
 
-@consumer_config(topic=TOPIC, cls_type="metrics")
-def first(event: Any) -> None:
-    """The consumer that there always is."""
-    note("first", event)
+if BATCH:
+
+    @consumer_config(topic=TOPIC, cls_type="metrics", batch=BATCH)
+    def batch(events: list[Any]) -> None:
+        """The consumer that gets many events at once."""
+        note("batch", *events)
+
+else:
+
+    @consumer_config(topic=TOPIC, cls_type="metrics")
+    def first(event: Any) -> None:
+        """The consumer that there is otherwise."""
+        note("first", event)
 
 
 if os.environ.get("BENCH_CONSUMERS") == "2":

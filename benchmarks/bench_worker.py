@@ -1,4 +1,4 @@
-"""Figures 5, 8 and 10: real workers from SQS to function done, idle workers, the engine's memory, and scale."""
+"""Figures 5, 8 and 10: real workers from SQS to function done, idle workers, memory, scale, and batches."""
 
 from __future__ import annotations
 
@@ -35,12 +35,14 @@ class Bench:
     :param dispatch: how the engines dispatch; "" for workers without one.
     :param consumers: how many consumers each event has.
     :param sleep: for how many seconds each function waits.
+    :param batch: how many events the first consumer gets at once; 0: one, by itself.
     """
 
-    def __init__(self, dispatch: str, consumers: int, sleep: float = 0.0) -> None:
+    def __init__(self, dispatch: str, consumers: int, sleep: float = 0.0, batch: int = 0) -> None:
         self.dispatch = dispatch
         self.consumers = consumers
         self._sleep = sleep
+        self._batch = batch
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
@@ -56,6 +58,7 @@ class Bench:
             "BENCH_CONSUMERS": str(self.consumers),
             "BENCH_DISPATCH": self.dispatch or "publish",
             "BENCH_SLEEP": str(self._sleep),
+            "BENCH_BATCH": str(self._batch),
             "BENCH_STATUS_DIR": str(self.stub.dir),
         }
         return self
@@ -104,8 +107,8 @@ class Bench:
             return sum(count - 1 for count in Counter(lines).values())
 
 
-def _rate(dispatch: str, consumers: int, tasks: int) -> float:
-    with Bench(dispatch, consumers) as bench:
+def _rate(dispatch: str, consumers: int, tasks: int, batch: int = 0) -> float:
+    with Bench(dispatch, consumers, batch=batch) as bench:
         if not dispatch:
             bench.put(tasks // consumers)
         bench.start()
@@ -251,10 +254,27 @@ def scale(options: Options) -> Figure:
     return Figure("scale", value, ">= 1.5", sides, also=grows and repeated == 0)
 
 
+def batch_throughput(options: Options) -> Figure:
+    """Events per second of a consumer that does nothing, 100 events at once, against one by one; the worse way."""
+    rates: dict[tuple[str, int], list[float]] = {}
+    for _ in range(options.pick(5, 2)):
+        for dispatch in ("hand-off", "publish"):
+            for batch in (0, 100):
+                events = options.pick(6000, 1500) * (5 if batch else 1)
+                rates.setdefault((dispatch, batch), []).append(_rate(dispatch, 1, events, batch))
+    sides: dict[str, Any] = {}
+    for (dispatch, batch), values in rates.items():
+        sides[f"{dispatch}_{'batches' if batch else 'single'}_events_per_s"] = median(values)
+    found = [median(ratios(rates[dispatch, 100], rates[dispatch, 0])) for dispatch in ("hand-off", "publish")]
+    sides["ratio_hand-off"], sides["ratio_publish"] = found
+    return Figure("batch-throughput", min(found), ">= 5", sides)
+
+
 FIGURES = {
     "end-to-end-publish": end_to_end_publish,
     "end-to-end-hand-off": end_to_end_hand_off,
     "memory": memory,
     "idle": idle,
     "scale": scale,
+    "batch-throughput": batch_throughput,
 }

@@ -97,6 +97,11 @@ ROWS = {
         "{waiting_4_workers_events_per_s:.0f}; no-op: {no_op_1_workers_events_per_s:.0f}, "
         "{no_op_2_workers_events_per_s:.0f}, {no_op_4_workers_events_per_s:.0f}; ran twice: {repeated}",
     ),
+    "batch-throughput": (
+        "events/s of a consumer that gets 100 at once / one by one; the worse of hand-off and publish",
+        "hand-off {hand-off_batches_events_per_s:,.0f} / {hand-off_single_events_per_s:,.0f}, "
+        "publish {publish_batches_events_per_s:,.0f} / {publish_single_events_per_s:,.0f}",
+    ),
 }
 
 
