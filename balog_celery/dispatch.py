@@ -207,9 +207,9 @@ class Publisher:
 class HandOffDispatcher:
     """Hands jobs to the worker beside the engine, over a socket; a job is acknowledged when its task has finished.
 
-    Finished means: it succeeded, it failed for good, or a retry of it is on the broker. One that waits in the worker to
-    be retried there has not finished, and takes no room. Consumers whose queue that worker does not serve are
-    published, and all are while the worker cannot be handed tasks.
+    Finished means: it succeeded, it failed for good, or a retry of it is on the broker. One that waits in the worker,
+    to be retried there or for its rate limit, has not finished, and takes no room. Consumers whose queue that worker
+    does not serve are published, and all are while the worker cannot be handed tasks.
 
     :param app: the Celery app; its consumers are registered.
     :param link: the engine's end of the socket.
@@ -331,7 +331,7 @@ class HandOffDispatcher:
             batch.acknowledge_others(positions)
 
     def _set_aside(self, numbers: Sequence[int]) -> None:
-        """These wait in the worker, to be retried there."""
+        """These wait in the worker, to be retried there or for their rate limit."""
         if numbers:
             with self._changed:
                 self._waiting.update({number: self._jobs.pop(number) for number in numbers if number in self._jobs})

@@ -2,9 +2,9 @@
 
 From the engine: ``["task", number, task id, task name, arguments shown, event, headers]``; for a batch ``event`` is a
 list of them. From the worker: ``["open", limit, [queue, ...]]``, hand me tasks of these queues, so many at a time;
-``["publish"]``, I cannot be handed tasks; ``["closed"]``, hand me none for now; ``["waiting", number]``, it will be
-retried here, so do not count it against the limit; ``["left", number, [position, ...]]``, of the batch only these are
-left, the others are done; ``["done", number]`` and ``["refused", number]``.
+``["publish"]``, I cannot be handed tasks; ``["closed"]``, hand me none for now; ``["waiting", number]``, it waits here
+for a retry or for its rate limit, so do not count it against the limit; ``["left", number, [position, ...]]``, of the
+batch only these are left, the others are done; ``["done", number]`` and ``["refused", number]``.
 """
 
 from __future__ import annotations

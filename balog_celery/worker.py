@@ -49,6 +49,8 @@ _GRACE = 10.0
 _HURRY = 3.0
 #: How many tasks may wait in a worker for their retry. Those of more are published to the broker.
 MAX_WAITING = 1000
+#: The tasks of how many events that wait for their consumer's rate limit take no room in a worker. Those of more do.
+MAX_LIMITED = 100
 #: For how long after it was handed over a task may be retried here, in seconds: SQS ends its lease after 12 hours.
 _STAY = 10 * 3600.0
 #: The same where the message is kept by a broker: RabbitMQ ends the channel of one that is 30 minutes old.
@@ -403,6 +405,8 @@ class HandOff:
         self._taken: dict[int, HandedTask] = {}
         #: How many of them wait for a retry, or have been retried.
         self._waiting = 0
+        #: Those that were put aside for their rate limit, and how many events each is for.
+        self._limited: dict[int, int] = {}
         self._headers: dict[str, dict[str, Any]] = {}
 
     def use(self, link: Link) -> None:
@@ -480,6 +484,7 @@ class HandOff:
 
     def _let_go(self, task: HandedTask) -> None:
         self._waiting -= bool(task.due)
+        self._limited.pop(task.number, None)
         task.cancel()
 
     def _schedule(self, task: HandedTask) -> None:
@@ -537,6 +542,21 @@ class HandOff:
         except Exception:
             logger.exception("a task of %s could not be executed: its event comes again", task.headers["task"])
             self.settle(task, "refused")
+        else:
+            self._make_room(task)
+
+    def _make_room(self, task: HandedTask) -> None:
+        """Have the engine hand over others if *task* waits for its rate limit, for no longer than a task may stay."""
+        # Where Celery keeps it then is not documented. The one that was put there last is at the end.
+        bucket = self._consumer.task_buckets[task.headers["task"]]
+        if bucket is None or not bucket.contents or bucket.contents[-1][0].message is not task:
+            return
+        ((event,), *_) = task.payload
+        events = len(event) if isinstance(event, list) else 1
+        few = sum(self._limited.values()) + events <= MAX_LIMITED
+        if few and len(bucket.contents) <= bucket.fill_rate * self._stay:
+            self._limited[task.number] = events
+            self._tell("waiting", task.number)
 
     def _is_under_way(self, task: HandedTask) -> bool:
         """Whether it is being executed as an engine handed it over that was killed; nothing may overtake that."""

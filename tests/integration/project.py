@@ -95,6 +95,11 @@ def single(event):
     note("single-done", event["header"]["id"])
 
 
+@consumer_config(topic=TOPIC, cls_type="rare", rate_limit="1/m")
+def rare(event):
+    note("rare", event["header"]["id"])
+
+
 @consumer_config(topic=TOPIC, cls_type="long", time_limit=3)
 def too_long(event):
     note("too_long", event["header"]["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 
@@ -91,6 +92,21 @@ def test_a_task_that_waits_for_its_retry_keeps_its_message_and_no_place(
     assert stop(worker) == 0
     assert topic.left() == 30
     assert all(retries_of(project, f"p{number}") == [0] for number in range(30))
+
+
+def test_tasks_that_wait_for_their_rate_limit_hold_up_no_other_consumer(
+    start: Start, project: Project, topic: Topic
+) -> None:
+    """More of them than the worker has room for; a stop gives them back."""
+    topic.send(*(event_text(f"r{number}", "rare") for number in range(20)))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    servers.wait_until(lambda: len(re.findall(r"consumers\.rare\[\S+ received", worker.output)) == 20, what="all")
+    topic.send(event_text("e", values=METRIC))
+    project.wait_for(lambda runs: runs["first", "e"] == 1 and runs["typed", "e"] == 1)
+    ran = sum(name == "rare" for name, _ in project.runs())
+    assert ran <= 3
+    assert stop(worker) == 0
+    assert topic.left() >= 17
 
 
 @pytest.mark.parametrize("options", [{"queue": "celery"}, {"eta": None, "throw": False}, {"headers": {"a": "b"}}])

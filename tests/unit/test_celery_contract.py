@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -584,6 +585,52 @@ def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
         else:
             request.on_ack(None, ())
     assert settled == [(0, "done"), (1, "refused"), (2, "done")]
+
+
+def test_a_task_that_waits_for_its_rate_limit_is_at_the_end_of_its_bucket(app: Celery) -> None:
+    """And the first one, which has not to wait, is in none; the bucket says how many tokens it gets in a second."""
+
+    class Limiting:
+        """What a worker's consumer has for rate limits."""
+
+        bucket_for_task = Consumer.bucket_for_task
+        reset_rate_limits = Consumer.reset_rate_limits
+        _limit_task = Consumer._limit_task
+        _schedule_bucket_request = Consumer._schedule_bucket_request
+        _limit_move_to_pool = Consumer._limit_move_to_pool
+        _limit_post_eta = None
+        _limit_order = 0
+        hostname = "w1@contract"
+        connection_errors = ()
+        event_dispatcher = None
+        controller = SimpleNamespace(state=state)
+        disable_rate_limits = False
+        pool = SimpleNamespace(apply_async=None)
+        apply_eta_task = None
+
+        def __init__(self) -> None:
+            self.app = app
+            self.timer = Timer()  # type: ignore[no-untyped-call]
+            self.task_buckets: dict[str, Any] = defaultdict(lambda: None)
+            self.given: list[Any] = []
+            self.on_task_request = self.given.append
+            self.reset_rate_limits()
+
+    assert "self.task_buckets = defaultdict(lambda: None)" in inspect.getsource(Consumer.__init__)
+    app.tasks["contract.task"].rate_limit = "30/m"
+    consumer = Limiting()
+    execute = strategy.default(app.tasks["contract.task"], app, consumer)
+    headers = message(app).headers
+    tasks = [HandedTask(SimpleNamespace(), number, headers, {}, "the text", "celery", 0.0) for number in range(3)]  # type: ignore[arg-type]
+    bucket = consumer.task_buckets["contract.task"]
+    assert bucket.fill_rate == 0.5
+    waiting: list[Any] = []
+    for task in tasks:
+        execute(task, None, task.ack, task.reject, [])
+        waiting.append(bucket.contents[-1][0].message if bucket.contents else None)
+    assert waiting == [None, *tasks[1:]]
+    assert [request.message for request in consumer.given] == tasks[:1]
+    state.reserved_requests.difference_update(consumer.given)
 
 
 def test_what_hand_off_asks_of_a_running_worker_is_there(app: Celery) -> None:

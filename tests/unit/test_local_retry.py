@@ -16,6 +16,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import Retry
 from kombu.asynchronous.timer import Timer
+from kombu.utils.limits import TokenBucket
 
 import servers
 from balog_celery import install, worker
@@ -138,12 +139,24 @@ class Worker:
             hostname="h",
             pool=SimpleNamespace(num_processes=1),
             timer=self.timer,
-            strategies={NAME: lambda task, *_: self.given.append(task)},
+            strategies={NAME: self.execute},
+            task_buckets={NAME: None},
         )
         self.hub = SimpleNamespace(
             add_reader=lambda *_: None, remove_reader=lambda *_: None, call_soon=lambda call, *args: call(*args)
         )
         self.engines: list[Link] = []
+
+    def execute(self, task: HandedTask, *_: Any) -> None:
+        """Note it; with a rate limit, only the first gets a token."""
+        self.given.append(task)
+        bucket = self.consumer.task_buckets[NAME]
+        if bucket is not None and not bucket.can_consume():
+            bucket.add((SimpleNamespace(message=task), 1))
+
+    def limit(self, rate: float) -> None:
+        """Let so many tasks a second be executed."""
+        self.consumer.task_buckets[NAME] = TokenBucket(rate)  # type: ignore[no-untyped-call]
 
     def start_engine(self) -> Link:
         """Another engine; its end of the socket."""
@@ -162,6 +175,10 @@ class Worker:
         self.engines[-1].send(*lines)
         self.hand_off._on_readable()
         return self.given[-len(numbers) :]
+
+    def hand_over_batch(self, number: int, events: int) -> None:
+        self.engines[-1].send(("task", number, f"id{number}", NAME, "(shown,)", [event_text()] * events, {}))
+        self.hand_off._on_readable()
 
     def fire(self) -> None:
         """Let the timer do all that it has to do, as if it was due."""
@@ -328,6 +345,44 @@ def test_what_a_killed_engine_left_running_is_not_overtaken(
     one.fire()
     (again,) = one.given
     assert again.headers["retries"] == 0
+
+
+def test_what_waits_for_its_rate_limit_takes_no_room(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But only so many do; when one has finished there is room again."""
+    monkeypatch.setattr(worker, "MAX_LIMITED", 2)
+    one.limit(1 / 60)
+    started, first, *_ = one.hand_over(1, 2, 3, 4)
+    started.ack()
+    first.ack()
+    one.hand_over(5)
+    assert one.told() == [["waiting", 2], ["waiting", 3], ["done", 1], ["done", 2], ["waiting", 5]]
+
+
+def test_of_batches_that_wait_for_their_rate_limit_the_events_count(one: Worker) -> None:
+    """Their messages are in flight as others are, and leases cost the same."""
+    one.limit(1 / 60)
+    (started,) = one.hand_over(1)
+    for number, events in enumerate((60, 60, 40), 2):
+        one.hand_over_batch(number, events)
+    started.ack()
+    assert one.told() == [["waiting", 2], ["waiting", 4], ["done", 1]]
+
+
+def test_one_that_would_wait_for_longer_than_its_message_is_kept_takes_room(one: Worker) -> None:
+    """At this rate there are ten of them in the hours that it may stay."""
+    one.limit(1 / 3600)
+    (started, *_) = one.hand_over(*range(20))
+    started.ack()
+    assert one.told() == [*(["waiting", number] for number in range(1, 11)), ["done", 0]]
+
+
+def test_what_waits_for_its_rate_limit_goes_back_when_the_broker_is_lost(one: Worker) -> None:
+    """Celery has forgotten it; what was counted is counted no more."""
+    one.limit(1 / 60)
+    one.hand_over(1, 2)
+    one.hand_off.shut()
+    assert one.told() == [["waiting", 2], ["closed"], ["refused", 1], ["refused", 2]]
+    assert not one.hand_off._limited
 
 
 def test_what_is_settled_last_is_settled_by_its_last_word(one: Worker) -> None:
