@@ -19,7 +19,7 @@ from celery.utils.time import get_exponential_backoff_interval, maybe_make_aware
 
 from .brokers import confirmed_producer
 from .consumers.consumer import Consumer
-from .consumers.delivery import GROUP
+from .consumers.delivery import GROUP, RECEIVES
 from .consumers.operator import Processed, process_batch
 from .consumers.options import ROUTING_OPTIONS
 from .dead_letters import DeadLetters, Outcome
@@ -209,6 +209,20 @@ class EventTask(Task):  # type: ignore[misc]
         added = (request.headers or {}).keys() - set(request.properties.get(HEADERS_GIVEN, ()))
         return not (added or request.chain or request.callbacks or request.errbacks or request.chord)
 
+    def _put_dead(self, event: str, topic: str, consumer: str, error: str) -> Outcome:
+        """Put *event* into the dead-letter queue of *topic*, with what this task knows of its message."""
+        receives = self.request.get(RECEIVES) or {}
+        return self.dead_letters.put(
+            event,
+            topic,
+            "failed",
+            consumer=consumer,
+            error=error,
+            first_received=receives.get("first", 0),
+            receive_count=receives.get("count", 0),
+            group=self.request.get(GROUP) or "",
+        )
+
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""
         if self.fifo == "hold" and (eta := kwargs.get("eta")) is not None:
@@ -239,9 +253,9 @@ class BuryTask(EventTask):
     name = BURY
     max_retries = None
 
-    def run(self, event: str, topic: str, consumer: str, error: str, group: str = "") -> None:
+    def run(self, event: str, topic: str, consumer: str, error: str) -> None:
         """Put *event* into the dead-letter queue of *topic*, trying for as long as that cannot be reached."""
-        outcome = self.dead_letters.put(event, topic, "failed", consumer=consumer, error=error, group=group)
+        outcome = self._put_dead(event, topic, consumer, error)
         if outcome is Outcome.NOT_NOW:
             raise self.retry(countdown=get_exponential_backoff_interval(_BURY_AGAIN, self.request.retries, 300, True))
         _say_fate(outcome, event, self.dead_letters.name(topic), consumer, error)
@@ -288,10 +302,6 @@ class ConsumerTask(EventTask):
         if self._local_retry:
             raise self._local_retry
         return result
-
-    @property
-    def _group(self) -> str:
-        return str(self.request.get(GROUP, ""))
 
     @property
     def _local_retry(self) -> LocalRetry | None:
@@ -385,9 +395,7 @@ class ConsumerTask(EventTask):
         return []
 
     def _put(self, event: str, error: str) -> Outcome:
-        put = partial(
-            self.dead_letters.put, event, self.topic, "failed", consumer=self.name, error=error, group=self._group
-        )
+        put = partial(self._put_dead, event, self.topic, self.name, error)
         try:
             return put()
         except SoftTimeLimitExceeded:  # it comes but once, and at any moment
@@ -401,9 +409,9 @@ class ConsumerTask(EventTask):
                 queue = self.app.amqp.router.route({}, self.name)["queue"]
                 self.app.tasks[BURY].apply_async(
                     (event, self.topic, self.name, error),
-                    {"group": self._group} if self._group else {},
                     countdown=_BURY_AGAIN,
                     queue=queue,
+                    headers={name: self.request.get(name) for name in (RECEIVES, GROUP)},
                 )
             except Exception:
                 logger.exception("neither SQS nor the broker takes an event that failed for good")

@@ -233,12 +233,12 @@ class EventRequest(Request):  # type: ignore[misc]
 
     @contextlib.contextmanager
     def _burying(self) -> Iterator[None]:
-        """Have a pool's child make the dead letter that the receiver of ``task_failure`` left to be made."""
-        if not isinstance(self.message, HandedTask):
-            yield
-            return
+        """Let the receiver of ``task_failure`` know the request; have a child make the dead letter that it leaves."""
         self.task.request_stack.push(self._context)
         try:
+            if not isinstance(self.message, HandedTask):
+                yield
+                return
             with self.message.settled_last():
                 yield
                 if (error := getattr(self._context, "unburied", None)) is not None:

@@ -15,6 +15,9 @@ from .consumer import Consumer
 TIMES = "balog_times"
 #: The task's header that has the group in which a FIFO topic keeps its event; there is none otherwise.
 GROUP = "balog_group"
+#: The message header of a task that says when its message was received ``first`` (milliseconds of Unix time; 0 where a
+#: queue does not say), and how often, this time included (``count``): a dict, for a dead letter to tell.
+RECEIVES = "balog_receives"
 
 
 class Job(NamedTuple):
@@ -55,8 +58,11 @@ class Batch(NamedTuple):
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The message headers of its task: those of its first event, which has waited for the longest."""
-        return self.jobs[0].headers
+        """The message headers of its task: those of its first event, which has waited for the longest.
+
+        But for what would not be true of the others' messages.
+        """
+        return {name: value for name, value in self.jobs[0].headers.items() if name != RECEIVES}
 
     def acknowledge(self) -> None:
         """All of its jobs are served."""

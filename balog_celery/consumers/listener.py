@@ -20,7 +20,7 @@ from ..telemetry import Telemetry
 from ..text import printable
 from .bounds import check_bounds, check_depth
 from .consumer import Consumer
-from .delivery import GROUP, TIMES, Delivery, Job
+from .delivery import GROUP, RECEIVES, TIMES, Delivery, Job
 from .dispatcher import Dispatcher, DispatchError
 from .hub import Router
 from .keeper import Keeper
@@ -271,7 +271,8 @@ class Listener:
         self._lag.note(emitted, message.sent, received)
         times = {"emitted": emitted, "sent": message.sent, "received": received}
         self._telemetry.arrived(self.topic, times)
-        return {TIMES: times, GROUP: message.group} if message.group else {TIMES: times}
+        headers = {TIMES: times, RECEIVES: {"first": message.first_received, "count": message.receive_count}}
+        return {**headers, GROUP: message.group} if message.group else headers
 
     def _fault(self, delivery: Delivery) -> None:
         # One message's trouble must not be that of the others. It is a fault of ours, so the message stays with SQS.

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -45,8 +46,12 @@ def test_a_worker_on_rabbitmq_does_the_same(
     assert stop(worker) == 0
 
 
-def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(start: Start, project: Project, topic: Topic) -> None:
+@pytest.mark.parametrize("dispatch", ["publish", "hand-off"])
+def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(
+    start: Start, project: Project, topic: Topic, dispatch: str
+) -> None:
     """Retries are the task's own; the dead letter names consumer and error; the loop goes on."""
+    project.add(f"balog_dispatch = {dispatch!r}")
     topic.send(event_text("f", "flaky"), event_text("d", "doomed"), "not json", event_text("l", "long"))
     worker = start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: runs["flaky", "f"] == 3 and runs["doomed", "d"] == 1 and runs["too_long", "l"] == 1)
@@ -63,6 +68,10 @@ def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(start: Start, p
     assert doomed["topic"] == topic.name
     assert letters["not json"]["reason"] == "undecodable"
     assert "TimeLimitExceeded" in letters[event_text("l", "long")]["error"]
+    for letter in letters.values():
+        assert letter["receive_count"] == "1"
+        received = datetime.fromisoformat(letter["first_received"])
+        assert abs((datetime.now(timezone.utc) - received).total_seconds()) < 600
     servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert "(<Event d cls_type=doomed topic=" in worker.output or "doomed failed for good on event d" in worker.output
     assert stop(worker) == 0

@@ -22,7 +22,7 @@ import shop_consumers as consumers
 from balog_celery import FacilityRecord, MetricsPayload
 from balog_celery.consumers import BatchFailure, Consumer, ConsumerHub, ConsumerOperator
 from balog_celery.consumers.batches import MAX_BYTES, Batches
-from balog_celery.consumers.delivery import Batch, Delivery, Job, Work
+from balog_celery.consumers.delivery import RECEIVES, Batch, Delivery, Job, Work
 from balog_celery.consumers.dispatcher import DispatchError
 from balog_celery.consumers.engine import Engine
 from balog_celery.consumers.operator import process_batch, resolve_topic
@@ -106,6 +106,14 @@ def test_a_list_of_a_model_asks_for_it() -> None:
     assert isinstance(consumer(of_dicts).argument(record), dict)
     with pytest.raises(ConfigurationError, match=r"annotate list\[FacilityRecord\]"):
         consumer(of_one)
+
+
+def test_a_batch_has_the_headers_of_its_first_event_but_not_its_messages_receives() -> None:
+    """Those differ from message to message, and a dead letter would tell them of all."""
+    delivery = Delivery(Message("", "handle", "id", 0.0), 2, lambda delivery: None)
+    headers = [{"traceparent": name, RECEIVES: {"first": 0, "count": 3}} for name in ("first", "second")]
+    jobs = [Job(delivery, decode(event_text()), event_text(), consumer(), one) for one in headers]
+    assert Batch(tuple(jobs)).headers == {"traceparent": "first"}
 
 
 def test_a_batch_failure_says_what_failed_and_travels_between_processes() -> None:

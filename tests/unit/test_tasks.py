@@ -11,6 +11,7 @@ from celery import Celery
 from celery.exceptions import Ignore, Reject
 
 from balog_celery.consumers import Consumer, ConsumerOperator
+from balog_celery.consumers.delivery import GROUP, RECEIVES
 from balog_celery.dead_letters import DeadLetters
 from balog_celery.errors import ConfigurationError, QueueError
 from balog_celery.records import decode
@@ -123,21 +124,30 @@ def test_without_a_dead_letter_queue_the_whole_event_is_an_error_record(
 def test_a_dead_letter_that_cannot_be_kept_now_is_kept_later(
     app: Celery, letters: DeadLetters, dead: FakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By a task of its own, on the broker."""
+    """By a task of its own, on the broker, and with all that is known of it."""
 
     def down(_: Any) -> None:
         raise QueueError("SQS is down")
 
     dead.on["send"] = down
+    task = registered(app, letters, failing(ValueError("never")))
+    task.push_request(**{RECEIVES: {"first": 1_412_694_411_641, "count": 3}, GROUP: "g"})
     with pytest.raises(ValueError, match="never"):
-        registered(app, letters, failing(ValueError("never")))(event_text("LG7"))
+        task(event_text("LG7"))
+    task.pop_request()
     with app.connection_for_read() as connection:
         message = app.amqp.queues[app.conf.task_default_queue](connection.default_channel).get(accept=["json"])
     assert message.headers["task"] == BURY
     assert message.headers["eta"] is not None
     del dead.on["send"]
+    app.tasks[BURY].push_request(**message.headers)
     app.tasks[BURY](*message.payload[0])
-    assert [letter.body for letter in dead.sent] == [event_text("LG7")]
+    app.tasks[BURY].pop_request()
+    (letter,) = dead.sent
+    assert letter.body == event_text("LG7")
+    assert letter.attributes["first_received"] == "2014-10-07T15:06:51.641000+00:00"
+    assert letter.attributes["receive_count"] == "3"
+    assert letter.attributes["group"] == "g"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import balog_celery
 from balog_celery import SQSHandler, handlers
 from balog_celery.consumers import Consumer, ConsumerHub, ConsumerOperator
-from balog_celery.consumers.delivery import TIMES, Job
+from balog_celery.consumers.delivery import RECEIVES, TIMES, Job
 from balog_celery.consumers.engine import Engine
 from balog_celery.consumers.stats import Lag
 from balog_celery.dead_letters import DeadLetters
@@ -320,7 +320,7 @@ def test_a_task_says_when_its_event_was_emitted_sent_and_received() -> None:
     queue.on["delete"] = lambda handles: shown.append(engine.status()["topics"]["topic"]["lag"])
     run_until(engine, queue, lambda: bool(shown))
     (_, headers), _ = dispatcher.headers
-    assert headers.keys() == {TIMES}
+    assert headers.keys() == {TIMES, RECEIVES}
     assert headers[TIMES]["emitted"] == 1412694411641
     assert headers[TIMES]["sent"] == queue.sent_at
     assert headers[TIMES]["received"] == pytest.approx(time.time() * 1000, abs=60_000)
