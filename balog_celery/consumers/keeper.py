@@ -43,7 +43,7 @@ class Keeper:
         self._stats = stats
         self._wake = threading.Condition()
         # Everything below is guarded by the condition's lock, but for the back-off, which is the thread's own.
-        self._held: dict[Delivery, None] = {}  # in the order in which their leases are due
+        self._held: dict[Delivery, None] = {}
         self._owed: dict[Owed, list[Delivery]] = {"delete": [], "return": []}
         self._flush_at = 0.0
         self._retry_at = 0.0
@@ -184,23 +184,16 @@ class Keeper:
         if self._owed_count():
             times.append(max(self._flush_at, self._retry_at))
         if self._held:
-            times.append(next(iter(self._held)).due)
+            times.append(min(delivery.due for delivery in self._held))
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _due_leases(self) -> list[Delivery]:
         now = time.monotonic()
-        due = [*itertools.islice(itertools.takewhile(lambda delivery: delivery.due <= now, self._held), BATCH_SIZE)]
+        due = [*itertools.islice((delivery for delivery in self._held if delivery.due <= now), BATCH_SIZE)]
         for delivery in due:
             # Until the extension is known to have worked, it is due again soon: a failing one must not spin.
-            self._plan(delivery, now + max(1.0, self._visibility / 8))
+            delivery.due = now + max(1.0, self._visibility / 8)
         return due
-
-    def _plan(self, delivery: Delivery, due: float) -> None:
-        """Plan the next extension of *delivery*, unless it was let go of meanwhile."""
-        if delivery in self._held:
-            del self._held[delivery]
-            delivery.due = due
-            self._held[delivery] = None
 
     def _due_batches(self) -> list[tuple[Owed, list[Delivery]]]:
         now = time.monotonic()
@@ -239,7 +232,7 @@ class Keeper:
             for delivery in deliveries:
                 if delivery not in failed:
                     delivery.ends = now + self._visibility
-                    self._plan(delivery, now + self._visibility / 2)
+                    delivery.due = now + self._visibility / 2
         self._stats.add(self._queue.name, "extended", len(deliveries) - len(failed))
 
     def _carry_out(self, kind: Owed, deliveries: list[Delivery]) -> None:

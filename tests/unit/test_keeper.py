@@ -268,3 +268,16 @@ def test_every_delivery_is_deleted_or_returned_as_it_was_settled(plan: list[tupl
     alive = {str(number): refused for number, (refused, kind) in enumerate(plan) if kind != "stale"}
     assert sorted(queue.deleted) == sorted(handle for handle, refused in alive.items() if not refused)
     assert sorted(queue.returned) == sorted(handle for handle, refused in alive.items() if refused)
+
+
+def test_a_failed_extension_does_not_wait_for_those_of_others(make: Make) -> None:
+    """It is tried again long before its lease ends, although the others need none for a while."""
+    queue = FakeQueue()
+    answers = [[EntryFailure(0, "Throttled", "", False)]]
+    queue.on["extend"] = lambda handles: answers.pop() if answers else None
+    keeper = make(queue, visibility=3600)
+    deliver(keeper, "a", received=time.monotonic() - 1799.5)
+    deliver(keeper, "b")
+    queue.wait_for(lambda: bool(calls(queue, "extend")))
+    with keeper._wake:
+        assert keeper._wait() <= 3600 / 8
