@@ -36,7 +36,7 @@ class DepthWatch:
         self._app = app
         self._high_water = high_water
         self._connect = connect
-        self._queues: tuple[str, ...] = ()
+        self._queues: frozenset[str] = frozenset()
         self._full: frozenset[str] = frozenset()
         self._failing = False
         self._active = False
@@ -44,6 +44,7 @@ class DepthWatch:
         self._look_for_workers_at = time.monotonic() + SERVED_INTERVAL / 4
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="depth-watch", daemon=True)
+        self._starting = threading.Lock()
 
     def wait_open(self, queues: frozenset[str], timeout: float) -> bool:
         """Wait up to *timeout* seconds until all of *queues* have room; whether they have."""
@@ -58,9 +59,10 @@ class DepthWatch:
         """Tasks were published to *queue*: watch it."""
         self._active = True
         if queue not in self._queues:
-            self._queues = (*self._queues, queue)
-        if self._thread.ident is None:
-            self._thread.start()
+            with self._starting:  # several polling threads may be the first
+                self._queues |= {queue}
+                if self._thread.ident is None:
+                    self._thread.start()
 
     def close(self) -> None:
         """Stop watching."""

@@ -1,0 +1,36 @@
+"""The watch over queues on the broker: how it begins. What it sees is tested on real brokers."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from celery import Celery
+
+from balog_celery.depth import DepthWatch
+
+
+def test_several_threads_may_be_the_first_to_publish(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the pollers of several topics are at start; the watch is started once, and knows all of their queues."""
+    watch = DepthWatch(Celery("depth", broker="memory://", set_as_current=False), 1, lambda: pytest.fail("no broker"))
+    watch.close()  # nothing is to be looked at
+    started: list[str] = []
+    both = threading.Barrier(2)
+
+    def start() -> None:
+        # Others get their turn while a thread starts, before it has said that it has.
+        started.append("thread")
+        with pytest.raises(threading.BrokenBarrierError):
+            both.wait(0.2)
+        thread.ident = 1
+
+    thread = SimpleNamespace(ident=None, start=start)
+    monkeypatch.setattr(watch, "_thread", thread)
+    pollers = [threading.Thread(target=watch.publishing_to, args=(queue,)) for queue in ("a", "b")]
+    for poller in pollers:
+        poller.start()
+    for poller in pollers:
+        poller.join(60)
+    assert started == ["thread"]
+    assert watch._queues == {"a", "b"}
