@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from .errors import QueueError, QueueNotFound
-from .queues import MAX_MESSAGE_BYTES, Connect, OutgoingMessage, Queue
+from .queues import MAX_MESSAGE_BYTES, Connect, OutgoingMessage, Queue, is_bad_message
 from .settings import dead_letter_name, queue_name
 from .text import printable
 
@@ -119,7 +119,7 @@ class DeadLetters:
             if isinstance(problem, QueueNotFound):
                 self._forget(topic)
             logger.warning("the dead-letter queue of %s did not take an event: %s", printable(topic), problem)
-            return Outcome.NOT_NOW
+            return Outcome.REFUSED if is_bad_message(problem) else Outcome.NOT_NOW
         for failure in failures:
             logger.warning(
                 "the dead-letter queue of %s did not take an event: %s (%s)",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .backoff import Backoff
 from .errors import ConfigurationError
 from .logger import SchemaFormatter
-from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue, SQSQueue, size_in_batch
+from .queues import BATCH_SIZE, MAX_MESSAGE_BYTES, OutgoingMessage, Queue, SQSQueue, is_bad_message, size_in_batch
 from .telemetry import find
 from .text import printable
 
@@ -28,18 +28,6 @@ _FLUSH_TIMEOUT = 5.0
 _REPORT_INTERVAL = 10.0
 #: Who logs while records are sent: shipping that would make ever more of it.
 _IGNORED = frozenset({"boto3", "botocore", "s3transfer", "urllib3"})
-#: Codes of SQS and boto3 for a whole call that no repetition can help, as one of its messages is at fault.
-_BAD_MESSAGE = frozenset(
-    {
-        "BatchRequestTooLong",
-        "InvalidMessageContents",
-        "InvalidParameterValue",
-        "MessageTooLong",
-        "MissingParameter",
-        "ParamValidationError",
-    }
-)
-
 _sender = threading.local()
 
 
@@ -271,7 +259,7 @@ class SQSHandler(logging.Handler):
                 )
             failures = self._queue.send([entry.message for entry in batch])
         except Exception as error:
-            if getattr(error, "code", "") not in _BAD_MESSAGE:
+            if not is_bad_message(error):
                 self._report("failed", f"sending failed, and is tried again: {printable(error, 500)}")
                 return batch
             if len(batch) > 1:

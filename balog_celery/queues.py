@@ -66,6 +66,15 @@ _DENIED = _FORBIDDEN | {
 }
 #: Codes of calls that cannot even be made as things are set: no repetition helps.
 MISCONFIGURED = frozenset({"ConfigNotFound", "ConfigParseError", "NoRegionError", "ProfileNotFound", "ValueError"})
+#: Codes of a whole send that no repetition can help, as one of its messages is at fault.
+_BAD_MESSAGE = {
+    "BatchRequestTooLong",
+    "InvalidMessageContents",
+    "InvalidParameterValue",
+    "MessageTooLong",
+    "MissingParameter",
+    "ParamValidationError",
+}
 _AWS_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
 
 
@@ -659,6 +668,12 @@ def _failures(answer: Mapping[str, Any]) -> list[EntryFailure]:
         EntryFailure(int(raw["Id"]), raw.get("Code", ""), raw.get("Message", ""), bool(raw.get("SenderFault")))
         for raw in answer.get("Failed", ())
     ]
+
+
+def is_bad_message(error: Exception) -> bool:
+    """Whether *error*, of a send, is one that no repetition can help, as a message is at fault."""
+    # SQS puts AWS.SimpleQueueService. before some of its codes.
+    return isinstance(error, QueueError) and error.code.rpartition(".")[2] in _BAD_MESSAGE
 
 
 def send_batches(messages: Iterable[OutgoingMessage]) -> Iterator[list[OutgoingMessage]]:

@@ -19,7 +19,7 @@ from balog_celery import queues
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.consumers.sqs import SQSEngine
 from balog_celery.errors import AccessDenied, BalogError, ConfigurationError, QueueError, QueueNotFound
-from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue
+from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue, is_bad_message
 
 SECRETS = {"aws_access_key_id": "KEYID-0451", "aws_secret_access_key": "hush-1", "aws_session_token": "hush-2"}
 
@@ -262,6 +262,16 @@ def test_a_body_that_is_too_large_does_not_hide_those_that_were_sent(queue: SQSQ
         assert f"sqs:SendMessage on queue {queue.name!r} failed" in str(error)
         assert len(str(error)) < 1000
         assert arrived == []
+
+
+def test_an_error_says_whether_a_message_was_at_fault(queue: SQSQueue) -> None:
+    """Then to send it again would never help."""
+    with pytest.raises(QueueError) as error:
+        queue.send(texts("x" * (MAX_MESSAGE_BYTES + 1)))
+    assert is_bad_message(error.value)
+    with pytest.raises(QueueError) as error:
+        SQSQueue(f"{queue.name}-missing").send(texts("x"))
+    assert not is_bad_message(error.value)
 
 
 def test_a_size_is_counted_as_sqs_does() -> None:

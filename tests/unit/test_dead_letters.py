@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from balog_celery import dead_letters
-from balog_celery.dead_letters import DeadLetters
+from balog_celery.dead_letters import DeadLetters, Outcome
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
 from balog_celery.queues import MAX_MESSAGE_BYTES, EntryFailure, OutgoingMessage
 from fakes import FakeQueue, event_text
@@ -225,3 +225,23 @@ def test_a_refused_letter_is_told(letters: DeadLetters, queue: FakeQueue, caplog
     assert "InternalError" in message
     assert "try\\nlater" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("AWS.SimpleQueueService.BatchRequestTooLong", Outcome.REFUSED),
+        ("InvalidParameterValue", Outcome.REFUSED),
+        ("ServiceUnavailable", Outcome.NOT_NOW),
+    ],
+)
+def test_a_letter_that_is_itself_at_fault_is_not_tried_for_ever(
+    letters: DeadLetters, queue: FakeQueue, code: str, outcome: Outcome
+) -> None:
+    """As a record that has outgrown SQS, and has no bucket: the caller logs it whole."""
+
+    def fail(_: Any) -> None:
+        raise QueueError("no", code)
+
+    queue.on["send"] = fail
+    assert letters.put("x", "events", "failed") is outcome
