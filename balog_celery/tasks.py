@@ -45,6 +45,8 @@ MAX_STAY = 3600.0
 #: The same for a task that holds its group, and that nothing else may be done about.
 MAX_HOLD = 6 * 3600.0
 
+#: How long making a dead letter may take, whatever limits tasks have, in seconds.
+BURYING_LIMIT = 600.0
 #: After how many seconds a dead letter that could not be made is tried again, at first.
 _BURY_AGAIN = 5
 
@@ -212,16 +214,23 @@ class EventTask(Task):  # type: ignore[misc]
     def _put_dead(self, event: str, topic: str, consumer: str, error: str) -> Outcome:
         """Put *event* into the dead-letter queue of *topic*, with what this task knows of its message."""
         receives = self.request.get(RECEIVES) or {}
-        return self.dead_letters.put(
-            event,
-            topic,
-            "failed",
-            consumer=consumer,
-            error=error,
-            first_received=receives.get("first", 0),
-            receive_count=receives.get("count", 0),
-            group=self.request.get(GROUP) or "",
-        )
+        try:
+            return self.dead_letters.put(
+                event,
+                topic,
+                "failed",
+                consumer=consumer,
+                error=error,
+                first_received=receives.get("first", 0),
+                receive_count=receives.get("count", 0),
+                group=self.request.get(GROUP) or "",
+            )
+        except SoftTimeLimitExceeded:
+            raise
+        except Exception:
+            # Whatever it is, such as an embedded SQS that has ended, it must not take the event with it.
+            logger.exception("a dead letter of %s could not be made", printable(topic))
+            return Outcome.NOT_NOW
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""
@@ -252,6 +261,7 @@ class BuryTask(EventTask):
 
     name = BURY
     max_retries = None
+    time_limit = soft_time_limit = BURYING_LIMIT
 
     def run(self, event: str, topic: str, consumer: str, error: str) -> None:
         """Put *event* into the dead-letter queue of *topic*, trying for as long as that cannot be reached."""

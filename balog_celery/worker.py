@@ -35,7 +35,7 @@ from .consumers.status import problems
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
-from .tasks import BURYING, HEADERS_GIVEN, STAYS_UNTIL, Left, LocalRetry
+from .tasks import BURYING, BURYING_LIMIT, HEADERS_GIVEN, STAYS_UNTIL, Left, LocalRetry
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +55,6 @@ MAX_LIMITED = 100
 _STAY = 10 * 3600.0
 #: The same where the message is kept by a broker: RabbitMQ ends the channel of one that is 30 minutes old.
 _STAY_FROM_BROKER = 20 * 60.0
-#: How long making a dead letter may take, whatever its task's own limits are, in seconds.
-_BURYING_LIMIT = 600.0
 
 
 def no_engine_option() -> click.Option:
@@ -351,7 +349,7 @@ class HandedTask:
         again.headers = {**self.headers, "retries": retries, "eta": eta.isoformat()}
         if burying is not None:
             again.properties = {**self.properties, BURYING: burying}
-            again.headers["timelimit"] = [_BURYING_LIMIT, _BURYING_LIMIT]
+            again.headers["timelimit"] = [BURYING_LIMIT, BURYING_LIMIT]
         if left is not None:
             ((events,), *_) = self.payload
             again._carry([events[position] for position in left.positions])

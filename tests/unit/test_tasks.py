@@ -121,13 +121,14 @@ def test_without_a_dead_letter_queue_the_whole_event_is_an_error_record(
     assert record.getMessage().endswith(f"there is no dead-letter queue for it. The event: {event}")
 
 
+@pytest.mark.parametrize("error", [QueueError("SQS is down"), ConfigurationError("no SQS runs"), OSError("a bug")])
 def test_a_dead_letter_that_cannot_be_kept_now_is_kept_later(
-    app: Celery, letters: DeadLetters, dead: FakeQueue, caplog: pytest.LogCaptureFixture
+    app: Celery, letters: DeadLetters, dead: FakeQueue, error: Exception
 ) -> None:
     """By a task of its own, on the broker, and with all that is known of it."""
 
     def down(_: Any) -> None:
-        raise QueueError("SQS is down")
+        raise error
 
     dead.on["send"] = down
     task = registered(app, letters, failing(ValueError("never")))
@@ -139,6 +140,8 @@ def test_a_dead_letter_that_cannot_be_kept_now_is_kept_later(
         message = app.amqp.queues[app.conf.task_default_queue](connection.default_channel).get(accept=["json"])
     assert message.headers["task"] == BURY
     assert message.headers["eta"] is not None
+    # Not those of the app for all of its tasks: they would end it with the event.
+    assert message.headers["timelimit"] == [600.0, 600.0]
     del dead.on["send"]
     app.tasks[BURY].push_request(**message.headers)
     app.tasks[BURY](*message.payload[0])
