@@ -129,6 +129,10 @@ class LocalSignature(Signature):  # type: ignore[misc]
         """Publish nothing."""
 
 
+class _NotDone(Exception):
+    """A function has asked for a retry, and returned as if all was well: it is not to be remembered as done."""
+
+
 class EventTask(Task):  # type: ignore[misc]
     """The base of the tasks whose first argument is an event's JSON text, or a batch of them.
 
@@ -242,9 +246,11 @@ class EventTask(Task):  # type: ignore[misc]
         except Reject as error:
             raise Reject(error.reason, requeue=True) from error
         except Retry as error:
+            self.request.retried = True
             if isinstance(error.sig, LocalSignature):
                 raise self._local(error) from error.exc
             raise
+        self.request.retried = True
         return self._local(retry) if isinstance(retry.sig, LocalSignature) else retry
 
     def _local(self, retry: Retry) -> LocalRetry:
@@ -327,7 +333,12 @@ class ConsumerTask(EventTask):
         try:
             with marks.attempt(task_id(event_id, self.name), remember):
                 began = True
-                return self.run(event)
+                result = self.run(event)
+                if getattr(self.request, "retried", False):
+                    raise _NotDone
+                return result
+        except _NotDone:
+            return result
         except AlreadyDone:
             logger.info("%s has finished event %s before: skipped", self.name, printable(event_id))
             return None

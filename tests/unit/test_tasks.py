@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from celery import Celery
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 
 from balog_celery.consumers import Consumer, ConsumerOperator
 from balog_celery.consumers.delivery import GROUP, RECEIVES
 from balog_celery.dead_letters import DeadLetters
 from balog_celery.errors import ConfigurationError, QueueError
+from balog_celery.once import AlreadyDone, Marks
 from balog_celery.records import decode
-from balog_celery.tasks import BURY, ConsumerTask, arguments_shown, register, register_bury, task_id
+from balog_celery.tasks import (
+    BURY,
+    STAYS_UNTIL,
+    ConsumerTask,
+    LocalRetry,
+    arguments_shown,
+    register,
+    register_bury,
+    task_id,
+)
 from fakes import FakeQueue, event_text
 
 
@@ -163,3 +175,42 @@ def test_celerys_own_outcomes_mean_what_they_say(
     with pytest.raises(type(outcome)):
         registered(app, letters, failing(outcome))(event_text())
     assert len(dead.sent) == buried
+
+
+class MemoryMarks(Marks):
+    """Marks without a Redis: done, or not."""
+
+    def __init__(self) -> None:
+        self.done: set[str] = set()
+
+    @contextmanager
+    def attempt(self, key: str, remember: float) -> Iterator[None]:
+        if key in self.done:
+            raise AlreadyDone
+        yield
+        self.done.add(key)
+
+
+@pytest.mark.parametrize("handed_over", [True, False])
+@pytest.mark.parametrize("throw", [True, False])
+def test_an_event_is_not_done_while_a_retry_of_it_was_asked_for(
+    app: Celery, letters: DeadLetters, handed_over: bool, throw: bool
+) -> None:
+    """However the function returns then: the retry would be skipped."""
+
+    def again(event: Any) -> None:
+        if task.request.retries == 0:
+            with suppress(Retry):
+                task.retry(countdown=1, throw=throw)
+
+    register_bury(app, letters)
+    marks = MemoryMarks()
+    consumer = Consumer(again, "t", name="f", module="proj.consumers", once=True)
+    task = register(app, consumer, ConsumerOperator(), "t", letters, marks)
+    properties = {STAYS_UNTIL: time.monotonic() + 3600} if handed_over else {}
+    for retries, done in ((0, 0), (1, 1)):
+        task.push_request(id="i", args=[event_text()], kwargs={}, retries=retries, properties=properties)
+        with suppress(LocalRetry):
+            task(event_text())
+        task.pop_request()
+        assert len(marks.done) == done
