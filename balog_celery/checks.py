@@ -110,9 +110,6 @@ def _topic(balog: Any, topic: str) -> Iterator[Finding]:
         queue.exists()
         refused = queue.refused() if isinstance(queue, SQSQueue) else []
         attributes = {} if "sqs:GetQueueAttributes" in refused else queue.attributes()
-    except QueueNotFound as error:
-        yield Finding("FAIL", about, str(error))
-        return
     except BalogError as error:
         yield Finding("FAIL", about, str(error))
         return

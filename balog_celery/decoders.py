@@ -31,7 +31,7 @@ import json
 import logging
 import pkgutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from functools import partial
@@ -198,6 +198,14 @@ def find_decoder(value: object) -> Decoder:
     if not callable(found) or isinstance(found, type):
         raise ConfigurationError(f"{value!r} is no decoder: give a function that takes a body and returns its events")
     return found  # type: ignore[no-any-return]
+
+
+def decoder_for(names: Iterable[str], decoders: Mapping[str, Decoder]) -> Decoder:
+    """Return the first of *decoders* that is for one of *names*, or else ``auto``.
+
+    :param names: what a topic is called, as a consumer has it and as it is resolved.
+    """
+    return next((decoders[name] for name in names if name in decoders), auto)
 
 
 def _imported(name: str) -> object:

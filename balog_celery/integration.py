@@ -25,7 +25,7 @@ from .consumers.kombu import KombuQueue
 from .consumers.operator import ConsumerOperator, check_operator, resolve_topic
 from .consumers.status import StatusFile, engine_statuses, status_folder
 from .dead_letters import DeadLetters
-from .decoders import DECODERS, Decoder, Reader, find_decoder, reader_of
+from .decoders import Decoder, Reader, decoder_for, find_decoder, reader_of
 from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
 from .limits import limit_doubts
@@ -231,12 +231,13 @@ class Integration:
 
         :raises ConfigurationError: there is no such decoder.
         """
-        for known, consumers in self.topics().items():
-            if queue_name(known) == queue_name(topic):
-                for name in (known, *(consumer.topic for consumer in consumers)):
-                    if name in self._decoders:
-                        return reader_of(self._decoders[name])
-        return reader_of(DECODERS["auto"])
+        names = [
+            name
+            for known, consumers in self.topics().items()
+            if queue_name(known) == queue_name(topic)
+            for name in (known, *(consumer.topic for consumer in consumers))
+        ]
+        return reader_of(decoder_for(names, self._decoders))
 
     def engine(self, link: Link | None = None, dispatcher: Dispatcher | None = None) -> Engine:
         """The engine of this app: it puts tasks on the app's broker, or hands them to a worker.

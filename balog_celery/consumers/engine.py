@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, TypedDict
 
 from ..dead_letters import DeadLetters
-from ..decoders import DECODERS, Decoder, find_decoder, reader_of
+from ..decoders import Decoder, decoder_for, find_decoder, reader_of
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..queues import MAX_BODY_BYTES, MISCONFIGURED, Connect, Message, Queue
 from ..telemetry import Telemetry, find
@@ -248,17 +248,13 @@ class Engine:
 
         :raises ConfigurationError: one was given for a topic that has no consumer, so that its name may be misspelt.
         """
-        found: dict[str, Decoder] = {}
         names = {topic: [topic, *(consumer.topic for consumer in consumers)] for topic, consumers in topics.items()}
-        for topic, known in names.items():
-            given = [self._decoders[name] for name in known if name in self._decoders]
-            found[topic] = given[0] if given else DECODERS["auto"]
         everything = {name for known in names.values() for name in known}
         for name in self._decoders.keys() - everything:
             near = difflib.get_close_matches(name, everything, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the topics are {', '.join(sorted(topics))}"
             raise ConfigurationError(f"there is a decoder for {name!r}, which is no consumer's topic: {hint}")
-        return found
+        return {topic: decoder_for(known, self._decoders) for topic, known in names.items()}
 
     def status(self) -> dict[str, Any]:
         """What the engine is doing, by topic."""
