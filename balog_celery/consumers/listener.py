@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -299,7 +300,13 @@ class Listener:
         return self._router.route(event)
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:
-        with self._telemetry.dispatching(self.topic, jobs):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._telemetry.dispatching(self.topic, jobs))
+            except BaseException:
+                # What a user's span processor raises, for instance. Nobody else would settle them.
+                _abandon(jobs)
+                raise
             self._hand_over(jobs)
 
     def _hand_over(self, jobs: Sequence[Job]) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import prometheus_client
@@ -34,7 +35,7 @@ from balog_celery.dead_letters import DeadLetters
 from balog_celery.errors import ConfigurationError
 from balog_celery.queues import MAX_MESSAGE_BYTES, SQSQueue
 from balog_celery.tasks import register
-from balog_celery.telemetry import OFF, OpenTelemetry, find
+from balog_celery.telemetry import OFF, OpenTelemetry, Telemetry, find
 from balog_celery.watch import TaskWatch
 from fakes import FakeQueue, event_text
 
@@ -309,6 +310,18 @@ def test_functions_called_inline_are_in_the_trace(told: Told) -> None:
     stages = [(labels["stage"], labels.get("consumer")) for labels, _ in told.points("balog.lag")]
     tasks = [(stage, f"m.{name}") for name in ("fine", "bad") for stage in ("started", "done")]
     assert sorted(stages, key=str) == sorted([("sent", None), ("received", None), *tasks], key=str)
+
+
+def test_what_telemetry_breaks_comes_again() -> None:
+    """The message is given back, not held for as long as its lease can be extended."""
+
+    class Broken(Telemetry):
+        def dispatching(self, topic: str, jobs: Sequence[Job]) -> AbstractContextManager[object]:
+            raise RuntimeError("a span processor's fault")
+
+    queue = FakeQueue(bodies=[event_text("e")])
+    engine = Engine(two_consumers(), queues_of(queue), dispatcher=Keeping(), telemetry=Broken())
+    run_until(engine, queue, lambda: queue.returned == ["h1"])
 
 
 def test_a_task_says_when_its_event_was_emitted_sent_and_received() -> None:
