@@ -18,14 +18,14 @@ METRIC = [{"name": "n", "value": 1}]
 
 
 def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, project: Project, topic: Topic) -> None:
-    """And keeps its lease until then: the task runs for three times its visibility, and once."""
+    """And keeps its lease until then: the task runs for ten times its visibility, and once."""
     # So long that a machine which stands still for a while does not miss an extension.
-    project.add("balog_visibility_timeout = 8")
-    topic.send(event_text("s", "slow", seconds=24))
+    project.add("balog_visibility_timeout = 6")
+    topic.send(event_text("s", "slow", seconds=60))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
     assert topic.left() == 1
-    project.wait_for(lambda runs: runs["slow-done", "s"] == 1)
+    project.wait_for(lambda runs: runs["slow-done", "s"] == 1, 120)
     servers.wait_until(lambda: topic.left() == 0, what="the delete")
     assert project.runs() == {("slow", "s"): 1, ("slow-done", "s"): 1}
     assert stop(worker) == 0
