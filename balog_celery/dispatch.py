@@ -289,8 +289,11 @@ class HandOffDispatcher:
             return []
         try:
             self._link.send(*[self._line(number, job) for number, job in taken.items()])
-        except OSError:
+        except BaseException as error:
+            # Nothing was handed over; what is kept here would take room for ever.
             self._settle([(number, True) for number in taken])
+            if not isinstance(error, OSError):  # the worker is gone
+                raise
         return jobs[room:]
 
     def _line(self, number: int, job: Work) -> tuple[Any, ...]:

@@ -411,6 +411,10 @@ def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
         far.send(("open", 10, [app.conf.task_default_queue]))
         queues = dispatcher.queues_of([CONSUMER])
         assert dispatcher.ready(queues, 5)
+        with pytest.raises(TypeError):  # nor does one that could not be handed over
+            dispatcher.dispatch([job._replace(headers={"a": object()}) for job in jobs(10)])
+        assert [delivery.refused for delivery in settled] == [True] * 10
+        settled.clear()
         dispatcher.dispatch(jobs(10))
         lines = far.receive() or []
         assert [line[0] for line in lines] == ["task"] * 10
