@@ -45,6 +45,7 @@ class DepthWatch:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="depth-watch", daemon=True)
         self._starting = threading.Lock()
+        self._looking: threading.Thread | None = None
 
     def wait_open(self, queues: frozenset[str], timeout: float) -> bool:
         """Wait up to *timeout* seconds until all of *queues* have room; whether they have."""
@@ -103,13 +104,24 @@ class DepthWatch:
         waiting = {name for name, depth in depths.items() if depth}
         if waiting and time.monotonic() >= self._look_for_workers_at:
             self._look_for_workers_at = time.monotonic() + SERVED_INTERVAL
-            self._report_unserved(waiting)
+            self._look_for_workers(waiting)
         idle = not waiting and not self._active
         self._active = False
         return not idle
 
+    def _look_for_workers(self, waiting: set[str]) -> None:
+        """Report what no worker serves; in a thread of its own, as it asks over a connection that may hang."""
+        if self._looking is None or not self._looking.is_alive():
+            self._looking = threading.Thread(
+                target=self._report_unserved, args=(waiting,), name="unserved-queues", daemon=True
+            )
+            self._looking.start()
+
     def _report_unserved(self, waiting: set[str]) -> None:
-        answers = self._app.control.inspect(timeout=2.0).active_queues()
+        try:
+            answers = self._app.control.inspect(timeout=2.0).active_queues()
+        except Exception:
+            return  # the watch itself says that the broker does not answer
         if answers is None and not self._unserved:
             # Nobody at all answered: a transport without remote control, or no worker.
             logger.warning("tasks wait in %s, and no worker answers", ", ".join(map(printable, sorted(waiting))))

@@ -6,6 +6,8 @@ This file and ``worker.py`` are the only places for Celery and kombu calls that 
 from __future__ import annotations
 
 import contextlib
+import logging
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +27,8 @@ from .queues import BATCH_SIZE
 from .tasks import ConsumerTask
 from .telemetry import OFF, Telemetry
 from .text import printable
+
+logger = logging.getLogger(__name__)
 
 
 class PublishDispatcher:
@@ -226,7 +230,7 @@ class HandOffDispatcher:
         self._limit: int | None = 0
         self._queues: frozenset[str] = frozenset()
         self._number = 0
-        threading.Thread(target=self._listen, name="hand-off", daemon=True).start()
+        threading.Thread(target=self._run, name="hand-off", daemon=True).start()
 
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return self._publish.queues_of(consumers)
@@ -300,6 +304,14 @@ class HandOffDispatcher:
         task = self._publish.task_of(job.consumer)
         job_id, shown, argument = _described(task, job)
         return ("task", number, job_id, task.name, shown, argument, job.headers)
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        except BaseException:
+            # A fault of ours. Nobody would hear the worker any more, so it is to start another engine.
+            logger.exception("unexpected error while listening to the worker: the engine stops")
+            signal.raise_signal(signal.SIGTERM)
 
     def _listen(self) -> None:
         while (lines := self._link.receive()) is not None:

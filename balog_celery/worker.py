@@ -401,8 +401,8 @@ class HandOff:
         self._ending = False
         # By the engine's numbers for them; a new engine begins with 1 again.
         self._taken: dict[int, HandedTask] = {}
-        #: How many of them wait for a retry, or have been retried.
-        self._waiting = 0
+        #: The numbers of those that wait for a retry, or have been retried.
+        self._waiting: set[int] = set()
         #: Those that were put aside for their rate limit, and how many events each is for.
         self._limited: dict[int, int] = {}
         self._headers: dict[str, dict[str, Any]] = {}
@@ -469,7 +469,7 @@ class HandOff:
             return
         self._taken[task.number] = again
         if not task.due:
-            self._waiting += 1
+            self._waiting.add(task.number)
             self._tell("waiting", task.number)
         if self._hub is not None:
             # A pool of threads calls from any of them.
@@ -481,7 +481,7 @@ class HandOff:
         return [task for task in self._taken.values() if id(task) not in running]
 
     def _let_go(self, task: HandedTask) -> None:
-        self._waiting -= bool(task.due)
+        self._waiting.discard(task.number)
         self._limited.pop(task.number, None)
         task.cancel()
 
@@ -521,7 +521,7 @@ class HandOff:
                 headers = {**self._common_headers(name), "id": task_id, "root_id": task_id, "argsrepr": shown}
                 queue = self._consumer.app.conf.task_default_queue
                 # What holds a group has nowhere else to be retried; there is one of each group at a time.
-                stays = self._waiting < MAX_WAITING or self._consumer.app.tasks[name].fifo
+                stays = len(self._waiting) < MAX_WAITING or self._consumer.app.tasks[name].fifo
                 stays_until = time.monotonic() + self._stay if stays else 0.0
                 task = self._taken[number] = HandedTask(self, number, headers, given, event, queue, stays_until)
             except Exception:

@@ -114,6 +114,7 @@ class Engine:
         self._max_body_bytes = max_body_bytes
         self._max_depth = max_depth
         self._status_file = status_file
+        self._status_failing = False
         self._stop = threading.Event()
         self._listeners: list[Listener] = []
         self._batches: list[Batches] = []
@@ -266,8 +267,12 @@ class Engine:
             try:
                 self._status_file.write(self.status(), now=now)
             except OSError as error:
-                logger.warning("the engine's status cannot be written, so `balog health` will fail: %s", error)
-                self._status_file = None
+                # Said once; a disk that is full may have room again.
+                if not self._status_failing:
+                    logger.warning("the engine's status cannot be written, so `balog health` will fail: %s", error)
+                self._status_failing = True
+            else:
+                self._status_failing = False
 
     def _check(self, queues: dict[str, Queue]) -> dict[str, int]:
         """Look at every queue before anything is received; return how long each keeps a message invisible."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +48,7 @@ class Keeper:
         self._owed: dict[Owed, list[Delivery]] = {"delete": [], "return": []}
         self._flush_at = 0.0
         self._retry_at = 0.0
+        self._looks_at = 0.0  # when the thread, if it waits, looks again by itself
         self._failing_since = 0.0
         self._trouble = ""
         self._closing = False
@@ -85,7 +87,8 @@ class Keeper:
             delivery.due = delivery.message.received + self._visibility / 2
             delivery.ends = delivery.message.received + self._visibility
             self._held[delivery] = None
-            if len(self._held) == 1:
+            # One that was received long ago may be due before all others.
+            if delivery.due < self._looks_at:
                 self._wake.notify_all()
 
     def settle(self, delivery: Delivery) -> None:
@@ -163,6 +166,7 @@ class Keeper:
                 if self._finished():
                     return
                 if (wait := self._wait()) != 0.0:
+                    self._looks_at = math.inf if wait is None else time.monotonic() + wait
                     self._wake.wait(wait)
                     continue
                 leases = self._due_leases()

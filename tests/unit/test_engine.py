@@ -449,3 +449,30 @@ def test_consumers_that_look_like_a_mistake_are_told_at_start(queues: Queues, ca
         queues["topic"].wait_for(lambda: bool(queues["topic"].deleted))
     assert one.ids == ["a"]
     assert "process can never match: no version meets >2,<1" in caplog.text
+
+
+def test_a_status_that_cannot_be_written_is_said_once_and_tried_again(
+    queues: Queues, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is full may have room again, and then `balog health` is to know."""
+
+    class Disk:
+        full = True
+        written = 0
+
+        def write(self, status: Any, *, now: bool = False) -> None:
+            if self.full:
+                raise OSError("no space left")
+            self.written += 1
+
+        def remove(self) -> None:
+            """The engine has stopped."""
+
+    disk: Any = Disk()
+    engine = Engine(ConsumerHub(), queues.__getitem__, status_file=disk)
+    for _ in range(3):
+        engine._write_status()
+    assert sum("cannot be written" in record.message for record in caplog.records) == 1
+    disk.full = False
+    engine._write_status()
+    assert disk.written == 1

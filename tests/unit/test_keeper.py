@@ -270,6 +270,16 @@ def test_every_delivery_is_deleted_or_returned_as_it_was_settled(plan: list[tupl
     assert sorted(queue.returned) == sorted(handle for handle, refused in alive.items() if refused)
 
 
+def test_one_that_was_received_long_ago_does_not_wait_for_others(make: Make) -> None:
+    """Its lease is extended when that is due, though the keeper sleeps until another's is."""
+    queue = FakeQueue()
+    keeper = make(queue, visibility=600)
+    deliver(keeper, "young")
+    servers.wait_until(lambda: keeper._looks_at > time.monotonic(), what="the keeper's sleep")
+    deliver(keeper, "old", received=time.monotonic() - 400)
+    queue.wait_for(lambda: queue.extended == ["old"])
+
+
 def test_a_failed_extension_does_not_wait_for_those_of_others(make: Make) -> None:
     """It is tried again long before its lease ends, although the others need none for a while."""
     queue = FakeQueue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import socket
 import threading
 import time
@@ -433,3 +434,19 @@ def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
         for thread in threading.enumerate():
             if thread.name == "hand-off":
                 thread.join(5)
+
+
+def test_an_engine_that_cannot_hear_its_worker_stops(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker starts another one; an engine that waits for ever would look well."""
+    stopped = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    ours, theirs = socket.socketpair()
+    far = Link(theirs)
+    dispatcher = HandOffDispatcher(app, Link(ours), PublishDispatcher(app, 1.0, 10))
+    try:
+        far.send(("open", "no number", None))
+        servers.wait_until(stopped.is_set, what="the signal")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        far.close()
+        dispatcher.close()
