@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .direct import DirectCalls, direct_calls
@@ -332,6 +333,37 @@ class SQSQueue:
         with self._translated("GetQueueAttributes"):
             answer: Any = self._client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
             return dict(answer["Attributes"])
+
+    def oldest(self) -> int | None:
+        """How long its oldest message has waited, in seconds, as CloudWatch last heard; None if that cannot tell.
+
+        SQS itself does not tell; CloudWatch hears of it about once a minute, and only of queues in use. It is asked
+        where SQS is AWS's, or where ``AWS_ENDPOINT_URL_CLOUDWATCH`` or ``AWS_ENDPOINT_URL`` says where it is. It takes
+        the permission ``cloudwatch:GetMetricStatistics``; without that this is None.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        elsewhere = os.environ.get("AWS_ENDPOINT_URL_CLOUDWATCH") or os.environ.get("AWS_ENDPOINT_URL")
+        if not elsewhere and ".amazonaws.com" not in self._client.meta.endpoint_url:
+            return None
+        _service, _region, _endpoint_url, *credentials = self._connection
+        now = datetime.now(timezone.utc)
+        try:
+            cloudwatch = _clients.get("cloudwatch", self._client.meta.region_name, None, *credentials)[0]
+            answer = cloudwatch.get_metric_statistics(
+                Namespace="AWS/SQS",
+                MetricName="ApproximateAgeOfOldestMessage",
+                Dimensions=[{"Name": "QueueName", "Value": self.name}],
+                StartTime=now - timedelta(minutes=10),
+                EndTime=now,
+                Period=60,
+                Statistics=["Maximum"],
+            )
+        except (BotoCoreError, ClientError) as error:
+            logger.debug("CloudWatch was not asked for the age of %s: %s", printable(self.name), printable(error, 500))
+            return None
+        last = max(answer["Datapoints"], key=lambda point: point["Timestamp"], default=None)
+        return None if last is None else int(last["Maximum"])
 
     def exists(self) -> bool:
         """Whether there is such a queue.

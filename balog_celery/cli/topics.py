@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery
 
 from ..errors import QueueError, QueueNotFound
+from ..queues import SQSQueue
 from . import output
 from .group import balog, command, json_option
 
@@ -18,9 +19,10 @@ from .group import balog, command, json_option
 def topics(app: Celery, as_json: bool) -> None:
     """List how much is in the queues.
 
-    For each topic of the consumers: how much waits, is in flight or delayed, and is dead. The numbers are SQS's
-    own, and approximate. How old the oldest message is SQS does not tell; CloudWatch does, as
-    ApproximateAgeOfOldestMessage. Exits with 1 if a topic's queue cannot be asked.
+    For each topic of the consumers: how much waits, is in flight or delayed, for how many seconds the oldest message
+    has waited, and how much is dead. The numbers are SQS's own, and approximate; that of the oldest is CloudWatch's,
+    a minute or more late, and "?" where that cannot tell (cloudwatch:GetMetricStatistics is needed). Exits with 1 if
+    a topic's queue cannot be asked.
 
     \b
     Example:
@@ -31,12 +33,12 @@ def topics(app: Celery, as_json: bool) -> None:
         output.document(rows)
     else:
         output.table(
-            ("TOPIC", "CONSUMERS", "WAITING", "IN FLIGHT", "DELAYED", "DEAD LETTERS"),
+            ("TOPIC", "CONSUMERS", "WAITING", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD LETTERS"),
             [
                 (
                     row["topic"],
                     str(len(row["consumers"])),
-                    *([row["error"], "", ""] if "error" in row else map(_shown, _numbers(row))),
+                    *([row["error"], "", "", ""] if "error" in row else map(_shown, (*_numbers(row), row["oldest"]))),
                     ", ".join(map(_dead, row["dead_letters"])),
                 )
                 for row in rows
@@ -50,11 +52,12 @@ def _row(app: Celery, topic: str) -> dict[str, Any]:
     row: dict[str, Any] = {"topic": topic, "consumers": [one.task_name for one in app.balog.topics()[topic]]}
     redrive = ""
     try:
-        attributes = app.balog.connect(topic).attributes()
+        queue = app.balog.connect(topic)
+        attributes = queue.attributes()
     except QueueError as error:
         row["error"] = str(error)
     else:
-        row |= _counts(attributes)
+        row |= {**_counts(attributes), "oldest": queue.oldest() if isinstance(queue, SQSQueue) else None}
         redrive = redrive_target(attributes)
     names = [app.balog.dead_letters.name(topic), redrive]
     row["dead_letters"] = [_dead_queue(app, name) for name in dict.fromkeys(names) if name]

@@ -6,6 +6,8 @@ import json
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -229,10 +231,35 @@ def test_topics_tells_what_is_in_the_queues(balog: Balog, topic: Topic) -> None:
     assert (row["topic"], row["waiting"], row["in_flight"], row["delayed"]) == (topic.name, 2, 1, 0)
     assert row["dead_letters"] == [{"queue": f"{topic.name}-dead", "waiting": 1, "in_flight": 0, "delayed": 0}]
     assert f"1 ({topic.name}-dead)" in balog("topics").stdout
+    assert row["oldest"] is None  # a local SQS has no CloudWatch
     topic.client.delete_queue(QueueUrl=topic.url)
     gone = balog("topics")
     assert gone.exit_code == 1
     assert f"there is no queue '{topic.name}'" in gone.stdout
+
+
+def test_topics_tells_for_how_long_the_oldest_message_has_waited(
+    balog: Balog, topic: Topic, sqs: servers.Sqs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As CloudWatch last heard; where it does not answer, the rest is told all the same."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", sqs.endpoint_url)
+    (row,) = json.loads(balog("topics", "--json").stdout)
+    assert row["oldest"] is None
+    now = datetime.now(timezone.utc)
+    with closing(sqs.client(service="cloudwatch")) as client:
+        for minutes, seconds in ((5, 7.0), (2, 42.0)):
+            datum = {
+                "MetricName": "ApproximateAgeOfOldestMessage",
+                "Dimensions": [{"Name": "QueueName", "Value": topic.name}],
+                "Timestamp": now - timedelta(minutes=minutes),
+                "Value": seconds,
+            }
+            client.put_metric_data(Namespace="AWS/SQS", MetricData=[datum])
+    (row,) = json.loads(balog("topics", "--json").stdout)
+    assert row["oldest"] == 42
+    # Another region is another client, which looks where CloudWatch is.
+    monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", f"http://127.0.0.1:{servers.free_port()}")
+    assert SQSQueue(topic.name, region="eu-west-1", endpoint_url=sqs.endpoint_url).oldest() is None
 
 
 def findings(done: Result) -> dict[tuple[str, str], str]:
