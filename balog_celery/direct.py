@@ -1,9 +1,9 @@
-"""The SQS calls that are made all the time, for a third of what they cost through boto3's client.
+"""The SQS calls that are made all the time, for a fifth of what they cost through boto3's client.
 
 With ``queues.py`` the only file that imports boto3 or botocore. The request is the one that the client makes, signed
-by botocore with the client's credentials; it goes over the standard library's HTTP. Left out is what the client does
-beside that at every call: endpoint rules, a serializer and a parser that go by the service's model, most of its events,
-and a second layer of HTTP.
+by botocore with the client's credentials; it goes over a socket of ours, and its answer is read by httptools, which is
+llhttp. Left out is what the client does beside that at every call: endpoint rules, a serializer and a parser that go by
+the service's model, most of its events, and two layers of HTTP in Python.
 
 A call that does not succeed at once is None here, and then the client's: its retries, its errors and its words are the
 only ones. So is everything that is unusual: a proxy, another signature or protocol, no credentials, a client that is
@@ -12,22 +12,29 @@ instrumented (by OpenTelemetry, for instance).
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import os
+import socket
 import ssl
 import weakref
 from functools import cached_property
+from http import HTTPStatus
 from types import MethodType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
+
+from httptools import HttpResponseParser
+from pydantic_core import from_json, to_json
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from mypy_boto3_sqs import SQSClient
 
 logger = logging.getLogger(__name__)
+
+#: How much is read from a socket at a time, in bytes: an answer with ten small messages whole.
+_CHUNK = 65_536
 
 
 class DirectCalls:
@@ -48,16 +55,20 @@ class DirectCalls:
         self._emit = meta.events.emit
         self._scope = (service.signing_name, meta.region_name)
         self._endpoint = urlsplit(meta.endpoint_url)
-        self._path = self._endpoint.path or "/"
+        path = self._endpoint.path or "/"
         self._url = meta.endpoint_url if self._endpoint.path else meta.endpoint_url + "/"
+        self._request_line = f"POST {path} HTTP/1.1"
         self._target = service.metadata["targetPrefix"]
-        self._headers = {"Content-Type": f"application/x-amz-json-{service.metadata['jsonVersion']}"}
+        self._headers = {
+            "Host": _host(self._endpoint),
+            "Content-Type": f"application/x-amz-json-{service.metadata['jsonVersion']}",
+        }
         if "awsQueryCompatible" in service.metadata:
             self._headers["x-amzn-query-mode"] = "true"  # error codes are those from before the JSON protocol
         self._user_agent = config.user_agent
         self._timeouts = (config.connect_timeout, config.read_timeout)
         self._ca_bundle = ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE")
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[socket.socket] = []
         weakref.finalize(self, _close, self._idle)
 
     def call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
@@ -75,51 +86,112 @@ class DirectCalls:
 
     def _call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
         from botocore.auth import SigV4Auth
-        from botocore.awsrequest import AWSRequest
 
-        body = json.dumps(parameters).encode()
-        headers = {"X-Amz-Target": f"{self._target}.{operation}", **self._headers}
-        request = AWSRequest("POST", self._url, headers, body)
-        SigV4Auth(self._credentials.get_frozen_credentials(), *self._scope).add_auth(request)
+        request = _Request(self._url, {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}, parameters)
+        SigV4Auth(self._credentials.get_frozen_credentials(), *self._scope).add_auth(request)  # type: ignore[arg-type]
+        # What comes now is not signed.
         request.headers["User-Agent"] = self._user_agent
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
             if given is not None:
                 return _answer(given.status_code, given.content)
-        return _answer(*self._post(body, dict(request.headers.items())))
+        return _answer(*self._send(request))
 
-    def _post(self, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _send(self, request: _Request) -> tuple[int, bytes]:
         try:
-            connection = self._idle.pop()
+            sock = self._idle.pop()
         except IndexError:
-            connection = self._connect()
+            sock = self._connect()
         try:
-            connection.request("POST", self._path, body, headers)
-            response = connection.getresponse()
-            content = response.read()
+            sock.sendall(request.wire(self._request_line))
+            response = _Response(sock)
         except BaseException:
-            connection.close()
+            sock.close()
             raise
-        if connection.sock is not None:  # else the server has closed it
-            self._idle.append(connection)
-        return response.status, content
+        if response.keeps_connection:
+            self._idle.append(sock)
+        else:
+            sock.close()
+        return response.status, response.content
 
-    def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._endpoint.hostname or "", self._endpoint.port
+    def _connect(self) -> socket.socket:
+        secure = self._endpoint.scheme == "https"
+        host = self._endpoint.hostname or ""
         connect_timeout, read_timeout = self._timeouts
-        connection = (
-            http.client.HTTPSConnection(host, port, timeout=connect_timeout, context=self._tls)
-            if self._endpoint.scheme == "https"
-            else http.client.HTTPConnection(host, port, timeout=connect_timeout)
-        )
-        connection.connect()
-        connection.sock.settimeout(read_timeout)
-        return connection
+        sock = socket.create_connection((host, self._endpoint.port or (443 if secure else 80)), connect_timeout)
+        try:
+            # Else the end of a long request waits until the server has acknowledged its beginning.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if secure:
+                sock = self._tls.wrap_socket(sock, server_hostname=host)
+            sock.settimeout(read_timeout)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
         from botocore.httpsession import get_cert_path
 
         return ssl.create_default_context(cafile=self._ca_bundle or get_cert_path(True))
+
+
+class _Request:
+    """A request, with all that botocore's signers and handlers ask of their own kind of requests.
+
+    botocore's takes a tenth of a call: it prepares its body anew whenever it is asked for that.
+    """
+
+    method = "POST"
+    params: None = None
+
+    def __init__(self, url: str, headers: dict[str, str], parameters: dict[str, Any]) -> None:
+        self.url = url
+        self.headers = headers
+        self.body = to_json(parameters)
+        self.context: dict[str, Any] = {}
+
+    def wire(self, request_line: str) -> bytes:
+        """What is sent.
+
+        :raises ValueError: a header's value would be more than one line.
+        """
+        headers = [f"{name}: {value}" for name, value in self.headers.items()]
+        lines = [request_line, *headers, "Accept-Encoding: identity", f"Content-Length: {len(self.body)}"]
+        head = "\r\n".join(lines)
+        if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
+            raise ValueError("a header's value has several lines")
+        return head.encode("latin-1") + b"\r\n\r\n" + self.body
+
+
+class _Response:
+    """The next response that *sock* receives.
+
+    :raises OSError: it did not come, or not all of it.
+    :raises httptools.HttpParserError: it is none.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.status = 0
+        self.content = b""
+        self.keeps_connection = False
+        self._parser = HttpResponseParser(self)
+        while self.status < HTTPStatus.OK:  # what comes before the final one is of no interest (RFC 9110, section 15.2)
+            chunk = sock.recv(_CHUNK)
+            if not chunk:
+                raise ConnectionResetError("the server closed the connection before it had answered")
+            self._parser.feed_data(chunk)
+        del self._parser  # which knows this object: the content would stay until the next garbage collection
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser with each part of the body."""
+        self.content += body
+
+    def on_message_complete(self) -> None:
+        """Called by the parser at its end, which is the only time when it knows of the connection."""
+        # One that has sent more than was asked for cannot be trusted to answer the next request.
+        self.keeps_connection = self.status < HTTPStatus.OK and self._parser.should_keep_alive()
+        self.status = self._parser.get_status_code()
 
 
 def direct_calls(client: SQSClient, credentials: Credentials | None, ca_bundle: str | None) -> DirectCalls | None:
@@ -137,13 +209,27 @@ def direct_calls(client: SQSClient, credentials: Credentials | None, ca_bundle: 
     return DirectCalls(client, credentials, ca_bundle) if usual and credentials is not None else None
 
 
+def _host(endpoint: SplitResult) -> str:
+    """What names *endpoint* in a request (RFC 9110, section 7.2)."""
+    host = endpoint.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"http": 80, "https": 443}.get(endpoint.scheme)
+    return host if endpoint.port in (None, default) else f"{host}:{endpoint.port}"
+
+
 def _answer(status: int, content: bytes) -> dict[str, Any] | None:
-    if status != http.HTTPStatus.OK:
+    if status != HTTPStatus.OK:
         return None
-    answer: dict[str, Any] = json.loads(content)
+    answer: dict[str, Any]
+    try:
+        answer = from_json(content)
+    except ValueError:
+        # It may hold a lone surrogate. To ask again would leave unseen what was received.
+        answer = json.loads(content)
     return answer
 
 
-def _close(connections: list[http.client.HTTPConnection]) -> None:
+def _close(connections: list[socket.socket]) -> None:
     for connection in connections:
         connection.close()

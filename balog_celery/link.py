@@ -16,6 +16,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
+from .wire import mend_surrogates
+
 _CHUNK = 262_144
 
 
@@ -39,7 +43,7 @@ class Link:
 
         :raises OSError: the other end is gone.
         """
-        data = "".join([json.dumps(line) + "\n" for line in lines]).encode()
+        data = b"".join([_written(line) + b"\n" for line in lines])
         with self._sending:
             self._socket.sendall(data)
 
@@ -52,10 +56,18 @@ class Link:
         if not chunk:
             return None
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [json.loads(line) for line in lines]
+        return [from_json(line) for line in lines]
 
     def close(self) -> None:
         """Close this end; the other end is told by the end of its stream."""
         with contextlib.suppress(OSError):  # the other end may have been faster
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+
+def _written(line: Sequence[Any]) -> bytes:
+    try:
+        return to_json(line)
+    except ValueError:
+        # A lone surrogate is no Unicode text; the records of whoever sent it are read in the same way.
+        return mend_surrogates(json.dumps(line)).encode()

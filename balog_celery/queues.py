@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .direct import DirectCalls, direct_calls
@@ -79,8 +80,7 @@ _BAD_MESSAGE = {
 _AWS_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What the queue handed over, before anything of it was read.
 
     :param body: the text that was sent.
@@ -103,7 +103,7 @@ class Message:
     first_received: int = 0
     problem: str = ""
     sent: int = 0
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = MappingProxyType({})
     group: str = ""
 
 
@@ -466,20 +466,20 @@ class SQSQueue:
             return message
         place = f"its body, {printable(pointer.key, 100)} in the S3 bucket {printable(pointer.bucket, 100)},"
         if pointer.bucket not in self._payload_buckets:
-            return replace(message, problem=f"{place} is not read: balog_payload_bucket does not name that bucket")
+            return message._replace(problem=f"{place} is not read: balog_payload_bucket does not name that bucket")
         try:
             with self._s3_translated("GetObject", pointer.bucket):
                 answer = self._s3.get_object(Bucket=pointer.bucket, Key=pointer.key)
                 if answer["ContentLength"] > self._max_body_bytes:
                     answer["Body"].close()
-                    return replace(
-                        message, problem=f"{place} is larger than {self._max_body_bytes} bytes (balog_max_body_bytes)"
+                    return message._replace(
+                        problem=f"{place} is larger than {self._max_body_bytes} bytes (balog_max_body_bytes)"
                     )
-                return replace(message, body=answer["Body"].read().decode())
+                return message._replace(body=answer["Body"].read().decode())
         except QueueError as error:
-            return replace(message, problem=f"{place} is gone") if error.code == "NoSuchKey" else error
+            return message._replace(problem=f"{place} is gone") if error.code == "NoSuchKey" else error
         except UnicodeDecodeError:
-            return replace(message, problem=f"{place} is not UTF-8")
+            return message._replace(problem=f"{place} is not UTF-8")
 
     def _offloaded(self, message: OutgoingMessage) -> OutgoingMessage:
         """*message*, or one with a pointer to its body in S3 if it is too large for SQS."""

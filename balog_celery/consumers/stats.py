@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 
 
 class Stats:
@@ -16,12 +16,12 @@ class Stats:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: dict[str, Counter[str]] = {}
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def add(self, topic: str, name: str, count: int = 1) -> None:
         """Add *count* to *name* of *topic*."""
         with self._lock:
-            self._counts.setdefault(topic, Counter())[name] += count
+            self._counts[topic][name] += count
 
     def of(self, topic: str) -> dict[str, int]:
         """The counters of *topic* that are not zero."""

@@ -6,13 +6,15 @@ import datetime
 import ipaddress
 import json
 import re
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -85,12 +87,14 @@ class _Raw:
 
 
 def essence(request: dict[str, Any]) -> dict[str, Any]:
-    """A request without what differs from one call to the next, and what only counts the client's attempts."""
+    """A request without what differs from one call to the next, what only counts the client's attempts, and spaces."""
     headers = dict(request["headers"])
     for name in ("x-amz-date", "amz-sdk-invocation-id", "amz-sdk-request", "content-length"):
         headers.pop(name, None)
     headers["authorization"] = re.sub(r"/\d{8}/|Signature=\w+", "", headers["authorization"])
-    return {**request, "headers": headers}
+    # The client leaves it to its HTTP library, from its address.
+    headers.setdefault("host", urlsplit(request["url"]).netloc)
+    return {**request, "headers": headers, "body": json.loads(request["body"])}
 
 
 @pytest.mark.parametrize("operation", CALLS)
@@ -102,6 +106,7 @@ def essence(request: dict[str, Any]) -> dict[str, Any]:
         ({"region": "us-gov-west-1"}, {"AWS_USE_FIPS_ENDPOINT": "true"}),
         ({"region": "eu-central-1"}, {"AWS_USE_DUALSTACK_ENDPOINT": "true"}),
         ({"endpoint_url": "http://127.0.0.1:4566"}, {}),
+        ({"endpoint_url": "http://[::1]:4566"}, {}),
         ({"endpoint_url": "https://vpce-1.sqs.eu-west-1.vpce.amazonaws.com/", "region": "eu-west-1"}, {}),
         ({"endpoint_url": "https://proxy.example.com/aws/sqs"}, {}),
     ],
@@ -223,8 +228,11 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None: ...
 
 
+AServer = TypeVar("AServer", bound=socketserver.BaseServer)
+
+
 @contextmanager
-def serving(server: Server) -> Iterator[Server]:
+def serving(server: AServer) -> Iterator[AServer]:
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -244,7 +252,7 @@ def test_a_connection_is_used_again() -> None:
             assert direct.call("ReceiveMessage", {"QueueUrl": URL}) == {}
         ports = [port for port, _ in server.seen]
         assert ports[0] == ports[1] == ports[2] != ports[3]
-        assert [connection.sock.gettimeout() for connection in direct._idle] == [30]
+        assert [connection.gettimeout() for connection in direct._idle] == [30]
         queues._clients._forget()
         del direct
 
@@ -312,6 +320,94 @@ def test_whatever_happens_it_is_as_with_the_client(
             queues._clients._forget()
         monkeypatch.setattr(queues, "direct_calls", lambda *_: None)
     assert outcomes[0] == outcomes[1]
+
+
+class _Pieces(socketserver.BaseRequestHandler):
+    """Answers each request with the pieces that the server was given, one after the other, and then closes."""
+
+    server: PiecesServer
+
+    def handle(self) -> None:
+        request = b""
+        while b"\r\n\r\n" not in request:
+            request += self.request.recv(65536)
+        self.server.seen += 1
+        for piece in self.server.pieces:
+            self.request.sendall(piece)
+            # What is sent next is another packet, for the reader is waiting for it.
+            self.server.pause.wait(0.05)
+
+
+class PiecesServer(socketserver.ThreadingTCPServer):
+    """A server whose every byte is given, as no library sends them."""
+
+    daemon_threads = True
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Pieces)
+        self.pieces = pieces
+        self.pause = threading.Event()
+        self.seen = 0
+
+    @property
+    def server_port(self) -> int:
+        port: int = self.server_address[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([b"HTTP/1.1 200 OK\r\ncontent-le", b"ngth: 8\r\n\r\n", b'{"a"', b": 1}"], {"a": 1}),
+        (
+            [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n", b'{"a"\r\n4\r\n: 1}\r\n0\r\n\r\n'],
+            {"a": 1},
+        ),
+        ([b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"a": "\\ud800"}'], {"a": "\ud800"}),
+        ([b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"a": 1}'], None),
+        ([b'HTTP/1.1 200 OK\r\n\r\n{"a": 1}'], None),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"], {}),
+        ([b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"], {}),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}" * 2], None),
+        ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n"], None),
+        ([b'{"a": 1}'], None),
+        ([b""], None),
+    ],
+    ids=[
+        "in pieces",
+        "in chunks",
+        "a lone surrogate",
+        "cut off",
+        "no length",
+        "after another status",
+        "in one packet with that",
+        "two answers",
+        "another protocol",
+        "no HTTP",
+        "nothing",
+    ],
+)
+def test_an_answer_is_read_whole_or_not_at_all(pieces: list[bytes], expected: dict[str, Any] | None) -> None:
+    """However it arrives; what is no whole answer to one request is the client's to ask for again."""
+    server = PiecesServer(*pieces)
+    with serving(server):
+        _, direct = both(endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        assert direct.call("ReceiveMessage", {"QueueUrl": URL}) == expected
+        assert server.seen == 1
+        # Only a connection on which all was well is used again.
+        assert len(direct._idle) == (expected is not None)
+        queues._clients._forget()
+        del direct
+
+
+def test_a_header_of_several_lines_is_not_sent() -> None:
+    """What follows the first would be headers of somebody else's making."""
+    with serving(Server()) as server:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        client = boto3.session.Session().client("sqs", region_name="us-east-1", endpoint_url=endpoint, **KEYS)  # type: ignore[call-overload]
+        direct = DirectCalls(client, Credentials("a", "b", "token\r\nX-Other: 1"), None)
+        assert direct.call("ReceiveMessage", {"QueueUrl": URL}) is None
+        assert server.seen == []
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
