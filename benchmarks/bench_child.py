@@ -8,6 +8,7 @@ is from there on.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -152,6 +153,10 @@ def _engine(link: Any = None) -> None:
 
     app.loader.import_default_modules()
     engine = app.balog.engine(link)
+    # As `celery balog engine` does.
+    engine.prepare()
+    gc.collect()
+    gc.freeze()
     threading.Timer(1.0, serve).start()
     engine.run()
 

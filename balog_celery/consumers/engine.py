@@ -120,6 +120,43 @@ class Engine:
         self._batches: list[Batches] = []
         self._topic_of: dict[Consumer, str] = {}
 
+    def prepare(self) -> None:
+        """Look at every queue, and make ready what serves them; :meth:`run` does it unless it has been done.
+
+        :raises ConfigurationError: as :meth:`run`.
+        :raises AccessDenied: as :meth:`run`.
+        """
+        topics = self.topics()
+        if not topics:
+            raise ConfigurationError("there are no consumers: scan a package in which functions have @consumer_config")
+        queues = {topic: self._connect(topic) for topic in topics}
+        self._topic_of = {consumer: queues[topic].name for topic in topics for consumer in topics[topic]}
+        readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
+        for doubt in doubts(topics):
+            logger.warning("%s", doubt)
+        for topic, queue in queues.items():
+            if queue.is_fifo:
+                self._dispatcher.check_order(topics[topic])
+        visibilities = self._check(queues)
+        for topic, consumers in topics.items():
+            keeper = Keeper(queues[topic], visibilities[topic], self.stats)
+            self._listeners.append(
+                Listener(
+                    queues[topic],
+                    consumers,
+                    reader=readers[topic],
+                    keeper=keeper,
+                    dispatcher=self._dispatcher_of(queues[topic].name, consumers),
+                    dead_letters=self._dead_letters,
+                    default_event_handler=self._default_event_handler,
+                    wait_time=self._wait_time,
+                    max_body_bytes=self._max_body_bytes,
+                    max_depth=self._max_depth,
+                    stats=self.stats,
+                    telemetry=self.telemetry,
+                )
+            )
+
     def run(self) -> None:
         """Listen until :meth:`stop`, Ctrl-C or SIGTERM; then finish what is in flight, within the drain limit.
 
@@ -154,7 +191,7 @@ class Engine:
         :raises ConfigurationError: as :meth:`run`; or no consumer listens to *topic*.
         """
         if not self._listeners:
-            self._prepare()
+            self.prepare()
         name = self._connect(topic).name
         for listener in self._listeners:
             if listener.topic == name:
@@ -196,7 +233,8 @@ class Engine:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _start(self) -> None:
-        self._prepare()
+        if not self._listeners:
+            self.prepare()
         for batches in self._batches:
             batches.start()
         for listener in self._listeners:
@@ -204,38 +242,6 @@ class Engine:
             listener.start()
         self._write_status(now=True)
         logger.info("engine started: %d topics, %d consumers", len(self._listeners), len(self.hub))
-
-    def _prepare(self) -> None:
-        topics = self.topics()
-        if not topics:
-            raise ConfigurationError("there are no consumers: scan a package in which functions have @consumer_config")
-        queues = {topic: self._connect(topic) for topic in topics}
-        self._topic_of = {consumer: queues[topic].name for topic in topics for consumer in topics[topic]}
-        readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
-        for doubt in doubts(topics):
-            logger.warning("%s", doubt)
-        for topic, queue in queues.items():
-            if queue.is_fifo:
-                self._dispatcher.check_order(topics[topic])
-        visibilities = self._check(queues)
-        for topic, consumers in topics.items():
-            keeper = Keeper(queues[topic], visibilities[topic], self.stats)
-            self._listeners.append(
-                Listener(
-                    queues[topic],
-                    consumers,
-                    reader=readers[topic],
-                    keeper=keeper,
-                    dispatcher=self._dispatcher_of(queues[topic].name, consumers),
-                    dead_letters=self._dead_letters,
-                    default_event_handler=self._default_event_handler,
-                    wait_time=self._wait_time,
-                    max_body_bytes=self._max_body_bytes,
-                    max_depth=self._max_depth,
-                    stats=self.stats,
-                    telemetry=self.telemetry,
-                )
-            )
 
     def _dispatcher_of(self, topic: str, consumers: Sequence[Consumer]) -> Dispatcher:
         """What serves *consumers*: the dispatcher, by way of what gathers batches if one of them takes any."""

@@ -45,6 +45,8 @@ class Keeper:
         self._wake = threading.Condition()
         # Everything below is guarded by the condition's lock, but for the back-off, which is the thread's own.
         self._held: dict[Delivery, None] = {}
+        # No lease must be extended before this. It is looked for when it is reached: there may be thousands of leases.
+        self._lease_at = math.inf
         self._owed: dict[Owed, list[Delivery]] = {"delete": [], "return": []}
         self._flush_at = 0.0
         self._retry_at = 0.0
@@ -87,6 +89,7 @@ class Keeper:
             delivery.due = delivery.message.received + self._visibility / 2
             delivery.ends = delivery.message.received + self._visibility
             self._held[delivery] = None
+            self._lease_at = min(self._lease_at, delivery.due)
             # One that was received long ago may be due before all others.
             if delivery.due < self._looks_at:
                 self._wake.notify_all()
@@ -188,15 +191,18 @@ class Keeper:
         if self._owed_count():
             times.append(max(self._flush_at, self._retry_at))
         if self._held:
-            times.append(min(delivery.due for delivery in self._held))
+            times.append(self._lease_at)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _due_leases(self) -> list[Delivery]:
         now = time.monotonic()
+        if now < self._lease_at:
+            return []
         due = [*itertools.islice((delivery for delivery in self._held if delivery.due <= now), BATCH_SIZE)]
         for delivery in due:
             # Until the extension is known to have worked, it is due again soon: a failing one must not spin.
             delivery.due = now + max(1.0, self._visibility / 8)
+        self._lease_at = min((delivery.due for delivery in self._held), default=math.inf)
         return due
 
     def _due_batches(self) -> list[tuple[Owed, list[Delivery]]]:
