@@ -1,6 +1,7 @@
 """Dispatchers that serve consumers by Celery tasks.
 
-This file and ``worker.py`` are the only places for Celery and kombu calls that are not documented; each says why.
+This file, ``hand_off.py``, ``task_events.py`` and ``worker.py`` are the only places for Celery and kombu calls that are
+not documented; each says why.
 """
 
 from __future__ import annotations

@@ -28,15 +28,17 @@ from .dead_letters import DeadLetters
 from .decoders import Decoder, Reader, decoder_for, find_decoder, reader_of
 from .dispatch import HandOffDispatcher, PublishDispatcher
 from .errors import ConfigurationError
+from .hand_off import HandOffStep
 from .limits import limit_doubts
 from .link import Link
 from .once import Marks
 from .queues import Queue, SQSQueue
 from .settings import PREFIX, SECRETS, Settings, queue_name
+from .task_events import TaskEventsStep
 from .tasks import Routes, register, register_bury
 from .telemetry import Telemetry, find
 from .watch import TaskWatch
-from .worker import EngineStep, HandOffStep, LocalStep, no_engine_option
+from .worker import EngineStep, LocalStep, no_engine_option
 
 logger = logging.getLogger(__name__)
 
@@ -363,6 +365,7 @@ def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celer
     app.steps["worker"].add(LocalStep)
     app.steps["worker"].add(EngineStep)
     app.steps["consumer"].add(HandOffStep)
+    app.steps["consumer"].add(TaskEventsStep)
 
     def configured(source: Any, **_: Any) -> None:
         integration.configure(source)

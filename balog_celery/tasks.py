@@ -141,7 +141,7 @@ class EventTask(Task):  # type: ignore[misc]
 
     abstract = True
     # By name: the worker's own modules are not for a process that only publishes.
-    Request = "balog_celery.worker:EventRequest"
+    Request = "balog_celery.hand_off:EventRequest"
     acks_late = True
     reject_on_worker_lost = True
     # An event that kills its pool child is tried as often as max_retries says, and is a dead letter then: rejecting

@@ -1,6 +1,7 @@
 """What this package uses of Celery and kombu without their documentation saying so: it must still be as it was.
 
-A failure here after an upgrade names what to look at in ``dispatch.py``, ``worker.py`` or ``tasks.py``.
+A failure here after an upgrade names what to look at in ``dispatch.py``, ``hand_off.py``, ``task_events.py``,
+``worker.py`` or ``tasks.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 
 from balog_celery.consumers.options import ROUTING_OPTIONS, TASK_OPTIONS
-from balog_celery.worker import HandedTask, HandOffStep
+from balog_celery.hand_off import HandedTask, HandOffStep
 
 #: Read by Celery where a task is registered.
 AUTORETRY_OPTIONS = {
@@ -431,7 +432,7 @@ def retried(app: Celery) -> list[Any]:
 
 
 def handed(app: Celery, acknowledged: list[str]) -> Request:
-    """What worker.py makes a request of: a message of our own."""
+    """What hand_off.py makes a request of: a message of our own."""
     headers = app.amqp.create_task_message(TASK_ID, "contract.retried", (), {}, argsrepr="(<Event>,)").headers
     message = SimpleNamespace(
         headers=headers,
@@ -498,7 +499,7 @@ def test_a_request_that_is_taken_to_be_acknowledged_is_not_acknowledged(app: Cel
     assert lost._context.retries == 0
 
 
-def test_a_lost_workers_task_is_retried_by_the_method_that_worker_py_overrides(
+def test_a_lost_workers_task_is_retried_by_the_method_that_hand_off_py_overrides(
     app: Celery, retried: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With these arguments, and nothing is acknowledged before."""

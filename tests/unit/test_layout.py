@@ -65,6 +65,8 @@ LAYERS = [
     "link",
     "depth",
     "dispatch",
+    "hand_off",
+    "task_events",
     "local",
     "worker",
     "watch",

@@ -20,12 +20,13 @@ from kombu.asynchronous.timer import Timer
 from kombu.utils.limits import TokenBucket
 
 import servers
-from balog_celery import install, worker
+from balog_celery import hand_off, install, worker
 from balog_celery.consumers import Consumer
 from balog_celery.consumers.delivery import Delivery, Job
 from balog_celery.consumers.operator import ConsumerOperator
 from balog_celery.dead_letters import DeadLetters
 from balog_celery.dispatch import HandOffDispatcher, PublishDispatcher
+from balog_celery.hand_off import HandedTask, HandOff
 from balog_celery.link import Link
 from balog_celery.queues import Message
 from balog_celery.records import decode
@@ -39,7 +40,6 @@ from balog_celery.tasks import (
     LocalSignature,
     register,
 )
-from balog_celery.worker import HandedTask, HandOff
 from fakes import FakeQueue, event_text
 
 CONSUMER = Consumer(print, "topic", name="function")
@@ -316,7 +316,7 @@ def test_a_stop_gives_back_what_waits_and_what_would(one: Worker) -> None:
 
 def test_only_so_many_wait(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are told that they cannot; when one has finished there is room again."""
-    monkeypatch.setattr(worker, "MAX_WAITING", 1)
+    monkeypatch.setattr(hand_off, "MAX_WAITING", 1)
     first, second = one.hand_over(1, 2)
     assert first.properties[STAYS_UNTIL] > time.monotonic() + MAX_STAY
     first.retry(1, 0.0, None)
@@ -337,12 +337,12 @@ def test_what_a_killed_engine_left_running_is_not_overtaken(
 
     monkeypatch.setattr(type(task), "fifo", "hold")
     running = Running()
-    monkeypatch.setattr(worker.state, "reserved_requests", {running})
+    monkeypatch.setattr(hand_off.state, "reserved_requests", {running})
     one.hand_over(1)
     assert one.given == []
     one.fire()
     assert one.given == []
-    worker.state.reserved_requests.clear()
+    hand_off.state.reserved_requests.clear()
     one.fire()
     (again,) = one.given
     assert again.headers["retries"] == 0
@@ -350,7 +350,7 @@ def test_what_a_killed_engine_left_running_is_not_overtaken(
 
 def test_what_waits_for_its_rate_limit_takes_no_room(one: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     """But only so many do; when one has finished there is room again."""
-    monkeypatch.setattr(worker, "MAX_LIMITED", 2)
+    monkeypatch.setattr(hand_off, "MAX_LIMITED", 2)
     one.limit(1 / 60)
     started, first, *_ = one.hand_over(1, 2, 3, 4)
     started.ack()
