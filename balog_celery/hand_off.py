@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from billiard.einfo import ExceptionWithTraceback
 from celery import bootsteps
 from celery.worker import state
 from celery.worker.request import Request
+from pydantic_core import to_json
 
 from .link import Link
 from .queues import BATCH_SIZE
@@ -158,7 +158,7 @@ class HandedTask:
 
     def _carry(self, event: str | list[str]) -> None:
         self.payload: tuple[Any, ...] = ((event,), {}, self._EMBED)
-        self.body = json.dumps(self.payload)
+        self.body = to_json(self.payload).decode()
 
     def ack(self, *_: Any) -> None:
         """It has finished."""

@@ -106,6 +106,11 @@ class Keeper:
                 self._flush_at = 0.0
                 self._wake.notify_all()
 
+    def wait_until_owed(self, most: int, timeout: float) -> bool:
+        """Wait until no more than *most* messages are to be deleted or given back, for *timeout* seconds at most."""
+        with self._wake:
+            return self._wake.wait_for(lambda: self._owed_count() <= most, timeout)
+
     def give_back(self, messages: Sequence[Message]) -> None:
         """Return messages to the queue at once, without having looked at them."""
         for message in messages:

@@ -171,9 +171,8 @@ class Listener:
         self._stop.wait(self._sqs.failed())
 
     def _poll(self) -> None:
-        if self.keeper.owed > MAX_OWED:
+        if not self.keeper.wait_until_owed(MAX_OWED, 1.0):
             self._doing = "paused"
-            self._stop.wait(1.0)
             return
         if not self._dispatcher.ready(self._queues, 1.0):
             self._doing = "paused"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import signal
 import subprocess
+import time
 
 import pytest
 from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
+from balog_celery.task_events import LINGER
 from balog_celery.tasks import task_id
 from fakes import event_text
 
@@ -30,6 +34,33 @@ def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, proj
     assert project.runs() == {("slow", "s"): 1, ("slow-done", "s"): 1}
     assert stop(worker) == 0
     assert "extended" in worker.output
+
+
+def test_the_events_of_tasks_come_in_few_messages_and_all_of_them(
+    start: Start, project: Project, topic: Topic, broker: servers.Valkey
+) -> None:
+    """For Flower and the like, in the order in which they happened to each task."""
+    with broker.client() as client, client.pubsub() as watched:
+        watched.psubscribe("*celeryev*")
+        started = time.monotonic()
+        start("worker", "-l", "INFO", "-c", "2")
+        topic.send(*[event_text(f"e{number}", values=METRIC) for number in range(100)])
+        happened: dict[str, list[str]] = {}
+        messages = 0
+        deadline = time.monotonic() + 60
+        while sum(events[-1] == "task-succeeded" for events in happened.values()) < 200:
+            assert time.monotonic() < deadline, happened
+            message = watched.get_message(timeout=1.0)
+            if message is None or message["type"] != "pmessage":
+                continue
+            events = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+            if isinstance(events, list):
+                messages += 1
+                for event in events:
+                    happened.setdefault(event["uuid"], []).append(event["type"])
+    assert [*happened.values()] == [["task-received", "task-started", "task-succeeded"]] * 200
+    # 24 at once, and as many as there are within a tenth of a second.
+    assert messages <= 600 / 24 + (time.monotonic() - started) / LINGER + 1
 
 
 def test_nothing_passes_the_broker(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:

@@ -22,11 +22,12 @@ from celery.app import autoretry, routes
 from celery.app.task import extract_exec_options
 from celery.app.trace import build_tracer
 from celery.concurrency.base import BasePool
+from celery.events import EventDispatcher
 from celery.exceptions import CDeprecationWarning, Retry, TimeLimitExceeded, WorkerLostError, WorkerShutdown
 from celery.utils.imports import cwd_in_path, symbol_by_name
 from celery.utils.nodenames import anon_nodename
 from celery.worker import components, control, state, strategy
-from celery.worker.consumer import Consumer, Tasks
+from celery.worker.consumer import Consumer, Events, Tasks
 from celery.worker.request import Request
 from kombu import Connection, Producer
 from kombu.asynchronous import Hub
@@ -34,6 +35,7 @@ from kombu.asynchronous.timer import Timer
 
 from balog_celery.consumers.options import ROUTING_OPTIONS, TASK_OPTIONS
 from balog_celery.hand_off import HandedTask, HandOffStep
+from balog_celery.task_events import TaskEventsStep
 
 #: Read by Celery where a task is registered.
 AUTORETRY_OPTIONS = {
@@ -647,3 +649,27 @@ def test_what_hand_off_asks_of_a_running_worker_is_there(app: Celery) -> None:
     assert not Connection("memory://").transport.implements.asynchronous
     assert Connection("redis://").transport.implements.asynchronous
     assert Connection("amqp://").transport.implements.asynchronous
+
+
+def test_an_event_dispatcher_tells_that_events_wait(app: Celery) -> None:
+    """By an attribute that a worker's step sets, where there is an event loop; 24 of them wait for nobody."""
+    assert symbol_by_name(*TaskEventsStep.requires) is Events
+    defaults = inspect.signature(EventDispatcher).parameters
+    assert (defaults["buffer_limit"].default, defaults["on_send_buffered"].default) == (24, None)
+
+    def told() -> None: ...
+
+    with app.connection_for_write() as connection:
+        made = SimpleNamespace(
+            app=app,
+            hub=SimpleNamespace(),
+            hostname="contract",
+            amqheartbeat=0,
+            connection_for_write=lambda **_: connection,
+            on_send_event_buffered=told,
+        )
+        Events(made).start(made)
+        assert made.event_dispatcher.on_send_buffered is told
+        made.hub = None
+        Events(made).start(made)
+        assert made.event_dispatcher.on_send_buffered is None

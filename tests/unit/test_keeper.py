@@ -225,6 +225,24 @@ def test_a_dead_thread_is_replaced_and_what_it_owed_is_still_owed(make: Make) ->
     assert stats.of("topic")["restarted"] == 1
 
 
+def test_who_waits_for_deletes_waits_no_longer_than_they_take(make: Make) -> None:
+    """A poller whose keeper has fallen behind goes on when that has caught up."""
+    queue = FakeQueue()
+    may_delete = threading.Event()
+    queue.on["delete"] = lambda _handles: may_delete.wait(60) and None
+    keeper = make(queue)
+    for number in range(35):
+        deliver(keeper, str(number)).settle_one(refused=False)
+    assert not keeper.wait_until_owed(10, 0.01)
+    caught_up: list[bool] = []
+    waiting = threading.Thread(target=lambda: caught_up.append(keeper.wait_until_owed(10, 3600)))
+    waiting.start()
+    may_delete.set()
+    waiting.join(30)
+    assert caught_up == [True]
+    assert keeper.wait_until_owed(10, 0)
+
+
 def test_closing_says_what_it_could_not_do(make: Make) -> None:
     """SQS's visibility timeout has it then."""
     queue = FakeQueue()
