@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .queues import is_too_large_for_sqs
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -32,6 +34,19 @@ def bound(connection: Any, timeout: float) -> Any:
     for option in _TIMEOUT_OPTIONS.get(connection.transport.driver_type, ()):
         connection.transport_options.setdefault(option, timeout)
     return connection
+
+
+def is_too_large(error: Exception) -> bool:
+    """Whether *error*, of publishing, says that the broker takes no message of such a size, however often it is asked.
+
+    RabbitMQ has a largest size (``max_message_size``: 16 MiB since its version 4), and Amazon SQS has one as a broker.
+    """
+    from amqp import PreconditionFailed
+
+    if isinstance(error, PreconditionFailed):
+        # As which it also says that a queue was declared otherwise before: that is no fault of a message.
+        return "message size" in str(error)
+    return is_too_large_for_sqs(error)
 
 
 @contextlib.contextmanager

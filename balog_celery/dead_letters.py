@@ -16,7 +16,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from .errors import QueueError, QueueNotFound
-from .queues import MAX_MESSAGE_BYTES, Connect, OutgoingMessage, Queue, is_bad_message
+from .queues import MAX_MESSAGE_BYTES, Connect, Message, OutgoingMessage, Queue, is_bad_message
 from .settings import dead_letter_name, queue_name
 from .text import printable
 
@@ -132,6 +132,21 @@ class DeadLetters:
                 self._kept(queue_name(topic), consumer, reason)
             return Outcome.KEPT
         return Outcome.REFUSED if failures[0].sender_fault else Outcome.NOT_NOW
+
+    def bury(
+        self, message: Message, body: str, topic: str, reason: str, *, consumer: str = "", error: str = ""
+    ) -> Outcome:
+        """As :meth:`put`, of what was in *message*."""
+        return self.put(
+            body,
+            topic,
+            reason,
+            consumer=consumer,
+            error=error,
+            first_received=message.first_received,
+            receive_count=message.receive_count,
+            group=message.group,
+        )
 
     def _queue(self, topic: str) -> Queue | None:
         name = self.name(topic)

@@ -17,15 +17,16 @@ from typing import Any
 from celery import Celery
 from celery.utils.nodenames import anon_nodename
 
-from .brokers import bounded_connection
+from .brokers import bounded_connection, is_too_large
 from .consumers.consumer import Consumer
 from .consumers.delivery import Batch, Work
 from .consumers.dispatcher import DispatchError
+from .dead_letters import Outcome
 from .depth import DepthWatch
 from .errors import ConfigurationError
 from .link import Link
 from .queues import BATCH_SIZE
-from .tasks import ConsumerTask
+from .tasks import ConsumerTask, say_fate
 from .telemetry import OFF, Telemetry
 from .text import printable
 
@@ -37,7 +38,8 @@ class PublishDispatcher:
 
     The tasks of one receive go together: in one round trip on Redis, in one transaction on RabbitMQ. If any of it
     fails nothing is acknowledged, and the connection is dropped for a new one. What may have been published all the
-    same is published again, with the same task ids.
+    same is published again, with the same task ids. A task that is too large for the broker must not keep the others
+    waiting for ever: its event becomes a dead letter.
 
     :param app: the Celery app; its consumers are registered.
     :param timeout: after how many seconds without an answer the broker counts as down.
@@ -56,15 +58,13 @@ class PublishDispatcher:
         self._publishers: list[Publisher] = []
 
     def dispatch(self, jobs: Sequence[Work]) -> None:
-        try:
-            publisher = self._publisher()
-            publisher.publish([(envelope := self._envelope(job.consumer), envelope.message(job)) for job in jobs])
-        except Exception as error:
-            self._drop_publisher()
-            raise DispatchError(f"the broker did not take the tasks: {printable(repr(error), 500)}") from error
+        too_large = self._publish(jobs)
         for job in jobs:
             self._depths.publishing_to(self.queue_of(job.consumer))
-            job.acknowledge()
+            if (error := too_large.get(id(job))) is None:
+                job.acknowledge()
+            else:
+                self._bury(job, error)
 
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return frozenset(map(self.queue_of, consumers))
@@ -97,6 +97,46 @@ class PublishDispatcher:
             "gevent or eventlet; Redis or RabbitMQ), which also serves the queues of all its consumers, or use a "
             "standard queue"
         )
+
+    def _publish(self, jobs: Sequence[Work]) -> dict[int, str]:
+        """Publish the tasks of *jobs*; return what the broker says of those that are too large for it, by job's id.
+
+        :raises DispatchError: it did not take them for another reason.
+        """
+        error = self._try(jobs)
+        if error is None:
+            return {}
+        # One of them is; which one, the broker does not say.
+        errors = {id(job): error if len(jobs) == 1 else self._try([job]) for job in jobs}
+        return {job: printable(repr(error), 500) for job, error in errors.items() if error is not None}
+
+    def _try(self, jobs: Sequence[Work]) -> Exception | None:
+        """Publish the tasks of *jobs* together; return the error of one that is too large for the broker.
+
+        :raises DispatchError: as :meth:`_publish`.
+        """
+        try:
+            publisher = self._publisher()
+            publisher.publish([(envelope := self._envelope(job.consumer), envelope.message(job)) for job in jobs])
+        except Exception as error:
+            self._drop_publisher()
+            if is_too_large(error):
+                return error
+            raise DispatchError(f"the broker did not take the tasks: {printable(repr(error), 500)}") from error
+        return None
+
+    def _bury(self, job: Work, error: str) -> None:
+        task = self.task_of(job.consumer)
+        why = f"its task is too large for the broker: {error}"
+        for one in job.jobs:
+            outcome = task.dead_letters.bury(
+                one.delivery.message, one.text, task.topic, "failed", consumer=task.name, error=why
+            )
+            if outcome is Outcome.NOT_NOW:
+                one.refuse()
+            else:
+                say_fate(outcome, one.text, task.dead_letters.name(task.topic), task.name, why)
+                one.acknowledge()
 
     def _envelope(self, consumer: Consumer) -> Envelope:
         name = consumer.task_name

@@ -77,6 +77,7 @@ _BAD_MESSAGE = {
     "MissingParameter",
     "ParamValidationError",
 }
+_TOO_LARGE = {"BatchRequestTooLong", "MessageTooLong"}
 _AWS_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
 
 
@@ -700,6 +701,13 @@ def _failures(answer: Mapping[str, Any]) -> list[EntryFailure]:
         EntryFailure(int(raw["Id"]), raw.get("Code", ""), raw.get("Message", ""), bool(raw.get("SenderFault")))
         for raw in answer.get("Failed", ())
     ]
+
+
+def is_too_large_for_sqs(error: Exception) -> bool:
+    """Whether *error*, of boto3, says that a message is larger than SQS takes."""
+    code, text, _status = _said(error)
+    # SQS has one code for most of what can be wrong with a call.
+    return code.rpartition(".")[2] in _TOO_LARGE or (code == "InvalidParameterValue" and "shorter than" in text)
 
 
 def is_bad_message(error: Exception) -> bool:

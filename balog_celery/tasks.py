@@ -274,7 +274,7 @@ class BuryTask(EventTask):
         outcome = self._put_dead(event, topic, consumer, error)
         if outcome is Outcome.NOT_NOW:
             raise self.retry(countdown=get_exponential_backoff_interval(_BURY_AGAIN, self.request.retries, 300, True))
-        _say_fate(outcome, event, self.dead_letters.name(topic), consumer, error)
+        say_fate(outcome, event, self.dead_letters.name(topic), consumer, error)
 
 
 class ConsumerTask(EventTask):
@@ -438,10 +438,11 @@ class ConsumerTask(EventTask):
                 logger.exception("neither SQS nor the broker takes an event that failed for good")
             else:
                 return
-        _say_fate(outcome, event, self.dead_letters.name(self.topic), self.name, error)
+        say_fate(outcome, event, self.dead_letters.name(self.topic), self.name, error)
 
 
-def _say_fate(outcome: Outcome, event: str, dead_letter_queue: str | None, consumer: str, error: str) -> None:
+def say_fate(outcome: Outcome, event: str, dead_letter_queue: str | None, consumer: str, error: str) -> None:
+    """Log what became of *event*, which failed for good: a dead letter, or else all of it in the log."""
     if outcome:
         logger.error(
             "%s failed for good on event %s: it is in %s now (%s)",

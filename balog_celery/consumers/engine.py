@@ -370,19 +370,9 @@ class Engine:
 
     def _bury(self, job: Job, error: str) -> bool:
         """Make a dead letter of an event that failed inline."""
-        topic = self._topic_of[job.consumer]
-        message = job.delivery.message
+        topic, message = self._topic_of[job.consumer], job.delivery.message
         self.stats.add(topic, "failed")
-        kept = self._dead_letters.put(
-            job.text,
-            topic,
-            "failed",
-            consumer=job.consumer.task_name,
-            error=error,
-            first_received=message.first_received,
-            receive_count=message.receive_count,
-            group=message.group,
-        )
+        kept = self._dead_letters.bury(message, job.text, topic, "failed", consumer=job.consumer.task_name, error=error)
         if kept:
             self.stats.add(topic, "dead")
         return bool(kept)

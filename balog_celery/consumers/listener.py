@@ -405,15 +405,7 @@ class Listener:
 
     def _bury(self, message: Message, body: str, reason: str, error: str) -> bool:
         """Make a dead letter of *body*, which is of *message*; where that cannot be, it is for the redrive policy."""
-        kept = self._dead_letters.put(
-            body,
-            self.topic,
-            reason,
-            error=error,
-            first_received=message.first_received,
-            receive_count=message.receive_count,
-            group=message.group,
-        )
+        kept = self._dead_letters.bury(message, body, self.topic, reason, error=error)
         if kept:
             self._stats.add(self.topic, "dead")
         return bool(kept)

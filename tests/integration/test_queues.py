@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 import servers
 from balog_celery import queues
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.consumers.sqs import SQSEngine
 from balog_celery.errors import AccessDenied, BalogError, ConfigurationError, QueueError, QueueNotFound
-from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue, is_bad_message
+from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue, is_bad_message, is_too_large_for_sqs
 
 SECRETS = {"aws_access_key_id": "KEYID-0451", "aws_secret_access_key": "hush-1", "aws_session_token": "hush-2"}
 
@@ -272,6 +273,21 @@ def test_an_error_says_whether_a_message_was_at_fault(queue: SQSQueue) -> None:
     with pytest.raises(QueueError) as error:
         SQSQueue(f"{queue.name}-missing").send(texts("x"))
     assert not is_bad_message(error.value)
+
+
+def test_boto3_says_that_a_message_is_too_large(queue: SQSQueue, client: Any) -> None:
+    """As it does where SQS is Celery's broker; of other troubles it does not."""
+    with pytest.raises(ClientError) as error:
+        client.send_message(QueueUrl=queue.url, MessageBody="x" * (MAX_MESSAGE_BYTES + 1))
+    assert is_too_large_for_sqs(error.value)
+    half = "x" * (MAX_MESSAGE_BYTES // 2 + 1)
+    entries = [{"Id": name, "MessageBody": half} for name in "ab"]
+    with pytest.raises(ClientError) as error:
+        client.send_message_batch(QueueUrl=queue.url, Entries=entries)
+    assert is_too_large_for_sqs(error.value)
+    with pytest.raises(ClientError) as error:
+        client.send_message(QueueUrl=queue.url, MessageBody="x", DelaySeconds=5000)
+    assert not is_too_large_for_sqs(error.value)
 
 
 def test_a_size_is_counted_as_sqs_does() -> None:

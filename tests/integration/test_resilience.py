@@ -71,6 +71,27 @@ def test_a_frozen_rabbitmq_gets_no_credit_for_what_it_did_not_take(
     project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 13)
 
 
+def test_a_task_that_is_too_large_for_its_broker_holds_up_no_other(
+    start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
+) -> None:
+    """Its event is a dead letter: it would never be taken, however often it was tried."""
+    project.add(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}")
+    # SQS counts a quotation mark as two bytes, and as a task's argument it takes four.
+    large = event_text("large", values=METRIC, filler='"' * 300_000)
+    assert len(large) < rabbitmq.MAX_MESSAGE_BYTES < 1.9 * len(large)
+    topic.send(event_text("before", values=METRIC), large, event_text("after", values=METRIC))
+    engine = start("balog", "engine", ready="engine started")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
+    dead = topic.dead()
+    assert sorted(letter["consumer"].rpartition(".")[2] for letter in dead) == ["first", "typed"]
+    for letter in dead:
+        assert (letter["body"], letter["reason"], letter["receive_count"]) == (large, "failed", "1")
+        assert "too large for the broker" in letter["error"]
+    assert "dispatching failed" not in engine.output
+    start("worker", "-l", "INFO", "-c", "1", "--no-engine")
+    project.wait_for(lambda runs: runs["first", "before"] == runs["first", "after"] == 1)
+
+
 def test_a_full_broker_loses_nothing(start: Start, project: Project, topic: Topic, own_broker: servers.Valkey) -> None:
     """Redis refuses to store more: nothing is deleted, and it goes on when there is room."""
     engine = start("balog", "engine", ready="engine started")

@@ -1,0 +1,194 @@
+"""What becomes of tasks that their broker can never take. No broker in memory refuses any: one is told to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from amqp import AccessRefused, PreconditionFailed
+from botocore.exceptions import ClientError
+from celery import Celery
+
+from balog_celery.brokers import is_too_large
+from balog_celery.consumers import Consumer
+from balog_celery.consumers.delivery import Batch, Delivery, Job, Work
+from balog_celery.consumers.dispatcher import DispatchError
+from balog_celery.consumers.operator import ConsumerOperator
+from balog_celery.dead_letters import DeadLetters
+from balog_celery.dispatch import PublishDispatcher, Publisher
+from balog_celery.errors import QueueError
+from balog_celery.queues import Message
+from balog_celery.records import decode
+from balog_celery.tasks import register
+from fakes import FakeQueue, event_text
+
+TOO_LARGE = PreconditionFailed("message size 17000000 is larger than configured max size 16777216", (60, 40))
+
+
+def sqs_error(code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "SendMessage")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TOO_LARGE, True),
+        (PreconditionFailed("inequivalent arg 'durable' for queue 'celery' in vhost '/'", (50, 10)), False),
+        (AccessRefused("write access to exchange refused", (60, 40)), False),
+        (sqs_error("InvalidParameterValue", "Reason: Message must be shorter than 1048576 bytes."), True),
+        (sqs_error("InvalidParameterValue", "Value 5000 for parameter DelaySeconds is invalid."), False),
+        (sqs_error("BatchRequestTooLong", "Batch requests cannot be longer than 1048576 bytes."), True),
+        (sqs_error("AWS.SimpleQueueService.BatchRequestTooLong", ""), True),
+        (sqs_error("QueueDoesNotExist", ""), False),
+        (ConnectionResetError("gone"), False),
+        (TimeoutError(), False),
+    ],
+    ids=str,
+)
+def test_only_what_says_so_is_too_large(error: Exception, expected: bool) -> None:
+    """Anything else may be over soon, and no event must become a dead letter because of it."""
+    assert is_too_large(error) is expected
+
+
+class Broker:
+    """Stands where tasks leave for the broker: refuses those that are too large, and has an outage when it is told to.
+
+    A task is a list of its events' ids here; those of one receive go together.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[list[list[str]]] = []
+        self.is_down: Callable[[list[list[str]]], bool] = lambda _tasks: False
+
+    def publish(self, _publisher: Publisher, messages: Any) -> None:
+        arguments = [message.body[0][0] for _envelope, message in messages]
+        tasks = [
+            [decode(text).header.id for text in (argument if isinstance(argument, list) else [argument])]
+            for argument in arguments
+        ]
+        if self.is_down(tasks):
+            raise ConnectionResetError("gone")
+        if any("large" in task for task in tasks):
+            raise TOO_LARGE
+        self.taken.append(tasks)
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Broker:
+    one = Broker()
+    monkeypatch.setattr(Publisher, "publish", lambda publisher, messages: one.publish(publisher, messages))
+    return one
+
+
+class Site:
+    """A dispatcher, its one consumer, and what became of its jobs."""
+
+    def __init__(self, app: Celery, dead: FakeQueue, **config: Any) -> None:
+        self.consumer = Consumer(lambda event: None, "topic", name="proj.f", **config)
+        register(app, self.consumer, ConsumerOperator(), "topic", DeadLetters(lambda name: dead, "{topic}-dead"), None)
+        self.dispatcher = PublishDispatcher(app, 5.0, 1000)
+        self.settled: list[tuple[str, bool]] = []
+
+    def job(self, event_id: str) -> Job:
+        text = event_text(event_id)
+        message = Message(text, event_id, event_id, time.monotonic(), receive_count=3)
+        delivery = Delivery(message, 1, lambda done: self.settled.append((done.message.handle, done.refused)))
+        return Job(delivery, decode(text), text, self.consumer, {})
+
+    def dispatch(self, *jobs: Work) -> None:
+        self.dispatcher.dispatch(jobs)
+
+
+@pytest.fixture
+def dead() -> FakeQueue:
+    return FakeQueue("topic-dead")
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def site(app: Celery, dead: FakeQueue) -> Iterator[Site]:
+    one = Site(app, dead)
+    yield one
+    one.dispatcher.close()
+
+
+def test_what_is_too_large_is_a_dead_letter_and_the_others_are_published(
+    site: Site, broker: Broker, dead: FakeQueue
+) -> None:
+    """One by one, as the broker does not say which of them it is."""
+    site.dispatch(site.job("a"), site.job("large"), site.job("b"))
+    assert broker.taken == [[["a"]], [["b"]]]
+    assert sorted(site.settled) == [("a", False), ("b", False), ("large", False)]
+    (letter,) = dead.sent
+    assert letter.body == event_text("large")
+    assert letter.attributes["consumer"] == site.consumer.task_name
+    assert letter.attributes["receive_count"] == "3"
+    assert letter.attributes["error"].startswith("its task is too large for the broker: ")
+
+
+def test_one_alone_is_a_dead_letter_too(site: Site, broker: Broker, dead: FakeQueue) -> None:
+    """Without being tried twice; and what comes next is published together again."""
+    site.dispatch(site.job("large"))
+    site.dispatch(site.job("a"), site.job("b"))
+    assert broker.taken == [[["a"], ["b"]]]
+    assert len(dead.sent) == 1
+
+
+def test_an_outage_meanwhile_settles_nothing(site: Site, broker: Broker, dead: FakeQueue) -> None:
+    """What was published is published again, with the same ids."""
+    jobs = [site.job("a"), site.job("large"), site.job("b")]
+    for is_down in (lambda tasks: len(tasks) == 1, lambda tasks: tasks == [["b"]]):
+        broker.is_down = is_down
+        with pytest.raises(DispatchError, match="gone"):
+            site.dispatch(*jobs)
+    assert (site.settled, dead.sent) == ([], [])
+    broker.is_down = lambda _tasks: False
+    site.dispatch(*jobs)
+    assert sorted(site.settled) == [("a", False), ("b", False), ("large", False)]
+    assert len(dead.sent) == 1
+
+
+def test_a_batch_that_is_too_large_is_a_dead_letter_for_each_event(
+    app: Celery, broker: Broker, dead: FakeQueue
+) -> None:
+    """As if each had failed."""
+    site = Site(app, dead, batch=3)
+    try:
+        site.dispatch(Batch((site.job("a"), site.job("large"), site.job("b"))), Batch((site.job("c"),)))
+    finally:
+        site.dispatcher.close()
+    assert broker.taken == [[["c"]]]
+    assert [decode(letter.body).header.id for letter in dead.sent] == ["a", "large", "b"]
+    assert sorted(site.settled) == [("a", False), ("b", False), ("c", False), ("large", False)]
+
+
+def test_where_no_dead_letter_can_be_made_now_the_message_comes_again(
+    site: Site, broker: Broker, dead: FakeQueue
+) -> None:
+    """It is with SQS yet, which loses nothing."""
+
+    def down(_: Any) -> None:
+        raise QueueError("down")
+
+    dead.on["send"] = down
+    site.dispatch(site.job("a"), site.job("large"))
+    assert sorted(site.settled) == [("a", False), ("large", True)]
+
+
+def test_where_there_is_no_dead_letter_queue_the_event_is_logged(
+    site: Site, broker: Broker, dead: FakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of any that failed for good."""
+    dead.present = False
+    site.dispatch(site.job("large"))
+    assert site.settled == [("large", False)]
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert event_text("large") in record.getMessage()
