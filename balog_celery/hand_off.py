@@ -221,10 +221,12 @@ class HandOff:
     when it is connected. When the worker stops, those go back as well.
 
     :param stay: for how long after it was handed over a task may be retried here, in seconds.
+    :param receives: for how many receives there is to be room beside what runs and what follows that.
     """
 
-    def __init__(self, stay: float = STAY) -> None:
+    def __init__(self, stay: float = STAY, receives: int = 1) -> None:
         self._stay = stay
+        self._receives = receives
         self._link: Link | None = None
         self._consumer: Any = None
         self._hub: Any = None
@@ -340,8 +342,8 @@ class HandOff:
         self._hub.add_reader(self._link.fileno(), self._on_readable)
         concurrency = self._consumer.pool.num_processes
         queues = list(self._consumer.app.amqp.queues.consume_from)
-        # As many as run, as many again to follow them, and room for a receive of ten.
-        self._tell("open", 2 * concurrency + BATCH_SIZE, queues)
+        # As many as run, as many again to follow them, and room for the receives of ten that are under way.
+        self._tell("open", 2 * concurrency + BATCH_SIZE * self._receives, queues)
 
     def _on_readable(self) -> None:
         lines = self._link.receive() if self._link is not None else None

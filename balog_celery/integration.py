@@ -260,6 +260,7 @@ class Integration:
             dispatcher=dispatcher or self._dispatcher(link),
             default_event_handler=_imported("default_event_handler", settings.default_event_handler),
             wait_time=wait_time,
+            pollers=settings.pollers if settings.event_broker_url is None else 1,
             visibility_timeout=settings.visibility_timeout,
             drain=settings.drain,
             dead_letter=settings.dead_letter,

@@ -72,6 +72,14 @@ class Settings(BaseModel):
         "the group goes on.",
     )
     wait_time: int = Field(20, ge=0, le=20, description="How long one poll waits for a first message, in seconds.")
+    pollers: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="How many receives of each topic an engine may have under way at a time, and as many deletes. One "
+        "is good for 900 events a second if SQS is 10 ms away. The worker's room for tasks grows with it, by ten for "
+        "each. FIFO topics and a broker's queues have one.",
+    )
     visibility_timeout: int | None = Field(
         None,
         ge=2,

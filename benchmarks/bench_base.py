@@ -97,10 +97,14 @@ def base_env() -> dict[str, str | None]:
 
 
 class StubSqs(servers.Server):
-    """The stub in its own process."""
+    """The stub in its own process.
 
-    def __init__(self) -> None:
+    :param distance: how much later it answers than it could, in seconds.
+    """
+
+    def __init__(self, distance: float = 0.0) -> None:
         super().__init__()
+        self._distance = distance
         self.port = servers.free_port()
 
     @property
@@ -133,7 +137,9 @@ class StubSqs(servers.Server):
             connection.close()
 
     def _program(self) -> servers.Program:
-        return servers.Program([sys.executable, HERE / "stub_sqs.py", str(self.port)], name="stub_sqs")
+        return servers.Program(
+            [sys.executable, HERE / "stub_sqs.py", str(self.port), str(self._distance)], name="stub_sqs"
+        )
 
 
 class Child:

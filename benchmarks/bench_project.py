@@ -22,6 +22,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     balog_dispatch=os.environ.get("BENCH_DISPATCH", "publish"),
     balog_packages=["bench_project"],
+    balog_pollers=int(os.environ.get("BENCH_POLLERS", "1")),
     balog_status_dir=os.environ.get("BENCH_STATUS_DIR"),
     balog_high_water=int(os.environ.get("BENCH_HIGH_WATER", "10000")),
 )

@@ -36,17 +36,29 @@ class Bench:
     :param consumers: how many consumers each event has.
     :param sleep: for how many seconds each function waits.
     :param batch: how many events the first consumer gets at once; 0: one, by itself.
+    :param distance: how far away SQS is, in seconds.
+    :param pollers: how many receives each engine may have under way.
     """
 
-    def __init__(self, dispatch: str, consumers: int, sleep: float = 0.0, batch: int = 0) -> None:
+    def __init__(
+        self,
+        dispatch: str,
+        consumers: int,
+        sleep: float = 0.0,
+        batch: int = 0,
+        distance: float = 0.0,
+        pollers: int = 1,
+    ) -> None:
         self.dispatch = dispatch
         self.consumers = consumers
         self._sleep = sleep
         self._batch = batch
+        self._distance = distance
+        self._pollers = pollers
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
-        self.stub = self._stack.enter_context(StubSqs())
+        self.stub = self._stack.enter_context(StubSqs(self._distance))
         self.valkey = self._stack.enter_context(servers.Valkey())
         self.ledger = Path(self.stub.dir) / "ledger"
         self.ledger.touch()
@@ -59,6 +71,7 @@ class Bench:
             "BENCH_DISPATCH": self.dispatch or "publish",
             "BENCH_SLEEP": str(self._sleep),
             "BENCH_BATCH": str(self._batch),
+            "BENCH_POLLERS": str(self._pollers),
             "BENCH_STATUS_DIR": str(self.stub.dir),
         }
         return self
@@ -107,8 +120,8 @@ class Bench:
             return sum(count - 1 for count in Counter(lines).values())
 
 
-def _rate(dispatch: str, consumers: int, tasks: int, batch: int = 0) -> float:
-    with Bench(dispatch, consumers, batch=batch) as bench:
+def _rate(dispatch: str, consumers: int, tasks: int, **setup: Any) -> float:
+    with Bench(dispatch, consumers, **setup) as bench:
         if not dispatch:
             bench.put(tasks // consumers)
         bench.start()
@@ -261,13 +274,27 @@ def batch_throughput(options: Options) -> Figure:
         for dispatch in ("hand-off", "publish"):
             for batch in (0, 100):
                 events = options.pick(6000, 1500) * (5 if batch else 1)
-                rates.setdefault((dispatch, batch), []).append(_rate(dispatch, 1, events, batch))
+                rates.setdefault((dispatch, batch), []).append(_rate(dispatch, 1, events, batch=batch))
     sides: dict[str, Any] = {}
     for (dispatch, batch), values in rates.items():
         sides[f"{dispatch}_{'batches' if batch else 'single'}_events_per_s"] = median(values)
     found = [median(ratios(rates[dispatch, 100], rates[dispatch, 0])) for dispatch in ("hand-off", "publish")]
     sides["ratio_hand-off"], sides["ratio_publish"] = found
     return Figure("batch-throughput", min(found), ">= 5", sides)
+
+
+#: How far away SQS is where pollers are compared, in seconds, and how many they are.
+_DISTANCE, _POLLERS = 0.01, 4
+
+
+def pollers(options: Options) -> Figure:
+    """Several receives at a time where SQS is far away, against one."""
+    rates: dict[int, list[float]] = {1: [], _POLLERS: []}
+    for _ in range(options.pick(5, 2)):
+        for count, values in rates.items():
+            values.append(_rate("hand-off", 1, options.pick(6000, 2000), distance=_DISTANCE, pollers=count))
+    sides = {f"{count}_pollers_events_per_s": median(values) for count, values in rates.items()}
+    return Figure("pollers", median(ratios(rates[_POLLERS], rates[1])), ">= 2", sides)
 
 
 FIGURES = {
@@ -277,4 +304,5 @@ FIGURES = {
     "idle": idle,
     "scale": scale,
     "batch-throughput": batch_throughput,
+    "pollers": pollers,
 }

@@ -5,9 +5,10 @@ It is no emulator: any queue exists, nothing can be sent, nothing comes again un
 ``fake_sqs.py``'s business. Every message has an id of its own, and a delete counts only when its receipt handle is one
 that is out and was not deleted before::
 
-    python stub_sqs.py PORT
+    python stub_sqs.py PORT [DISTANCE]
 
-Besides SQS's actions it answers ``GET /load/QUEUE/COUNT`` (let so many more be received) and ``GET /counts/QUEUE``.
+With a distance it answers so many seconds later, as if it were far away. Besides SQS's actions it answers
+``GET /load/QUEUE/COUNT`` (let so many more be received) and ``GET /counts/QUEUE``.
 """
 
 from __future__ import annotations
@@ -120,8 +121,9 @@ QUEUES: dict[str, StubQueue] = {}
 class Connection(asyncio.Protocol):
     """One keep-alive connection; requests on it come one after the other."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, distance: float) -> None:
         self._port = port
+        self._distance = distance
         self._buffer = b""
         self._transport: asyncio.Transport
 
@@ -214,19 +216,25 @@ class Connection(asyncio.Protocol):
         self._answer(json.dumps({**counts, "stub_cpu": usage.ru_utime + usage.ru_stime}).encode())
 
     def _answer(self, body: bytes, status: bytes = b"200 OK") -> None:
-        self._transport.write(
+        answer = (
             b"HTTP/1.1 %b\r\nx-amzn-RequestId: 8c1f2d3e-0000-5000-8000-1234567890ab\r\n"
             b"Date: Tue, 07 Oct 2014 15:06:51 GMT\r\nContent-Type: application/x-amz-json-1.0\r\n"
             b"Content-Length: %d\r\nconnection: keep-alive\r\n\r\n%b" % (status, len(body), body)
         )
+        if self._distance:
+            asyncio.get_running_loop().call_later(self._distance, self._transport.write, answer)
+        else:
+            self._transport.write(answer)
 
 
-async def main(port: int) -> None:
+async def main(port: int, distance: float = 0.0) -> None:
     """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(lambda: Connection(port), "127.0.0.1", port, backlog=256)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(port, distance), "127.0.0.1", port, backlog=256
+    )
     print("ready", flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), *map(float, sys.argv[2:])))

@@ -27,8 +27,8 @@ from .hub import ConsumerHub
 from .keeper import Keeper
 from .listener import Listener
 from .operator import ConsumerOperator, check_operator, resolve_topic
-from .stats import Stats
-from .status import StatusFile
+from .stats import Lag, Stats
+from .status import StatusFile, together
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ class EngineOptions(TypedDict, total=False):
 
     dispatcher: Dispatcher | None
     wait_time: int
+    pollers: int
     visibility_timeout: int | None
     drain: float
     dead_letter: str | None
@@ -63,6 +64,8 @@ class Engine:
     :param default_event_handler: called with each event that no consumer wants; default: such an event is counted,
         logged and deleted.
     :param wait_time: how long one poll waits for a first message: seconds, at most 20.
+    :param pollers: how many receives of a topic may be under way at a time, each with deletes of its own; a FIFO topic
+        has one.
     :param visibility_timeout: what was asked of the queues, in seconds; default: each queue's own setting.
     :param drain: how long a stop waits for what is in flight, in seconds.
     :param dead_letter: the name of a topic's dead-letter queue, ``{topic}`` standing for the topic; None: none.
@@ -85,6 +88,7 @@ class Engine:
         dispatcher: Dispatcher | None = None,
         default_event_handler: Callable[[Any], Any] | None = None,
         wait_time: int = 20,
+        pollers: int = 1,
         visibility_timeout: int | None = None,
         drain: float = 20.0,
         dead_letter: str | None = "{topic}-dead",
@@ -107,6 +111,7 @@ class Engine:
         )
         self._default_event_handler = default_event_handler
         self._wait_time = wait_time
+        self._pollers = pollers
         self._visibility_timeout = visibility_timeout
         self._drain = drain
         self._create_queues = create_queues
@@ -139,23 +144,26 @@ class Engine:
                 self._dispatcher.check_order(topics[topic])
         visibilities = self._check(queues)
         for topic, consumers in topics.items():
-            keeper = Keeper(queues[topic], visibilities[topic], self.stats)
-            self._listeners.append(
+            queue = queues[topic]
+            dispatcher, lag = self._dispatcher_of(queue.name, consumers), Lag()
+            self._listeners += [
                 Listener(
-                    queues[topic],
+                    queue,
                     consumers,
                     reader=readers[topic],
-                    keeper=keeper,
-                    dispatcher=self._dispatcher_of(queues[topic].name, consumers),
+                    keeper=Keeper(queue, visibilities[topic], self.stats),
+                    dispatcher=dispatcher,
                     dead_letters=self._dead_letters,
                     default_event_handler=self._default_event_handler,
                     wait_time=self._wait_time,
                     max_body_bytes=self._max_body_bytes,
                     max_depth=self._max_depth,
                     stats=self.stats,
+                    lag=lag,
                     telemetry=self.telemetry,
                 )
-            )
+                for _ in range(1 if queue.is_fifo else self._pollers)
+            ]
 
     def run(self) -> None:
         """Listen until :meth:`stop`, Ctrl-C or SIGTERM; then finish what is in flight, within the drain limit.
@@ -241,7 +249,8 @@ class Engine:
             listener.keeper.start()
             listener.start()
         self._write_status(now=True)
-        logger.info("engine started: %d topics, %d consumers", len(self._listeners), len(self.hub))
+        topics = {listener.topic for listener in self._listeners}
+        logger.info("engine started: %d topics, %d consumers", len(topics), len(self.hub))
 
     def _dispatcher_of(self, topic: str, consumers: Sequence[Consumer]) -> Dispatcher:
         """What serves *consumers*: the dispatcher, by way of what gathers batches if one of them takes any."""
@@ -265,8 +274,10 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """What the engine is doing, by topic."""
-        topics = {printable(listener.topic): listener.status() for listener in self._listeners}
-        return {"wait_time": self._wait_time, "topics": topics}
+        states: dict[str, list[dict[str, Any]]] = {}
+        for listener in self._listeners:
+            states.setdefault(printable(listener.topic), []).append(listener.status())
+        return {"wait_time": self._wait_time, "topics": {topic: together(state) for topic, state in states.items()}}
 
     def _write_status(self, *, now: bool = False) -> None:
         if self._status_file is not None:

@@ -38,7 +38,7 @@ _REMEMBERED = 10_000
 
 
 class Listener:
-    """The polling thread of one topic; of a FIFO topic also its lanes.
+    """One polling thread of a topic; of a FIFO topic also its lanes.
 
     :param queue: its queue.
     :param consumers: who listens to it.
@@ -51,6 +51,7 @@ class Listener:
     :param max_body_bytes: the largest body that is decoded, in bytes.
     :param max_depth: how deep a body may be nested.
     :param stats: where to count.
+    :param lag: where to note how late events are.
     :param telemetry: who else is told.
     """
 
@@ -68,6 +69,7 @@ class Listener:
         max_body_bytes: int,
         max_depth: int,
         stats: Stats,
+        lag: Lag,
         telemetry: Telemetry,
     ) -> None:
         self.topic = queue.name
@@ -89,7 +91,7 @@ class Listener:
         self._max_depth = max_depth
         self._stats = stats
         self._telemetry = telemetry
-        self._lag = Lag()
+        self._lag = lag
         self._stop = threading.Event()
         self._sqs = Backoff()
         self._said: type[Exception] | None = None

@@ -37,7 +37,7 @@ class Stats:
 class Lag:
     """How late the events of a topic are when the engine receives them: the last one, and the latest since its start.
 
-    One thread notes, any may look.
+    Any thread may note and look; of two that note at the same moment one may be missed.
     """
 
     def __init__(self) -> None:

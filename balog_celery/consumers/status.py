@@ -8,7 +8,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,21 @@ def engine_statuses(folder: Path, app: str) -> Iterator[dict[str, Any]]:
         else:
             if status.get("app") == app:
                 yield status
+
+
+def together(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The status of a topic, of those of its pollers and keepers: the worst that one does, the sum of what all have.
+
+    :param states: what each says of itself, at least one.
+    """
+    poller = max(states, key=lambda state: (state["doing"] not in _WELL, state["last_poll"]))
+    keeper = max(states, key=lambda state: state["keeping_fails_for"])
+    return {
+        **poller,
+        **{name: sum(state[name] for state in states) for name in ("in_flight", "owed")},
+        **{name: keeper[name] for name in ("keeping_trouble", "keeping_fails_for")},
+        "oldest": max(state["oldest"] for state in states),
+    }
 
 
 def problems(status: Mapping[str, Any]) -> list[str]:

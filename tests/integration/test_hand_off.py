@@ -74,6 +74,24 @@ def test_nothing_passes_the_broker(start: Start, project: Project, topic: Topic,
     servers.wait_until(lambda: topic.left() == 0, what="the deletes")
 
 
+def test_several_pollers_hand_over_each_event_once(start: Start, project: Project, topic: Topic) -> None:
+    """Beside one another; a stop gives back at once what none of their tasks has begun."""
+    project.add("balog_pollers = 4")
+    project.add("balog_visibility_timeout = 600")
+    topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(120)))
+    worker = start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 120)
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
+    topic.send(*(event_text(f"s{number}", "slow", seconds=0.5) for number in range(40)))
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow") >= 2)
+    assert stop(worker) == 0
+    begun = {event for name, event in project.runs() if name == "slow"}
+    assert topic.left() == 40 - len(begun)
+    start("worker", "-l", "INFO", "-c", "2")
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "slow-done") == 40)
+    assert set(project.runs().values()) == {1}
+
+
 def published(broker: servers.Valkey) -> int:
     """How many tasks were put on the broker."""
     with broker.client() as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from balog_celery.consumers.delivery import Job
 from balog_celery.consumers.dispatcher import DispatchError
 from balog_celery.consumers.engine import Engine
 from balog_celery.errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
+from balog_celery.queues import Message
 from fakes import FakeQueue, event_text
 from servers import wait_until
 
@@ -437,6 +439,43 @@ def test_one_topics_trouble_does_not_slow_another(queues: Queues) -> None:
     with running(Engine(hub, queues.__getitem__)):
         queue.wait_for(lambda: len(queue.deleted) == 100)
     assert len(recorder.ids) == 100
+
+
+def test_several_receives_of_a_topic_are_under_way_at_a_time(queues: Queues) -> None:
+    """As many as the engine has pollers; what each gets is processed and deleted once, and the status is of all."""
+    together = threading.Barrier(3)
+    bodies = [event_text(f"e{number}") for number in range(3)]
+    lock = threading.Lock()
+
+    def receive(_limit: int) -> list[Message] | None:
+        with lock:
+            if not bodies:
+                return None
+            body = bodies.pop()
+        together.wait(60)  # until as many are here
+        return [Message(body, body, body, time.monotonic())]
+
+    queue = queues["topic"]
+    queue.on["receive"] = receive
+    recorder = Recorder()
+    engine = Engine(hub_of(recorder.process), queues.__getitem__, pollers=3)
+    with running(engine):
+        queue.wait_for(lambda: len(queue.deleted) == 3)
+        assert set(engine.status()["topics"]) == {"topic"}
+        assert engine.status()["topics"]["topic"]["received"] == 3
+    assert sorted(recorder.ids) == ["e0", "e1", "e2"]
+    assert len({*queue.deleted}) == 3
+
+
+def test_a_fifo_topic_has_one_poller(queues: Queues) -> None:
+    """What two of them receive of a group at the same time might overtake one another."""
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(Recorder().process, "topic.fifo"))
+    engine = Engine(hub, queues.__getitem__, pollers=3)
+    with running(engine):
+        wait_until(lambda: any(name == "receive" for name, _ in queues["topic.fifo"].calls))
+        names = [thread.name for thread in threading.enumerate()]
+    assert names.count("poller-topic.fifo") == 1
 
 
 def test_consumers_that_look_like_a_mistake_are_told_at_start(queues: Queues, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from balog_celery.consumers.status import StatusFile, engine_statuses, problems, status_folder
+from balog_celery.consumers.status import StatusFile, engine_statuses, problems, status_folder, together
 
 
 def status(**topic: Any) -> dict[str, Any]:
@@ -85,3 +85,34 @@ def test_the_folder_is_for_this_user_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         status_folder(str(tmp_path / "file"))
+
+
+def test_several_pollers_are_as_well_as_the_worst_of_them() -> None:
+    """And have in flight what all of them have."""
+    well = {
+        "doing": "polling",
+        "trouble": "",
+        "last_poll": 1.0,
+        "in_flight": 3,
+        "oldest": 2.0,
+        "owed": 1,
+        "keeping_trouble": "",
+        "keeping_fails_for": 0.0,
+        "lag": {},
+        "received": 7,
+    }
+    assert together([well]) == well
+    stuck = {**well, "last_poll": 90.0, "trouble": "SQS is down", "doing": "failing"}
+    unable = {**well, "oldest": 50.0, "keeping_trouble": "denied", "keeping_fails_for": 60.0}
+    waiting = {**well, "doing": "paused", "last_poll": 900.0}
+    merged = together([well, stuck, waiting, unable])
+    assert merged == {
+        **stuck,
+        "in_flight": 12,
+        "oldest": 50.0,
+        "owed": 4,
+        "keeping_trouble": "denied",
+        "keeping_fails_for": 60.0,
+    }
+    assert len(problems(status(**merged))) == 2
+    assert problems(status(**together([well, waiting]))) == []
