@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from celery import Celery
@@ -13,6 +13,7 @@ from celery.backends.base import DisabledBackend
 from kombu.utils.url import maybe_sanitize_url
 
 from .brokers import bounded_connection
+from .consumers.consumer import Consumer
 from .consumers.doubts import doubts
 from .errors import BalogError, QueueError, QueueNotFound
 from .limits import limit_doubts
@@ -65,8 +66,11 @@ def check(app: Celery) -> Iterator[Finding]:
     yield from _consumers(app, broker)
     if topics:
         yield _credentials(app.balog, next(iter(topics)))
+        yield from _buckets(app.balog, next(iter(topics)))
     for topic in sorted(topics):
         yield from _topic(app.balog, topic)
+        if broker.level != "FAIL":
+            yield from _order(app, topic, topics[topic])
     yield broker
     yield _backend(app)
     if any(consumer.once for consumer in app.balog.hub):
@@ -101,6 +105,41 @@ def _credentials(balog: Any, topic: str) -> Finding:
     where = maybe_sanitize_url(access.endpoint_url)
     text = f"from {access.credentials}; region {access.region}; SQS at {where}"
     return Finding("OK", "credentials", printable(text, 500))
+
+
+def _buckets(balog: Any, topic: str) -> Iterator[Finding]:
+    names = balog.settings.payload_bucket
+    if not names:
+        return
+    try:
+        queue = balog.connect(topic)
+        missing = queue.missing_buckets() if isinstance(queue, SQSQueue) else []
+    except BalogError as error:
+        yield Finding("WARN", "payload bucket", str(error))
+        return
+    for name in missing:
+        yield Finding(
+            "FAIL", "payload bucket", f"there is no bucket {name!r}: create it, or correct balog_payload_bucket"
+        )
+    if not missing:
+        yield Finding("OK", "payload bucket", f"{', '.join(names)} (reading and writing are not tried)")
+
+
+def _order(app: Celery, topic: str, consumers: Sequence[Consumer]) -> Iterator[Finding]:
+    """Whether the engine beside a worker could keep the order of a FIFO topic: it refuses to start where not."""
+    about = f"topic {printable(topic)}, order"
+    tasks = [app.tasks[consumer.task_name] for consumer in consumers]
+    if not any(task.fifo for task in tasks):
+        return
+    troubles = []
+    if app.balog.dispatch != "hand-off":
+        troubles.append(f"balog_dispatch is {app.balog.dispatch!r}: make it 'hand-off'")
+    elif not app.connection_for_read().transport.implements.asynchronous:
+        troubles.append("a worker is handed no tasks with this broker's transport: use Redis or RabbitMQ")
+    troubles += [f"{task.name} has acks_late=False: leave that out" for task in tasks if not task.acks_late]
+    yield from (Finding("FAIL", about, f"it is FIFO, and cannot be kept in order: {trouble}") for trouble in troubles)
+    if not troubles:
+        yield Finding("OK", about, "kept in each group, by a worker that runs its engine beside it")
 
 
 def _topic(balog: Any, topic: str) -> Iterator[Finding]:

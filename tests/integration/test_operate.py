@@ -319,6 +319,39 @@ def test_check_tells_what_is_wrong_and_what_to_do(balog: Balog, app: Celery, top
     assert f"FAIL  {about}: there is no queue '{topic.name}'" in done.stdout
 
 
+def test_check_tells_whether_a_fifo_topic_will_be_refused(balog: Balog, app: Celery) -> None:
+    """Before the engine does, at its start."""
+    app.balog.operator.topic = "orders.fifo"
+    for name in ("orders.fifo", "orders-dead.fifo"):
+        SQSQueue(name).create()
+    about = "topic orders.fifo, order"
+    assert ("OK", about) in findings(balog("check", "--json"))
+    app.tasks[FIRST].acks_late = False
+    assert f"{FIRST} has acks_late=False" in findings(balog("check", "--json"))["FAIL", about]
+    del app.tasks[FIRST].acks_late
+    app.conf.broker_url = "memory://"
+    assert "Redis or RabbitMQ" in findings(balog("check", "--json"))["FAIL", about]
+
+
+@pytest.mark.parametrize("dispatch", ["hand-off", "publish"])
+def test_check_looks_for_the_payload_bucket(
+    topic: Topic, broker: servers.Valkey, sqs: servers.Sqs, tmp_path: Path, dispatch: str
+) -> None:
+    """A misspelt one would make a dead letter of every pointer; and a FIFO topic that is published is told as well."""
+    app = Celery("operate", broker=broker.url, set_as_current=False)
+    app.conf.update(balog_once_url=broker.url, balog_status_dir=str(tmp_path / "status"), balog_dispatch=dispatch)
+    install(app, packages=[__name__], operator=Operator("orders.fifo"), payload_bucket=("there", "nowhere"))
+    for name in ("orders.fifo", "orders-dead.fifo"):
+        SQSQueue(name).create()
+    SQSQueue("orders.fifo", payload_buckets=["there"]).create()
+    done = CliRunner().invoke(group, ["check", "--json"], obj=SimpleNamespace(app=app, no_color=False))
+    found = findings(done)
+    app.close()
+    assert "there is no bucket 'nowhere'" in found["FAIL", "payload bucket"]
+    refused = found.get(("FAIL", "topic orders.fifo, order"), "")
+    assert ("make it 'hand-off'" in refused) is (dispatch == "publish")
+
+
 def test_letters_of_a_fifo_topic_are_all_seen_and_replayed(balog: Balog, app: Celery) -> None:
     """Though a FIFO queue hides the rest of a group, and takes a body only once in five minutes."""
     app.balog.operator.topic = "orders.fifo"
