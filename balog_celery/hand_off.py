@@ -33,6 +33,8 @@ MAX_LIMITED = 100
 STAY = 10 * 3600.0
 #: The same where the message is kept by a broker: RabbitMQ ends the channel of one that is 30 minutes old.
 STAY_FROM_BROKER = 20 * 60.0
+#: After how many seconds an engine is told what it had no room for, as it hangs, or is slower than the worker.
+_TELL_AGAIN = 0.1
 
 
 class EventRequest(Request):  # type: ignore[misc]
@@ -231,6 +233,8 @@ class HandOff:
         self._consumer: Any = None
         self._hub: Any = None
         self._reading = False
+        #: Whether the timer will tell the engine what it had no room for.
+        self._telling = False
         self._declined = False
         self._ending = False
         # By the engine's numbers for them; a new engine begins with 1 again.
@@ -253,6 +257,7 @@ class HandOff:
     def open(self, consumer: Any, hub: Any) -> None:
         """Take tasks from now on."""
         self._consumer, self._hub = consumer, hub
+        self._telling = False
         for task in self._idle():
             self._schedule(task)
         self._read()
@@ -417,11 +422,28 @@ class HandOff:
             self._headers[name] = headers
         return headers
 
+    def flush(self) -> bool:
+        """Tell the engine what it had no room for; whether it has been told everything."""
+        # An engine that is gone needs to know nothing; SQS delivers again what it had.
+        with contextlib.suppress(OSError):
+            return self._link is None or self._link.flush()
+        return True
+
     def _tell(self, *items: Any) -> None:
-        if self._link is not None:
-            # An engine that is gone needs to know nothing; SQS delivers again what it had.
-            with contextlib.suppress(OSError):
-                self._link.send(items)
+        # Never waiting: an engine that hangs must not have the worker hang too.
+        with contextlib.suppress(OSError):
+            if self._link is not None and not self._link.post(items) and self._hub is not None:
+                self._hub.call_soon(self._tell_later)
+
+    def _tell_later(self) -> None:
+        if self._consumer is not None and not self._telling:
+            self._telling = True
+            self._consumer.timer.call_after(_TELL_AGAIN, self._tell_rest)
+
+    def _tell_rest(self) -> None:
+        self._telling = False
+        if not self.flush():
+            self._tell_later()
 
     def _forget_link(self) -> None:
         if self._link is None:

@@ -32,6 +32,7 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._sending = threading.Lock()
+        self._unsent = b""
         self._rest = b""
 
     def fileno(self) -> int:
@@ -43,9 +44,34 @@ class Link:
 
         :raises OSError: the other end is gone.
         """
-        data = b"".join([_written(line) + b"\n" for line in lines])
+        data = _written(lines)
         with self._sending:
             self._socket.sendall(data)
+
+    def post(self, *lines: Sequence[Any]) -> bool:
+        """Send some lines without waiting for the other end to make room; what has none is kept for :meth:`flush`.
+
+        :returns: whether all was sent.
+        :raises OSError: as :meth:`send`.
+        """
+        data = _written(lines)
+        with self._sending:
+            self._unsent += data
+            return self._flush()
+
+    def flush(self) -> bool:
+        """Send what :meth:`post` has kept, as far as there is room; result and error as there."""
+        with self._sending:
+            return self._flush()
+
+    def _flush(self) -> bool:
+        while self._unsent:
+            try:
+                sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            self._unsent = self._unsent[sent:]
+        return True
 
     def receive(self) -> list[list[Any]] | None:
         """The lines that have arrived, waiting for the first if none has; None when the other end is gone."""
@@ -65,9 +91,13 @@ class Link:
         self._socket.close()
 
 
-def _written(line: Sequence[Any]) -> bytes:
+def _written(lines: Sequence[Sequence[Any]]) -> bytes:
+    return b"".join([_line(line) for line in lines])
+
+
+def _line(line: Sequence[Any]) -> bytes:
     try:
-        return to_json(line)
+        return to_json(line) + b"\n"
     except ValueError:
         # A lone surrogate is no Unicode text; the records of whoever sent it are read in the same way.
-        return mend_surrogates(json.dumps(line)).encode()
+        return mend_surrogates(json.dumps(line)).encode() + b"\n"

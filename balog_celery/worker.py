@@ -5,6 +5,7 @@ The engine is a process of its own, exec'd, so that nothing is shared with the p
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -135,12 +136,16 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def _end(self, patience: float) -> None:
         if self._process is None:
             return
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            logger.warning("the engine did not stop within %.0f s: it is killed; what it had comes again", patience)
-            self._process.kill()
-            self._process.wait()
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if self._hand_off is not None:
+                self._hand_off.flush()  # what it waits for: no loop does it any more
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.2)
+                return
+        logger.warning("the engine did not stop within %.0f s: it is killed; what it had comes again", patience)
+        self._process.kill()
+        self._process.wait()
 
     def _spawn(self) -> None:
         self._started = time.monotonic()

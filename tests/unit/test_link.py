@@ -66,3 +66,22 @@ def test_the_end_of_the_other_side_is_told(ends: tuple[Link, Link]) -> None:
     assert near.receive() is None
     with pytest.raises(OSError):
         near.send(["done", 1])
+
+
+def test_what_the_other_side_has_no_room_for_is_sent_when_it_has(ends: tuple[Link, Link]) -> None:
+    """Nobody waits for it, and the order stays."""
+    near, far = ends
+    lines = [["done", number, "x" * 1000] for number in range(2000)]
+    posted = [near.post(line) for line in lines]
+    assert posted[0]
+    assert not posted[-1]
+    assert not near.flush()
+    arrived: list[Any] = []
+    while len(arrived) < len(lines):
+        arrived += far.receive() or []
+        near.flush()
+    assert arrived == lines
+    assert near.flush()
+    far.close()
+    with pytest.raises(OSError):
+        near.post(["done"])

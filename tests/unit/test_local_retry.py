@@ -223,6 +223,35 @@ def test_a_new_engines_numbers_are_not_an_old_ones(one: Worker) -> None:
     assert len(one.timer) == 0
 
 
+def test_an_engine_that_hangs_does_not_have_its_worker_hang(one: Worker) -> None:
+    """It is told everything when it reads again, once each; the timer sees to that."""
+    tasks = [one.hand_over(number)[0] for number in range(2000)]
+    for task in tasks:
+        task.ack()
+    assert len(one.timer) == 1
+    told: list[list[Any]] = []
+    while len(told) < 2000:
+        told += one.told()
+        one.fire()
+    assert told == [["done", number] for number in range(2000)]
+    assert len(one.timer) == 0
+
+
+def test_what_a_hanging_engine_was_not_told_goes_on_after_a_lost_broker(one: Worker) -> None:
+    """Celery has forgotten the timer's entries; the next word to the engine takes the rest with it."""
+    for task in [one.hand_over(number)[0] for number in range(2000)]:
+        task.ack()
+    one.hand_off.shut()
+    one.timer.clear()  # type: ignore[no-untyped-call]
+    one.connect()
+    assert len(one.timer) == 1
+    told: list[list[Any]] = []
+    while len(told) < 2002:
+        told += one.told()
+        one.fire()
+    assert [kind for kind, *_ in told[-2:]] == ["closed", "open"]
+
+
 def test_a_retry_is_given_to_celery_when_it_is_due(one: Worker) -> None:
     """With one more retry, and as the same task; the engine hears of it once."""
     (task,) = one.hand_over(7)
