@@ -15,7 +15,7 @@ from kombu.utils.url import maybe_sanitize_url
 from .brokers import bounded_connection
 from .consumers.consumer import Consumer
 from .consumers.doubts import doubts
-from .errors import BalogError, QueueError, QueueNotFound
+from .errors import AccessDenied, BalogError, QueueError, QueueNotFound
 from .limits import limit_doubts
 from .queues import Queue, SQSQueue
 from .text import printable
@@ -111,18 +111,26 @@ def _buckets(balog: Any, topic: str) -> Iterator[Finding]:
     names = balog.settings.payload_bucket
     if not names:
         return
+    about = "payload bucket"
     try:
         queue = balog.connect(topic)
-        missing = queue.missing_buckets() if isinstance(queue, SQSQueue) else []
     except BalogError as error:
-        yield Finding("WARN", "payload bucket", str(error))
+        yield Finding("FAIL", about, str(error))
         return
-    for name in missing:
-        yield Finding(
-            "FAIL", "payload bucket", f"there is no bucket {name!r}: create it, or correct balog_payload_bucket"
-        )
-    if not missing:
-        yield Finding("OK", "payload bucket", f"{', '.join(names)} (reading and writing are not tried)")
+    if isinstance(queue, SQSQueue):
+        yield from (_bucket(queue, bucket, about) for bucket in names)
+
+
+def _bucket(queue: SQSQueue, bucket: str, about: str) -> Finding:
+    name = printable(bucket, 100)
+    try:
+        if not queue.has_bucket(bucket):
+            return Finding("FAIL", about, f"there is no {name!r}: create it, or correct balog_payload_bucket")
+    except AccessDenied:
+        return Finding("WARN", about, f"{name} cannot be looked at: allow s3:ListBucket on it, or correct its name")
+    except QueueError as error:
+        return Finding("WARN", about, str(error))
+    return Finding("OK", about, f"{name} exists (reading and writing are not tried)")
 
 
 def _order(app: Celery, topic: str, consumers: Sequence[Consumer]) -> Iterator[Finding]:
@@ -139,7 +147,12 @@ def _order(app: Celery, topic: str, consumers: Sequence[Consumer]) -> Iterator[F
     troubles += [f"{task.name} has acks_late=False: leave that out" for task in tasks if not task.acks_late]
     yield from (Finding("FAIL", about, f"it is FIFO, and cannot be kept in order: {trouble}") for trouble in troubles)
     if not troubles:
-        yield Finding("OK", about, "kept in each group, by a worker that runs its engine beside it")
+        served = sorted(
+            {app.amqp.router.route({"queue": None}, task.name, (), {}, task)["queue"].name for task in tasks}
+        )
+        yield Finding(
+            "OK", about, f"kept in each group, by a worker with its engine beside it that serves {', '.join(served)}"
+        )
 
 
 def _topic(balog: Any, topic: str) -> Iterator[Finding]:

@@ -15,9 +15,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import socket
 import ssl
 import weakref
+from collections.abc import MutableMapping
 from functools import cached_property
 from http import HTTPStatus
 from types import MethodType
@@ -35,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: How much is read from a socket at a time, in bytes: an answer with ten small messages whole.
 _CHUNK = 65_536
+#: The headers that say where an answer ends.
+_DELIMITERS = (b"content-length", b"transfer-encoding")
 
 
 class DirectCalls:
@@ -87,20 +91,18 @@ class DirectCalls:
     def _call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
         from botocore.auth import SigV4Auth
 
-        request = _Request(self._url, {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}, parameters)
-        SigV4Auth(self._credentials.get_frozen_credentials(), *self._scope).add_auth(request)  # type: ignore[arg-type]
-        # What comes now is not signed.
-        request.headers["User-Agent"] = self._user_agent
+        headers = {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}
+        unsigned = _Unsigned(self._url, headers, to_json(parameters))
+        SigV4Auth(self._credentials.get_frozen_credentials(), *self._scope).add_auth(unsigned)  # type: ignore[arg-type]
+        headers["User-Agent"] = self._user_agent  # which is not signed
+        request = _Request(self._url, headers, unsigned.body)
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
             if given is not None:
                 return _answer(given.status_code, given.content)
         return _answer(*self._send(request))
 
     def _send(self, request: _Request) -> tuple[int, bytes]:
-        try:
-            sock = self._idle.pop()
-        except IndexError:
-            sock = self._connect()
+        sock = self._unused() or self._connect()
         try:
             sock.sendall(request.wire(self._request_line))
             response = _Response(sock)
@@ -112,6 +114,20 @@ class DirectCalls:
         else:
             sock.close()
         return response.status, response.content
+
+    def _unused(self) -> socket.socket | None:
+        """A connection that nobody uses and on which nothing waits to be read, if there is one."""
+        while True:
+            try:
+                sock = self._idle.pop()
+            except IndexError:
+                return None
+            poll = select.poll()
+            poll.register(sock, select.POLLIN)
+            if not poll.poll(0):
+                return sock
+            # The server has closed it, or has sent what would be taken for the answer to another request.
+            sock.close()
 
     def _connect(self) -> socket.socket:
         secure = self._endpoint.scheme == "https"
@@ -136,27 +152,46 @@ class DirectCalls:
         return ssl.create_default_context(cafile=self._ca_bundle or get_cert_path(True))
 
 
-class _Request:
-    """A request, with all that botocore's signers and handlers ask of their own kind of requests.
+class _Unsigned:
+    """A request with all that botocore's signer asks of one; it adds headers.
 
-    botocore's takes a tenth of a call: it prepares its body anew whenever it is asked for that.
+    botocore's own takes a tenth of a call: it prepares its body anew whenever it is asked for that.
     """
 
     method = "POST"
     params: None = None
 
-    def __init__(self, url: str, headers: dict[str, str], parameters: dict[str, Any]) -> None:
+    def __init__(self, url: str, headers: dict[str, str], body: bytes) -> None:
         self.url = url
         self.headers = headers
-        self.body = to_json(parameters)
+        self.body = body
         self.context: dict[str, Any] = {}
+
+
+class _Request:
+    """A request to send, as handlers of ``before-send`` are given it: they may change it."""
+
+    method = "POST"
+
+    def __init__(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        self.url = url
+        self.body = body
+        self._headers: MutableMapping[str, str] = headers
+
+    @cached_property
+    def headers(self) -> MutableMapping[str, str]:
+        """What the client has in this place, which cares for no case; made only for who asks."""
+        from botocore.awsrequest import HeadersDict
+
+        self._headers = HeadersDict(self._headers)
+        return self._headers
 
     def wire(self, request_line: str) -> bytes:
         """What is sent.
 
         :raises ValueError: a header's value would be more than one line.
         """
-        headers = [f"{name}: {value}" for name, value in self.headers.items()]
+        headers = [f"{name}: {value}" for name, value in self._headers.items()]
         lines = [request_line, *headers, "Accept-Encoding: identity", f"Content-Length: {len(self.body)}"]
         head = "\r\n".join(lines)
         if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
@@ -175,13 +210,29 @@ class _Response:
         self.status = 0
         self.content = b""
         self.keeps_connection = False
+        self._ends_itself = True
         self._parser = HttpResponseParser(self)
         while self.status < HTTPStatus.OK:  # what comes before the final one is of no interest (RFC 9110, section 15.2)
             chunk = sock.recv(_CHUNK)
-            if not chunk:
+            if chunk:
+                self._parser.feed_data(chunk)
+            elif self._ends_itself:
                 raise ConnectionResetError("the server closed the connection before it had answered")
-            self._parser.feed_data(chunk)
+            else:
+                self.status = self._parser.get_status_code()
         del self._parser  # which knows this object: the content would stay until the next garbage collection
+
+    def on_message_begin(self) -> None:
+        """Called by the parser before its headers."""
+        self._delimited = False
+
+    def on_header(self, name: bytes, _value: bytes) -> None:
+        """Called by the parser for each header."""
+        self._delimited = self._delimited or name.lower() in _DELIMITERS
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser after its headers. What nothing delimits ends with the connection (RFC 9112, 6.3)."""
+        self._ends_itself = self._delimited or self._parser.get_status_code() < HTTPStatus.OK
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser with each part of the body."""

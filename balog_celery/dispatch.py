@@ -98,22 +98,26 @@ class PublishDispatcher:
             "standard queue"
         )
 
-    def _publish(self, jobs: Sequence[Work]) -> dict[int, str]:
+    def _publish(self, jobs: Sequence[Work]) -> dict[int, Exception]:
         """Publish the tasks of *jobs*; return what the broker says of those that are too large for it, by job's id.
 
         :raises DispatchError: it did not take them for another reason.
         """
-        error = self._try(jobs)
-        if error is None:
-            return {}
-        # One of them is; which one, the broker does not say.
-        errors = {id(job): error if len(jobs) == 1 else self._try([job]) for job in jobs}
-        return {job: printable(repr(error), 500) for job, error in errors.items() if error is not None}
+        try:
+            error = self._try(jobs)
+            if error is None:
+                return {}
+            # One of them is; which one, the broker does not say.
+            errors = {id(job): error if len(jobs) == 1 else self._try([job]) for job in jobs}
+        except Exception as trouble:
+            problem = f"the broker did not take the tasks: {printable(repr(trouble), 500)}"
+            raise DispatchError(problem) from trouble
+        return {job: error for job, error in errors.items() if error is not None}
 
     def _try(self, jobs: Sequence[Work]) -> Exception | None:
         """Publish the tasks of *jobs* together; return the error of one that is too large for the broker.
 
-        :raises DispatchError: as :meth:`_publish`.
+        :raises Exception: whatever else is wrong.
         """
         try:
             publisher = self._publisher()
@@ -122,18 +126,18 @@ class PublishDispatcher:
             self._drop_publisher()
             if is_too_large(error):
                 return error
-            raise DispatchError(f"the broker did not take the tasks: {printable(repr(error), 500)}") from error
+            raise
         return None
 
-    def _bury(self, job: Work, error: str) -> None:
+    def _bury(self, job: Work, error: Exception) -> None:
         task = self.task_of(job.consumer)
-        why = f"its task is too large for the broker: {error}"
+        why = f"its task is too large for the broker: {printable(repr(error), 500)}"
         for one in job.jobs:
             outcome = task.dead_letters.bury(
                 one.delivery.message, one.text, task.topic, "failed", consumer=task.name, error=why
             )
             if outcome is Outcome.NOT_NOW:
-                one.refuse()
+                one.leave()
             else:
                 say_fate(outcome, one.text, task.dead_letters.name(task.topic), task.name, why)
                 one.acknowledge()

@@ -35,6 +35,8 @@ STAY = 10 * 3600.0
 STAY_FROM_BROKER = 20 * 60.0
 #: After how many seconds an engine is told what it had no room for, as it hangs, or is slower than the worker.
 _TELL_AGAIN = 0.1
+#: For how long a worker that stops, or has lost its broker, waits for its engine to hear of it, in seconds.
+_LAST_WORDS = 1.0
 
 
 class EventRequest(Request):  # type: ignore[misc]
@@ -278,6 +280,8 @@ class HandOff:
             task.cancel()
             if self._ending or not task.due:
                 self.settle(task, "refused")
+        # There is no loop to do it any more, or not for now.
+        self.flush(_LAST_WORDS)
 
     def end(self) -> None:
         """The worker stops: what waits goes back at once, and nothing is retried here any more."""
@@ -285,6 +289,7 @@ class HandOff:
         for task in self._idle():
             if task.entry is not None:
                 self.settle(task, "refused")
+        self.flush(_LAST_WORDS)
 
     def settle(self, task: HandedTask, how: str) -> None:
         """Tell the engine what became of *task*: ``done`` or ``refused``."""
@@ -422,11 +427,14 @@ class HandOff:
             self._headers[name] = headers
         return headers
 
-    def flush(self) -> bool:
-        """Tell the engine what it had no room for; whether it has been told everything."""
+    def flush(self, timeout: float = 0.0) -> bool:
+        """Tell the engine what it had no room for; whether it has been told everything.
+
+        :param timeout: for how many seconds to wait for it to read.
+        """
         # An engine that is gone needs to know nothing; SQS delivers again what it had.
         with contextlib.suppress(OSError):
-            return self._link is None or self._link.flush()
+            return self._link is None or self._link.flush(timeout)
         return True
 
     def _tell(self, *items: Any) -> None:

@@ -241,6 +241,11 @@ class Integration:
         ]
         return reader_of(decoder_for(names, self._decoders))
 
+    @property
+    def pollers(self) -> int:
+        """How many receives of a topic may be under way; FIFO topics have one all the same."""
+        return self.settings.pollers if self.settings.event_broker_url is None else 1
+
     def engine(self, link: Link | None = None, dispatcher: Dispatcher | None = None) -> Engine:
         """The engine of this app: it puts tasks on the app's broker, or hands them to a worker.
 
@@ -260,7 +265,7 @@ class Integration:
             dispatcher=dispatcher or self._dispatcher(link),
             default_event_handler=_imported("default_event_handler", settings.default_event_handler),
             wait_time=wait_time,
-            pollers=settings.pollers if settings.event_broker_url is None else 1,
+            pollers=self.pollers,
             visibility_timeout=settings.visibility_timeout,
             drain=settings.drain,
             dead_letter=settings.dead_letter,

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,6 +48,7 @@ class Link:
         """
         data = _written(lines)
         with self._sending:
+            data, self._unsent = self._unsent + data, b""
             self._socket.sendall(data)
 
     def post(self, *lines: Sequence[Any]) -> bool:
@@ -59,10 +62,24 @@ class Link:
             self._unsent += data
             return self._flush()
 
-    def flush(self) -> bool:
-        """Send what :meth:`post` has kept, as far as there is room; result and error as there."""
-        with self._sending:
-            return self._flush()
+    def flush(self, timeout: float = 0.0) -> bool:
+        """Send what :meth:`post` has kept, as far as there is room; result and error as there.
+
+        :param timeout: for how many seconds to wait for room.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            with self._sending:
+                if self._flush():
+                    return True
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._has_room(left):
+                return False
+
+    def _has_room(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        return bool(poll.poll(timeout * 1000))
 
     def _flush(self) -> bool:
         while self._unsent:

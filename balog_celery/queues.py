@@ -429,23 +429,20 @@ class SQSQueue:
                 refused.append(permission)
         return refused
 
-    def missing_buckets(self) -> list[str]:
-        """Its payload buckets that do not exist, as far as the credentials may ask (``s3:ListBucket``).
+    def has_bucket(self, bucket: str) -> bool:
+        """Whether there is an S3 bucket of that name.
 
+        :raises AccessDenied: the credentials may not ask (``s3:ListBucket``).
         :raises QueueError: S3 could not be asked.
         """
-        missing = []
-        for bucket in self._payload_buckets:
-            try:
-                with self._s3_translated("ListBucket", bucket):
-                    self._s3.head_bucket(Bucket=bucket)
-            except AccessDenied:
-                continue
-            except QueueError as error:
-                if error.code != "404":  # all that the answer to a HEAD can say
-                    raise
-                missing.append(bucket)
-        return missing
+        try:
+            with self._s3_translated("ListBucket", bucket):
+                self._s3.head_bucket(Bucket=bucket)
+        except QueueError as error:
+            if error.code != "404":  # all that the answer to a HEAD can say
+                raise
+            return False
+        return True
 
     @property
     def is_fifo(self) -> bool:

@@ -77,7 +77,7 @@ class Settings(BaseModel):
         ge=1,
         le=100,
         description="How many receives of each topic an engine may have under way at a time, and as many deletes. One "
-        "is good for 900 events a second if SQS is 10 ms away. The worker's room for tasks grows with it, by ten for "
+        "is good for 650 events a second if SQS is 10 ms away. The worker's room for tasks grows with it, by ten for "
         "each. FIFO topics and a broker's queues have one.",
     )
     visibility_timeout: int | None = Field(

@@ -14,10 +14,18 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from celery import Celery, Signature, Task, signals
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import (
+    Ignore,
+    MaxRetriesExceededError,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from celery.utils.time import get_exponential_backoff_interval, maybe_make_aware
 
-from .brokers import confirmed_producer
+from .brokers import confirmed_producer, is_too_large
 from .consumers.consumer import Consumer
 from .consumers.delivery import GROUP, RECEIVES
 from .consumers.operator import Processed, process_batch
@@ -237,13 +245,21 @@ class EventTask(Task):  # type: ignore[misc]
             return Outcome.NOT_NOW
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """As Celery's; where the retry cannot be published, the task comes again instead of being dropped."""
+        """As Celery's; where the retry cannot be published, the task comes again instead of being dropped.
+
+        :raises MaxRetriesExceededError: it never can, as it is too large for the broker.
+        """
         if self.fifo == "hold" and (eta := kwargs.get("eta")) is not None:
             left = maybe_make_aware(eta, self.app.timezone) - datetime.now(timezone.utc)
             kwargs |= {"eta": None, "countdown": max(0.0, left.total_seconds())}
         try:
             retry = super().retry(*args, **kwargs)
         except Reject as error:
+            if isinstance(error.reason, Exception) and is_too_large(error.reason):
+                cause = kwargs.get("exc")
+                raise MaxRetriesExceededError(
+                    f"{cause!r}, and its retry is too large for the broker: {error.reason!r}"
+                ) from cause
             raise Reject(error.reason, requeue=True) from error
         except Retry as error:
             self.request.retried = True

@@ -89,7 +89,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             )
         self._drain = settings.drain
         stay = STAY if settings.event_broker_url is None else STAY_FROM_BROKER
-        self._hand_off = HandOff(stay, settings.pollers) if worker.app.balog.dispatch == "hand-off" else None
+        self._hand_off = HandOff(stay, worker.app.balog.pollers) if worker.app.balog.dispatch == "hand-off" else None
         worker.balog_hand_off = self._hand_off
         self._backoff = Backoff()
         self._process: subprocess.Popen[bytes] | None = None

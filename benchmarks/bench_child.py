@@ -8,7 +8,6 @@ is from there on.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import socket
@@ -151,14 +150,12 @@ def floor_publish() -> None:
 def _engine(link: Any = None) -> None:
     from bench_project import app
 
+    from balog_celery.cli.engine import keep_what_is_there
+
     app.loader.import_default_modules()
     engine = app.balog.engine(link)
-    # As `celery balog engine` does.
-    engine.prepare()
-    gc.collect()
-    gc.freeze()
     threading.Timer(1.0, serve).start()
-    engine.run()
+    engine.run(ready=keep_what_is_there)  # as `celery balog engine` does
 
 
 def engine_publish() -> None:

@@ -102,6 +102,10 @@ ROWS = {
         "hand-off {hand-off_batches_events_per_s:,.0f} / {hand-off_single_events_per_s:,.0f}, "
         "publish {publish_batches_events_per_s:,.0f} / {publish_single_events_per_s:,.0f}",
     ),
+    "pollers": (
+        "events/s of `balog_pollers = 4` / 1, where SQS is 10 ms away",
+        "{4_pollers_events_per_s:,.0f} / {1_pollers_events_per_s:,.0f}",
+    ),
 }
 
 

@@ -59,15 +59,13 @@ def engine(
         running = app.balog.engine(Link(socket.socket(fileno=hand_off_fd)) if hand_off_fd is not None else None)
         if worker_pid is not None:
             _stop_with(worker_pid, running)
-        running.prepare()
-        _keep_what_is_there()
-        running.run()
+        running.run(ready=keep_what_is_there)
     except BalogError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(EX_CONFIG)
 
 
-def _keep_what_is_there() -> None:
+def keep_what_is_there() -> None:
     """Have the garbage collector look no more at what was imported and made at start: boto3's models, above all.
 
     All of it stays until the end, and to look at it whenever a batch of events has been in flight for a while takes a

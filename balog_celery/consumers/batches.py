@@ -27,7 +27,7 @@ class Batches:
     A batch is dispatched when it has as many events as its consumer takes, or :data:`MAX_BYTES` of them, or when its
     first event has waited for as long as the consumer says. Until then its deliveries keep their leases. While one
     that is to be dispatched has not been, the topic wants no more jobs: no more is gathered than what makes each
-    consumer's batch full, and one receive.
+    consumer's batch full, and one receive of each poller.
 
     :param topic: the queue's name.
     :param dispatcher: serves the consumers. It is called by one thread at a time.

@@ -45,6 +45,11 @@ class Job(NamedTuple):
         """This consumer is not served: the message must come again."""
         self.delivery.settle_one(refused=True)
 
+    def leave(self) -> None:
+        """As :meth:`refuse`, but it would be of no use now: the message comes again when its visibility ends."""
+        self.delivery.later = True
+        self.refuse()
+
 
 class Batch(NamedTuple):
     """Several jobs of one consumer, which a dispatcher is given as one: the function gets their events in one call."""
@@ -95,13 +100,15 @@ class Delivery:
     When the last job is settled, *settled* is called once, with the delivery: it may be deleted unless one was refused.
     """
 
-    __slots__ = ("_lock", "_pending", "_settled", "due", "ends", "message", "refused")
+    __slots__ = ("_lock", "_pending", "_settled", "due", "ends", "later", "message", "refused")
 
     def __init__(self, message: Message, jobs: int, settled: Callable[[Delivery], None]) -> None:
         if jobs < 1:
             raise ValueError("a delivery waits for one job at least")
         self.message = message
         self.refused = False
+        #: Whether it is not to come again at once, if it was refused.
+        self.later = False
         #: When its lease must be extended; kept by the keeper.
         self.due = 0.0
         #: When its lease ends unless it is extended, by ``time.monotonic()``; kept by the keeper.

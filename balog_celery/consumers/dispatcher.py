@@ -97,7 +97,7 @@ class InlineDispatcher:
             failed = self._process_batch(job) if isinstance(job, Batch) else self._process(job)
             for position, one in enumerate(job.jobs):
                 if position in failed and not self._bury(one, failed[position]):
-                    one.refuse()
+                    one.leave()
                 else:
                     one.acknowledge()
             self._telemetry.done(topic, consumer, {**started, "done": int(time.time() * 1000)}, failed=bool(failed))

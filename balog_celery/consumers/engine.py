@@ -125,55 +125,18 @@ class Engine:
         self._batches: list[Batches] = []
         self._topic_of: dict[Consumer, str] = {}
 
-    def prepare(self) -> None:
-        """Look at every queue, and make ready what serves them; :meth:`run` does it unless it has been done.
-
-        :raises ConfigurationError: as :meth:`run`.
-        :raises AccessDenied: as :meth:`run`.
-        """
-        topics = self.topics()
-        if not topics:
-            raise ConfigurationError("there are no consumers: scan a package in which functions have @consumer_config")
-        queues = {topic: self._connect(topic) for topic in topics}
-        self._topic_of = {consumer: queues[topic].name for topic in topics for consumer in topics[topic]}
-        readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
-        for doubt in doubts(topics):
-            logger.warning("%s", doubt)
-        for topic, queue in queues.items():
-            if queue.is_fifo:
-                self._dispatcher.check_order(topics[topic])
-        visibilities = self._check(queues)
-        for topic, consumers in topics.items():
-            queue = queues[topic]
-            dispatcher, lag = self._dispatcher_of(queue.name, consumers), Lag()
-            self._listeners += [
-                Listener(
-                    queue,
-                    consumers,
-                    reader=readers[topic],
-                    keeper=Keeper(queue, visibilities[topic], self.stats),
-                    dispatcher=dispatcher,
-                    dead_letters=self._dead_letters,
-                    default_event_handler=self._default_event_handler,
-                    wait_time=self._wait_time,
-                    max_body_bytes=self._max_body_bytes,
-                    max_depth=self._max_depth,
-                    stats=self.stats,
-                    lag=lag,
-                    telemetry=self.telemetry,
-                )
-                for _ in range(1 if queue.is_fifo else self._pollers)
-            ]
-
-    def run(self) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Listen until :meth:`stop`, Ctrl-C or SIGTERM; then finish what is in flight, within the drain limit.
 
+        :param ready: called when every queue has been looked at, before anything is received.
         :raises ConfigurationError: there are no consumers, a topic cannot be resolved, a queue is missing, the
             dispatcher cannot keep the order of a FIFO topic, or no client of SQS can be made: there is no region, or
             the endpoint is no URL.
         :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
         """
         with self._terminable():
+            self._prepare()
+            ready()
             self._start()
             try:
                 while not self._stop.wait(1.0):
@@ -199,7 +162,7 @@ class Engine:
         :raises ConfigurationError: as :meth:`run`; or no consumer listens to *topic*.
         """
         if not self._listeners:
-            self.prepare()
+            self._prepare()
         name = self._connect(topic).name
         for listener in self._listeners:
             if listener.topic == name:
@@ -241,8 +204,6 @@ class Engine:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _start(self) -> None:
-        if not self._listeners:
-            self.prepare()
         for batches in self._batches:
             batches.start()
         for listener in self._listeners:
@@ -251,6 +212,41 @@ class Engine:
         self._write_status(now=True)
         topics = {listener.topic for listener in self._listeners}
         logger.info("engine started: %d topics, %d consumers", len(topics), len(self.hub))
+
+    def _prepare(self) -> None:
+        topics = self.topics()
+        if not topics:
+            raise ConfigurationError("there are no consumers: scan a package in which functions have @consumer_config")
+        queues = {topic: self._connect(topic) for topic in topics}
+        self._topic_of = {consumer: queues[topic].name for topic in topics for consumer in topics[topic]}
+        readers = {topic: reader_of(decoder) for topic, decoder in self._decoders_of(topics).items()}
+        for doubt in doubts(topics):
+            logger.warning("%s", doubt)
+        for topic, queue in queues.items():
+            if queue.is_fifo:
+                self._dispatcher.check_order(topics[topic])
+        visibilities = self._check(queues)
+        for topic, consumers in topics.items():
+            queue = queues[topic]
+            dispatcher, lag = self._dispatcher_of(queue.name, consumers), Lag()
+            self._listeners += [
+                Listener(
+                    queue,
+                    consumers,
+                    reader=readers[topic],
+                    keeper=Keeper(queue, visibilities[topic], self.stats),
+                    dispatcher=dispatcher,
+                    dead_letters=self._dead_letters,
+                    default_event_handler=self._default_event_handler,
+                    wait_time=self._wait_time,
+                    max_body_bytes=self._max_body_bytes,
+                    max_depth=self._max_depth,
+                    stats=self.stats,
+                    lag=lag,
+                    telemetry=self.telemetry,
+                )
+                for _ in range(1 if queue.is_fifo else self._pollers)
+            ]
 
     def _dispatcher_of(self, topic: str, consumers: Sequence[Consumer]) -> Dispatcher:
         """What serves *consumers*: the dispatcher, by way of what gathers batches if one of them takes any."""

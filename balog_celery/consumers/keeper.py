@@ -96,6 +96,9 @@ class Keeper:
 
     def settle(self, delivery: Delivery) -> None:
         """All jobs of *delivery* are settled: delete its message, or give it back if one was refused."""
+        if delivery.later:
+            self.let_go([delivery])
+            return
         with self._wake:
             # The thread is woken only when it must plan anew: waking it for each delivery costs more than its work.
             if self._owed_count() == 0:
@@ -248,6 +251,7 @@ class Keeper:
                 if delivery not in failed:
                     delivery.ends = now + self._visibility
                     delivery.due = now + self._visibility / 2
+                    self._lease_at = min(self._lease_at, delivery.due)
         self._stats.add(self._queue.name, "extended", len(deliveries) - len(failed))
 
     def _carry_out(self, kind: Owed, deliveries: list[Delivery]) -> None:

@@ -494,10 +494,10 @@ class KombuEngine(Engine):
             **options,
         )
 
-    def run(self) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """As :meth:`Engine.run`; connections are closed in the end."""
         try:
-            super().run()
+            super().run(ready)
         finally:
             for queue in self._queues:
                 queue.close()

@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 import json
 import re
+import select
 import socketserver
 import ssl
 import threading
@@ -192,6 +193,7 @@ class _Answers(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.client_address[1], asked))
+        self.server.headers.append(self.headers)
         answer = self.server.script.pop(0) if self.server.script else OK
         if answer is None:
             self.close_connection = True
@@ -224,6 +226,7 @@ class Server(ThreadingHTTPServer):
         self.hangs_up = False
         #: The port from which each call came, and what was asked.
         self.seen: list[tuple[int, Any]] = []
+        self.headers: list[Any] = []
 
     def handle_error(self, *_: object) -> None: ...
 
@@ -359,13 +362,17 @@ class PiecesServer(socketserver.ThreadingTCPServer):
     ("pieces", "expected"),
     [
         ([b"HTTP/1.1 200 OK\r\ncontent-le", b"ngth: 8\r\n\r\n", b'{"a"', b": 1}"], {"a": 1}),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", b'{"a"', b": 1}"], {"a": 1}),
+        ([b"HTTP/1.0 200 OK\r\nContent-Length: 8\r\n\r\n", b'{"a": 1}'], {"a": 1}),
         (
             [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n", b'{"a"\r\n4\r\n: 1}\r\n0\r\n\r\n'],
             {"a": 1},
         ),
         ([b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"a": "\\ud800"}'], {"a": "\ud800"}),
         ([b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"a": 1}'], None),
-        ([b'HTTP/1.1 200 OK\r\n\r\n{"a": 1}'], None),
+        ([b'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n{"a": 1}'], None),
+        ([b"HTTP/1.1 200 OK\r\nX-Head"], None),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n"], None),
         ([b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"], {}),
         ([b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"], {}),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}" * 2], None),
@@ -375,10 +382,14 @@ class PiecesServer(socketserver.ThreadingTCPServer):
     ],
     ids=[
         "in pieces",
+        "until the end of the connection",
+        "by an old server",
         "in chunks",
         "a lone surrogate",
         "cut off",
-        "no length",
+        "more than was said",
+        "half a header",
+        "never",
         "after another status",
         "in one packet with that",
         "two answers",
@@ -394,8 +405,44 @@ def test_an_answer_is_read_whole_or_not_at_all(pieces: list[bytes], expected: di
         _, direct = both(endpoint_url=f"http://127.0.0.1:{server.server_port}")
         assert direct.call("ReceiveMessage", {"QueueUrl": URL}) == expected
         assert server.seen == 1
-        # Only a connection on which all was well is used again.
-        assert len(direct._idle) == (expected is not None)
+        # Only a connection on which all was well, and which the server has not given up, is used again.
+        ends = pieces[0].startswith((b"HTTP/1.0", b"HTTP/1.1 200 OK\r\n\r\n"))
+        assert len(direct._idle) == (expected is not None and not ends)
+        queues._clients._forget()
+        del direct
+
+
+def test_what_comes_unasked_is_no_answer_to_the_next_call() -> None:
+    """That would be believed: a delete that failed would pass for one that was made."""
+    late = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + b'{"Messages":[]}'
+    server = PiecesServer(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + b'{"a": 1}', late)
+    with serving(server):
+        _, direct = both(endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        assert direct.call("ReceiveMessage", {"QueueUrl": URL}) == {"a": 1}
+        (idle,) = direct._idle
+        assert select.select([idle], [], [], 60)[0]
+        assert direct.call("DeleteMessageBatch", {"QueueUrl": URL}) == {"a": 1}
+        assert server.seen == 2
+        queues._clients._forget()
+        del direct, idle
+
+
+def test_handlers_may_look_at_a_request_and_change_it() -> None:
+    """As they may with the client's, whose headers are found in any case."""
+    with serving(Server()) as server:
+        client, direct = both(endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        seen: list[str] = []
+
+        def handle(request: Any, **_: Any) -> None:
+            seen.append(request.headers["x-amz-target"])
+            request.headers["user-agent"] = "mine"
+            request.headers["X-Trace"] = "1"
+
+        client.meta.events.register("before-send.sqs", handle)
+        assert direct.call("ReceiveMessage", {"QueueUrl": URL}) == {}
+        assert seen == ["AmazonSQS.ReceiveMessage"]
+        (headers,) = server.headers
+        assert (headers.get_all("User-Agent"), headers.get_all("X-Trace")) == (["mine"], ["1"])
         queues._clients._forget()
         del direct
 

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import servers
 from balog_celery.consumers import keeper as keeper_module
-from balog_celery.consumers.delivery import Delivery
+from balog_celery.consumers.delivery import Delivery, Job
 from balog_celery.consumers.keeper import Keeper
 from balog_celery.consumers.stats import Stats
 from balog_celery.errors import QueueError
 from balog_celery.queues import EntryFailure, Message
-from fakes import FakeQueue
+from balog_celery.records import decode
+from fakes import FakeQueue, event_text
 
 Make = Callable[..., Keeper]
 STALE = "ReceiptHandleIsInvalid"
@@ -81,6 +82,34 @@ def test_a_refused_delivery_is_given_back_at_once(make: Make, monkeypatch: pytes
     deliver(keeper, "a").settle_one(refused=True)
     queue.wait_for(lambda: queue.returned == ["a"])
     assert not queue.deleted
+
+
+def test_what_is_to_come_again_later_is_left_to_its_visibility(make: Make) -> None:
+    """Neither deleted nor given back, and its lease is kept no longer; whatever else was in the message."""
+    queue = FakeQueue()
+    keeper = make(queue, visibility=1)
+    later, other = deliver(keeper, "later", jobs=2), deliver(keeper, "other")
+    Job(later, decode(event_text()), "", None, {}).leave()  # type: ignore[arg-type]
+    assert keeper.in_flight == 2
+    later.settle_one(refused=False)
+    assert (keeper.in_flight, keeper.owed) == (1, 0)
+    queue.wait_for(lambda: queue.extended == ["other"], 30)
+    other.settle_one(refused=False)
+    queue.wait_for(lambda: queue.deleted == ["other"], 30)
+    assert keeper.close(time.monotonic() + 60) == 0
+    assert not queue.returned
+
+
+def test_a_short_lease_is_extended_again_in_time(make: Make) -> None:
+    """Each time when half of it is over, not when it ends."""
+    queue = FakeQueue()
+    keeper = make(queue, visibility=1)
+    delivery = deliver(keeper, "a")
+    for extensions in range(1, 4):
+        queue.wait_for(lambda: len(queue.extended) >= extensions, 30)  # noqa: B023
+        servers.wait_until(lambda: delivery.due - time.monotonic() <= 0.5, 10)
+        with keeper._wake:
+            assert keeper._lease_at <= delivery.due
 
 
 def test_what_is_in_flight_keeps_its_lease(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,21 @@ def test_what_the_other_side_has_no_room_for_is_sent_when_it_has(ends: tuple[Lin
         near.flush()
     assert arrived == lines
     assert near.flush()
+    # A patient flush is done as soon as the other side has read.
+    posted = [near.post(line) for line in lines]
+    assert not posted[-1]
+    assert not near.flush(0.01)
+    arrived = []
+
+    def read() -> None:
+        while len(arrived) < len(lines):
+            arrived.extend(far.receive() or [])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert near.flush(60)
+    reader.join(60)
+    assert arrived == lines
     far.close()
     with pytest.raises(OSError):
         near.post(["done"])

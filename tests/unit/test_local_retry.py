@@ -6,6 +6,7 @@ import json
 import pickle
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -250,6 +251,57 @@ def test_what_a_hanging_engine_was_not_told_goes_on_after_a_lost_broker(one: Wor
         told += one.told()
         one.fire()
     assert [kind for kind, *_ in told[-2:]] == ["closed", "open"]
+
+
+@pytest.mark.parametrize("last", ["end", "shut"])
+def test_a_worker_that_stops_tells_a_slow_engine_everything(one: Worker, last: str) -> None:
+    """It waits a moment until that has read, for there is no loop any more that would tell it the rest."""
+    for task in [one.hand_over(number)[0] for number in range(2000)]:
+        if last == "shut":
+            task.ack()
+        else:
+            task.retry(1, 60.0, None)
+    told: list[list[Any]] = []
+    expected = 2001 if last == "shut" else 4000
+
+    def read() -> None:
+        while len(told) < expected:
+            told.extend(one.told())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    getattr(one.hand_off, last)()
+    assert one.hand_off.flush()
+    reader.join(60)
+    assert len(told) == expected
+    assert told[-1][0] == ("closed" if last == "shut" else "refused")
+
+
+def test_a_worker_that_waits_for_its_engine_still_tells_it_what_it_waits_for(
+    one: Worker, app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that end while the pool is drained may fill the socket once more; the engine ends when it knows of all."""
+    install(app)
+    step = worker.EngineStep(SimpleNamespace(app=app))
+    step._hand_off = one.hand_off
+    tasks = [one.hand_over(number)[0] for number in range(2000)]
+    one.hand_off.shut()
+    for task in tasks:
+        task.ack()
+    told: list[list[Any]] = []
+
+    class Engine:
+        """A process that reads a little at a time, and ends when it has been told of every task."""
+
+        def wait(self, timeout: float) -> int:
+            told.extend(one.told())
+            if len(told) < 2001:
+                raise subprocess.TimeoutExpired("engine", timeout)
+            return 0
+
+    monkeypatch.setattr(step, "_process", Engine())
+    step._end(60.0)
+    assert len(told) == 2001
 
 
 def test_a_retry_is_given_to_celery_when_it_is_due(one: Worker) -> None:

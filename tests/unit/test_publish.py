@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from amqp import AccessRefused, PreconditionFailed
 from botocore.exceptions import ClientError
-from celery import Celery
+from celery import Celery, Task
+from celery.exceptions import MaxRetriesExceededError
 
 from balog_celery.brokers import is_too_large
 from balog_celery.consumers import Consumer
@@ -94,8 +95,12 @@ class Site:
     def job(self, event_id: str) -> Job:
         text = event_text(event_id)
         message = Message(text, event_id, event_id, time.monotonic(), receive_count=3)
-        delivery = Delivery(message, 1, lambda done: self.settled.append((done.message.handle, done.refused)))
+        delivery = Delivery(message, 1, self._settle)
         return Job(delivery, decode(text), text, self.consumer, {})
+
+    def _settle(self, done: Delivery) -> None:
+        assert done.later == done.refused
+        self.settled.append((done.message.handle, done.refused))
 
     def dispatch(self, *jobs: Work) -> None:
         self.dispatcher.dispatch(jobs)
@@ -173,7 +178,7 @@ def test_a_batch_that_is_too_large_is_a_dead_letter_for_each_event(
 def test_where_no_dead_letter_can_be_made_now_the_message_comes_again(
     site: Site, broker: Broker, dead: FakeQueue
 ) -> None:
-    """It is with SQS yet, which loses nothing."""
+    """It is with SQS yet, which loses nothing; and not at once, which would make a loop of it."""
 
     def down(_: Any) -> None:
         raise QueueError("down")
@@ -192,3 +197,32 @@ def test_where_there_is_no_dead_letter_queue_the_event_is_logged(
     assert site.settled == [("large", False)]
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert event_text("large") in record.getMessage()
+
+
+def test_a_retry_that_is_too_large_is_a_dead_letter(
+    app: Celery, dead: FakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the function raised, and why there is no other attempt: else it would come again for ever."""
+
+    def fail(event: Any) -> None:
+        raise ValueError("no")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TOO_LARGE
+
+    options = {"autoretry_for": (ValueError,), "max_retries": 3}
+    consumer = Consumer(fail, "topic", name="proj.failing", options=options)
+    register(app, consumer, ConsumerOperator(), "topic", DeadLetters(lambda name: dead, "{topic}-dead"), None)
+    task = app.tasks[consumer.task_name]
+    monkeypatch.setattr(Task, "apply_async", refuse)
+    text = event_text("e")
+    task.push_request(id="i", args=(text,), kwargs={}, called_directly=False)
+    try:
+        with pytest.raises(MaxRetriesExceededError, match="too large"):
+            task(text)
+    finally:
+        task.pop_request()
+    (letter,) = dead.sent
+    assert letter.body == text
+    assert "ValueError('no')" in letter.attributes["error"]
+    assert "too large for the broker" in letter.attributes["error"]
