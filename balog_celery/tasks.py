@@ -485,7 +485,8 @@ class BatchTask(ConsumerTask):
 
     def run(self, event: list[str]) -> Processed:  # type: ignore[override]
         """Have the operator call the consumer's function with a batch."""
-        return process_batch(self.operator, self.consumer, [decode(text) for text in event])
+        # One after the other, so that not all of them are in memory in two forms.
+        return process_batch(self.operator, self.consumer, map(decode, event))
 
     def shown(self, argument: Any) -> str:
         return self.shown_of([decode(text) for text in argument])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import BatchFailure, ConfigurationError
@@ -72,15 +72,17 @@ class Processed(NamedTuple):
     unfit: dict[int, str]
 
 
-def process_batch(operator: Any, consumer: Consumer, records: Sequence[FacilityRecord]) -> Processed:
-    """Have *operator* call the function of *consumer*, which takes batches, with *records*.
+def process_batch(operator: Any, consumer: Consumer, records: Iterable[FacilityRecord]) -> Processed:
+    """Have *operator* call the function of *consumer*, which takes batches, with *records*, each looked at but once.
 
     :raises ValueError: the function names a failed event that is none of the batch.
     :raises Exception: whatever else it raises, and then all of the events have failed.
     """
     arguments: dict[int, Any] = {}
     unfit: dict[int, str] = {}
+    ids: list[str] = []
     for position, record in enumerate(records):
+        ids.append(record.header.id)
         try:
             arguments[position] = consumer.argument(record)
         except Exception as error:
@@ -97,17 +99,17 @@ def process_batch(operator: Any, consumer: Consumer, records: Sequence[FacilityR
     why = repr(cause) if cause else "the function says that it failed"
     failed: dict[int, str] = {}
     for which, reason in result.failed.items():
-        for position in _positions(which, list(arguments), records):
+        for position in _positions(which, list(arguments), ids):
             failed[position] = printable(reason or why, _REASON)
     return Processed(None, failed, unfit)
 
 
-def _positions(which: int | str, given: Sequence[int], records: Sequence[FacilityRecord]) -> list[int]:
-    """Where the events are that a function calls *which*, of those that it was given."""
+def _positions(which: int | str, given: Sequence[int], ids: Sequence[str]) -> list[int]:
+    """Where the events are that a function calls *which*, of those that it was given, by all the events' *ids*."""
     if isinstance(which, int):
         found = [given[which]] if 0 <= which < len(given) else []
     else:
-        found = [position for position in given if records[position].header.id == which]
+        found = [position for position in given if ids[position] == which]
     if not found:
         raise ValueError(
             f"BatchFailure names {which!r}, which is neither the index nor the id of an event of the batch"
