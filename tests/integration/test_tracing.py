@@ -165,13 +165,13 @@ def test_one_trace_leads_from_the_logger_to_every_task(
 
     consumers = [f"proj.consumers.{name}" for name in ("first", "typed", "flaky")]
     once = {(consumer,): 1 for consumer in consumers}
-    servers.wait_until(lambda: told.sum("balog.tasks.finished") == once, 30, "the metrics of the tasks")
-    servers.wait_until(lambda: told.sum("balog.tasks.dispatched") == once, 30, "the metrics of the engine")
-    assert told.sum("balog.messages.received") == {(): 2}
-    lags = told.sum("balog.lag")
-    assert {lags["sent",], lags["received",]} == {2}
-    assert all(lags[consumer, "done"] == 1 for consumer in consumers)
-    assert lags["proj.consumers.flaky", "started"] == 3
+    # Each process exports at times of its own, so any of these may be the last one to come true.
+    servers.wait_until(lambda: told.sum("balog.tasks.finished") == once, 30, "the ends of the tasks")
+    servers.wait_until(lambda: told.sum("balog.tasks.dispatched") == once, 30, "the tasks of the engine")
+    servers.wait_until(lambda: told.sum("balog.messages.received") == {(): 2}, 30, "the messages of the engine")
+    lags = {("sent",): 2, ("received",): 2} | {(consumer, "done"): 1 for consumer in consumers}
+    lags |= {(consumer, "started"): runs[f"run/{consumer}"] for consumer in consumers}
+    servers.wait_until(lambda: told.sum("balog.lag") == lags, 30, "the lags")
     assert told.sum("balog.tasks.failed") == {}
     worker.wait_for("proj.consumers.first (<Event ", 20)
     assert " done: emitted 20" in worker.output
