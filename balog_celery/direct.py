@@ -1,9 +1,9 @@
 """The SQS calls that are made all the time, for a sixth of what they cost through boto3's client.
 
-With ``queues.py`` the only file that imports boto3 or botocore. The request is the one that the client makes, signed
-by botocore with the client's credentials; it goes over a socket of ours, and its answer is read by httptools, which is
-llhttp. Left out is what the client does beside that at every call: endpoint rules, a serializer and a parser that go by
-the service's model, most of its events, and two layers of HTTP in Python.
+With ``queues.py`` and ``signer.py`` the only file that imports boto3 or botocore. The request is the one that the
+client makes, signed by botocore's signer with the client's credentials; it goes over a socket of ours, and its answer
+is read by httptools, which is llhttp. Left out is what the client does beside that at every call: endpoint rules, a
+serializer and a parser that go by the service's model, most of its events, and two layers of HTTP in Python.
 
 A call that does not succeed at once is None here, and then the client's: its retries, its errors and its words are the
 only ones. So is everything that is unusual: a proxy, another signature or protocol, no credentials, a client that is
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
     from mypy_boto3_sqs import SQSClient
 
+    from .signer import Keys
+
 logger = logging.getLogger(__name__)
 
 #: How much is read from a socket at a time, in bytes: an answer with ten small messages whole.
@@ -58,6 +60,7 @@ class DirectCalls:
         self._credentials = credentials
         self._emit = meta.events.emit
         self._scope = (service.signing_name, meta.region_name)
+        self._keys: Keys = {}
         self._endpoint = urlsplit(meta.endpoint_url)
         path = self._endpoint.path or "/"
         self._url = meta.endpoint_url if self._endpoint.path else meta.endpoint_url + "/"
@@ -89,11 +92,11 @@ class DirectCalls:
             return None
 
     def _call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any] | None:
-        from botocore.auth import SigV4Auth
+        from .signer import Signer
 
         headers = {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}
         unsigned = _Unsigned(self._url, headers, to_json(parameters))
-        SigV4Auth(self._credentials.get_frozen_credentials(), *self._scope).add_auth(unsigned)  # type: ignore[arg-type]
+        Signer(self._credentials.get_frozen_credentials(), *self._scope, self._keys).add_auth(unsigned)  # type: ignore[arg-type]
         headers["User-Agent"] = self._user_agent  # which is not signed
         request = _Request(self._url, headers, unsigned.body)
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
