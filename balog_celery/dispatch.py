@@ -19,7 +19,7 @@ from celery.utils.nodenames import anon_nodename
 
 from .brokers import bounded_connection, is_too_large
 from .consumers.consumer import Consumer
-from .consumers.delivery import Batch, Work
+from .consumers.delivery import Delivery, Work, settle
 from .consumers.dispatcher import DispatchError
 from .dead_letters import Outcome
 from .depth import DepthWatch
@@ -270,8 +270,9 @@ class HandOffDispatcher:
         self._publish = publish
         self._changed = threading.Condition()
         # Guarded by the condition's lock. Before the worker has said what it wants, nothing is received.
-        self._jobs: dict[int, Work] = {}
-        self._waiting: dict[int, Work] = {}
+        # Of each task only its deliveries: its events have gone with it, and thousands of them would take time to keep.
+        self._jobs: dict[int, tuple[Delivery, ...]] = {}
+        self._waiting: dict[int, tuple[Delivery, ...]] = {}
         self._limit: int | None = 0
         self._queues: frozenset[str] = frozenset()
         self._number = 0
@@ -331,7 +332,7 @@ class HandOffDispatcher:
             first = self._number + 1
             taken = dict(enumerate(jobs[:room], first))
             self._number += len(taken)
-            self._jobs.update(taken)
+            self._jobs.update({number: job.deliveries for number, job in taken.items()})
         if not taken:  # the worker stops, or has lost its broker
             for job in jobs:
                 job.refuse()
@@ -384,11 +385,10 @@ class HandOffDispatcher:
         """Only these of a batch are left to be served; the others are done."""
         with self._changed:
             jobs = self._jobs if number in self._jobs else self._waiting
-            batch = jobs.get(number)
-            if isinstance(batch, Batch):
-                jobs[number] = batch.part(positions)
-        if isinstance(batch, Batch):
-            batch.acknowledge_others(positions)
+            deliveries = jobs.get(number, ())
+            if deliveries:
+                jobs[number] = tuple(deliveries[position] for position in positions)
+        settle((one for position, one in enumerate(deliveries) if position not in positions), refused=False)
 
     def _set_aside(self, numbers: Sequence[int]) -> None:
         """These wait in the worker, to be retried there or for their rate limit."""
@@ -401,10 +401,8 @@ class HandOffDispatcher:
         """Settle jobs by their numbers: refused, or not."""
         with self._changed:
             jobs = [
-                (self._jobs.pop(number, None) or self._waiting.pop(number, None), refused)
-                for number, refused in settled
+                (self._jobs.pop(number, ()) or self._waiting.pop(number, ()), refused) for number, refused in settled
             ]
             self._changed.notify_all()
-        for job, refused in jobs:
-            if job is not None:
-                (job.refuse if refused else job.acknowledge)()
+        for how in (False, True):
+            settle((one for deliveries, refused in jobs if refused is how for one in deliveries), refused=how)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..queues import Message
@@ -37,13 +37,18 @@ class Job(NamedTuple):
         """This job alone, as those of a batch."""
         return (self,)
 
+    @property
+    def deliveries(self) -> tuple[Delivery]:
+        """The delivery of it alone, as those of a batch."""
+        return (self.delivery,)
+
     def acknowledge(self) -> None:
         """This consumer is served: its task was accepted, or has finished."""
-        self.delivery.settle_one(refused=False)
+        settle(self.deliveries, refused=False)
 
     def refuse(self) -> None:
         """This consumer is not served: the message must come again."""
-        self.delivery.settle_one(refused=True)
+        settle(self.deliveries, refused=True)
 
     def leave(self) -> None:
         """As :meth:`refuse`, but it would be of no use now: the message comes again when its visibility ends."""
@@ -62,6 +67,11 @@ class Batch(NamedTuple):
         return self.jobs[0].consumer
 
     @property
+    def deliveries(self) -> tuple[Delivery, ...]:
+        """The deliveries of its jobs, one for each: those of several events in a message are the same."""
+        return tuple([job.delivery for job in self.jobs])
+
+    @property
     def headers(self) -> dict[str, Any]:
         """The message headers of its task: those of its first event, which has waited for the longest.
 
@@ -71,23 +81,11 @@ class Batch(NamedTuple):
 
     def acknowledge(self) -> None:
         """All of its jobs are served."""
-        for job in self.jobs:
-            job.acknowledge()
+        settle(self.deliveries, refused=False)
 
     def refuse(self) -> None:
         """None of its jobs is served."""
-        for job in self.jobs:
-            job.refuse()
-
-    def part(self, positions: Collection[int]) -> Batch:
-        """The jobs at *positions* as a batch."""
-        return Batch(tuple(self.jobs[position] for position in positions))
-
-    def acknowledge_others(self, positions: Collection[int]) -> None:
-        """All jobs but those at *positions* are served."""
-        for position, job in enumerate(self.jobs):
-            if position not in positions:
-                job.acknowledge()
+        settle(self.deliveries, refused=True)
 
 
 #: What dispatchers take.
@@ -97,12 +95,13 @@ Work: TypeAlias = Job | Batch
 class Delivery:
     """One received message with the count of jobs still to acknowledge.
 
-    When the last job is settled, *settled* is called once, with the delivery: it may be deleted unless one was refused.
+    When the last job is settled, *settled* is called once, with it and whatever was settled with it: a delivery may be
+    deleted unless a job of it was refused.
     """
 
-    __slots__ = ("_lock", "_pending", "_settled", "due", "ends", "later", "message", "refused")
+    __slots__ = ("_lock", "_pending", "due", "ends", "later", "message", "refused", "settled")
 
-    def __init__(self, message: Message, jobs: int, settled: Callable[[Delivery], None]) -> None:
+    def __init__(self, message: Message, jobs: int, settled: Callable[[Sequence[Delivery]], None]) -> None:
         if jobs < 1:
             raise ValueError("a delivery waits for one job at least")
         self.message = message
@@ -113,8 +112,8 @@ class Delivery:
         self.due = 0.0
         #: When its lease ends unless it is extended, by ``time.monotonic()``; kept by the keeper.
         self.ends = 0.0
+        self.settled = settled
         self._pending = jobs
-        self._settled = settled
         self._lock = threading.Lock()
 
     def expect(self, jobs: int) -> bool:
@@ -125,21 +124,19 @@ class Delivery:
             self._pending = jobs
             return True
 
-    def settle_one(self, *, refused: bool) -> None:
-        """One job is settled.
+    def count_down(self, *, refused: bool) -> bool:
+        """One job is settled; True if it was the last one, so that *settled* is to be called: see :func:`settle`.
 
         :raises RuntimeError: there was none left; a dispatcher settled one twice.
         """
         with self._lock:
             if self._pending == _ABANDONED:
-                return
+                return False
             if self._pending == 0:
                 raise RuntimeError("a job was settled twice")
             self._pending -= 1
             self.refused = self.refused or refused
-            last = self._pending == 0
-        if last:
-            self._settled(self)
+            return self._pending == 0
 
     def abandon(self) -> None:
         """Wait for no job any more: the message goes back. Does nothing if all of them were settled."""
@@ -148,7 +145,24 @@ class Delivery:
                 return
             self._pending = _ABANDONED
             self.refused = True
-        self._settled(self)
+        self.settled([self])
 
 
 _ABANDONED = -1
+
+
+def settle(deliveries: Iterable[Delivery], *, refused: bool) -> None:
+    """One job of each of *deliveries* is settled: served, or refused.
+
+    Those that are settled with it are told of together, for that costs more than their jobs.
+
+    :raises RuntimeError: as :meth:`Delivery.count_down`.
+    """
+    last: dict[Callable[[Sequence[Delivery]], None], list[Delivery]] = {}
+    try:
+        for delivery in deliveries:
+            if delivery.count_down(refused=refused):
+                last.setdefault(delivery.settled, []).append(delivery)
+    finally:
+        for settled, together in last.items():
+            settled(together)

@@ -7,14 +7,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from ..backoff import Backoff
 from ..errors import QueueError
 from ..queues import BATCH_SIZE, MAX_VISIBILITY, EntryFailure, Message, Queue
 from ..text import printable
-from .delivery import Delivery
+from .delivery import Delivery, settle
 from .stats import Stats
 
 logger = logging.getLogger(__name__)
@@ -83,30 +83,34 @@ class Keeper:
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name=f"keeper-{self._queue.name}", daemon=True)
 
-    def hold(self, delivery: Delivery) -> None:
-        """Keep the lease of *delivery* from now on, until it is settled."""
+    def hold(self, deliveries: Iterable[Delivery]) -> None:
+        """Keep the leases of *deliveries* from now on, until they are settled."""
         with self._wake:
-            delivery.due = delivery.message.received + self._visibility / 2
-            delivery.ends = delivery.message.received + self._visibility
-            self._held[delivery] = None
-            self._lease_at = min(self._lease_at, delivery.due)
+            for delivery in deliveries:
+                delivery.due = delivery.message.received + self._visibility / 2
+                delivery.ends = delivery.message.received + self._visibility
+                self._held[delivery] = None
+                self._lease_at = min(self._lease_at, delivery.due)
             # One that was received long ago may be due before all others.
-            if delivery.due < self._looks_at:
+            if self._lease_at < self._looks_at:
                 self._wake.notify_all()
 
-    def settle(self, delivery: Delivery) -> None:
-        """All jobs of *delivery* are settled: delete its message, or give it back if one was refused."""
-        if delivery.later:
-            self.let_go([delivery])
-            return
+    def settle(self, deliveries: Sequence[Delivery]) -> None:
+        """All jobs of *deliveries* are settled: delete their messages, and give back those of which one was refused."""
+        if later := [delivery for delivery in deliveries if delivery.later]:
+            self.let_go(later)
+            deliveries = [delivery for delivery in deliveries if not delivery.later]
         with self._wake:
+            owed = self._owed_count()
+            for delivery in deliveries:
+                self._owed["return" if delivery.refused else "delete"].append(delivery)
             # The thread is woken only when it must plan anew: waking it for each delivery costs more than its work.
-            if self._owed_count() == 0:
+            if self._owed["return"] or len(self._owed["delete"]) >= BATCH_SIZE:
+                if owed == 0 or self._flush_at:
+                    self._flush_at = 0.0
+                    self._wake.notify_all()
+            elif owed == 0 and self._owed_count():
                 self._flush_at = time.monotonic() + self._linger
-                self._wake.notify_all()
-            self._owed["return" if delivery.refused else "delete"].append(delivery)
-            if self._flush_at and (delivery.refused or len(self._owed["delete"]) >= BATCH_SIZE):
-                self._flush_at = 0.0
                 self._wake.notify_all()
 
     def wait_until_owed(self, most: int, timeout: float) -> bool:
@@ -116,10 +120,9 @@ class Keeper:
 
     def give_back(self, messages: Sequence[Message]) -> None:
         """Return messages to the queue at once, without having looked at them."""
-        for message in messages:
-            delivery = Delivery(message, 1, self.settle)
-            self.hold(delivery)
-            delivery.settle_one(refused=True)
+        deliveries = [Delivery(message, 1, self.settle) for message in messages]
+        self.hold(deliveries)
+        settle(deliveries, refused=True)
 
     @property
     def in_flight(self) -> int:

@@ -74,8 +74,7 @@ class Lanes:
     def add(self, messages: Sequence[Message]) -> None:
         """Take the messages of one receive."""
         deliveries = [Delivery(message, 1, self._settled) for message in messages]
-        for delivery in deliveries:
-            self._keeper.hold(delivery)
+        self._keeper.hold(deliveries)
         with self._changed:
             if stopped := self._stopped:
                 lost = []
@@ -104,13 +103,11 @@ class Lanes:
         self._keeper.let_go([delivery])
         self._give_back(rest)
 
-    def _settled(self, delivery: Delivery) -> None:
-        """All jobs of *delivery* are settled."""
-        rest: list[Delivery] = []
-        if delivery.refused:
-            with self._changed:
-                rest = self._end(delivery)
-        self._keeper.settle(delivery)
+    def _settled(self, deliveries: Sequence[Delivery]) -> None:
+        """All jobs of *deliveries* are settled."""
+        with self._changed:
+            rest = [behind for delivery in deliveries if delivery.refused for behind in self._end(delivery)]
+        self._keeper.settle(deliveries)
         self._give_back(rest)
 
     def _deleted(self, delivery: Delivery, deleted: bool) -> None:

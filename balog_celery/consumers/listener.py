@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from ..telemetry import Telemetry
 from ..text import printable
 from .bounds import check_bounds, check_depth
 from .consumer import Consumer
-from .delivery import GROUP, RECEIVES, TIMES, Delivery, Job
+from .delivery import GROUP, RECEIVES, TIMES, Delivery, Job, settle
 from .dispatcher import Dispatcher, DispatchError
 from .hub import Router
 from .keeper import Keeper
@@ -218,6 +218,7 @@ class Listener:
                 self._fault(delivery)
         # What is good first: the others make calls of their own.
         if jobs:
+            self._hold({job.delivery: None for job in jobs})
             self._dispatch(jobs)
         for delivery, action in others:
             try:
@@ -247,7 +248,6 @@ class Listener:
         # A message is one delivery, whatever is in it; what nobody wants of it counts as one job.
         if not delivery.expect(len(wanted) + bool(unwanted)):
             return
-        self._hold(delivery)
         jobs += [Job(delivery, *job) for job in wanted]
         if unwanted:
             others.append((delivery, partial(self._nobodys_among_others, delivery, unwanted)))
@@ -367,7 +367,7 @@ class Listener:
             done = self._see_to_unwanted(delivery.message, events)
         except Exception:
             self._say_fault(delivery.message)
-        delivery.settle_one(refused=not done)
+        settle([delivery], refused=not done)
 
     def _see_to_unwanted(self, message: Message, events: Sequence[tuple[FacilityRecord, str]]) -> bool:
         """See to events of *message* that nobody wants; False if it must come again because of one."""
@@ -415,14 +415,14 @@ class Listener:
     def _end(self, delivery: Delivery, *, done: bool) -> None:
         """Have a message deleted that needed no consumer, or leave it to its visibility timeout."""
         if done:
-            self._hold(delivery)
-            delivery.settle_one(refused=False)
+            self._hold([delivery])
+            settle([delivery], refused=False)
         else:
             self._leave(delivery)
 
-    def _hold(self, delivery: Delivery) -> None:
+    def _hold(self, deliveries: Iterable[Delivery]) -> None:
         if self._lanes is None:  # which hold what they get at once, as it may have to wait
-            self.keeper.hold(delivery)
+            self.keeper.hold(deliveries)
 
     def _leave(self, delivery: Delivery) -> None:
         if self._lanes is not None:

@@ -220,7 +220,7 @@ class Deliveries:
 
     def job(self, consumer: Consumer, text: str = "") -> Job:
         text = text or event_text(f"e{len(self.made)}")
-        delivery = Delivery(Message(text, f"h{len(self.made)}", "m", 0.0), 1, self.settled.append)
+        delivery = Delivery(Message(text, f"h{len(self.made)}", "m", 0.0), 1, self.settled.extend)
         self.made.append(Job(delivery, decode(event_text()), text, consumer, {}))
         return self.made[-1]
 

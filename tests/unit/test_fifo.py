@@ -235,7 +235,7 @@ def test_what_comes_when_the_worker_has_just_closed_is_given_back_not_published(
     """On the broker it would overtake, or be overtaken."""
     dispatcher = HandOffDispatcher(app, worker[0], PublishDispatcher(app, 5, 10))
     settled: list[Delivery] = []
-    delivery = Delivery(message("1"), 1, settled.append)
+    delivery = Delivery(message("1"), 1, settled.extend)
     dispatcher.dispatch([Job(delivery, decode(event_text("1")), event_text("1"), consumer, HEADERS)])
     assert settled == [delivery]
     assert delivery.refused

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import servers
 from balog_celery.consumers import keeper as keeper_module
-from balog_celery.consumers.delivery import Delivery, Job
+from balog_celery.consumers.delivery import Delivery, Job, settle
 from balog_celery.consumers.keeper import Keeper
 from balog_celery.consumers.stats import Stats
 from balog_celery.errors import QueueError
@@ -44,7 +44,7 @@ def make() -> Iterator[Make]:
 def deliver(keeper: Keeper, handle: str, jobs: int = 1, received: float | None = None) -> Delivery:
     message = Message("body", handle, f"m{handle}", time.monotonic() if received is None else received)
     delivery = Delivery(message, jobs, keeper.settle)
-    keeper.hold(delivery)
+    keeper.hold([delivery])
     return delivery
 
 
@@ -58,9 +58,23 @@ def test_ten_deletes_go_in_one_call_at_once(make: Make, monkeypatch: pytest.Monk
     queue = FakeQueue()
     keeper = make(queue)
     for number in range(10):
-        deliver(keeper, str(number)).settle_one(refused=False)
+        settle([deliver(keeper, str(number))], refused=False)
     queue.wait_for(lambda: len(queue.deleted) == 10)
     assert calls(queue, "delete") == [[str(number) for number in range(10)]]
+
+
+def test_what_is_settled_together_is_carried_out_in_tens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The full ones at once, the rest in company; one that was refused makes all go at once."""
+    queue = FakeQueue()
+    keeper = make(queue)
+    monkeypatch.setattr(keeper, "_linger", 3600)
+    settle([deliver(keeper, str(number)) for number in range(25)], refused=False)
+    queue.wait_for(lambda: len(queue.deleted) == 20)
+    assert [len(handles) for handles in calls(queue, "delete")] == [10, 10]
+    refused, good = deliver(keeper, "refused", jobs=2), deliver(keeper, "good")
+    settle([refused], refused=True)
+    settle([good, refused], refused=False)
+    queue.wait_for(lambda: len(queue.deleted) == 26 and queue.returned == ["refused"])
 
 
 def test_fewer_deletes_wait_for_company_but_not_for_ever(make: Make) -> None:
@@ -68,7 +82,7 @@ def test_fewer_deletes_wait_for_company_but_not_for_ever(make: Make) -> None:
     queue = FakeQueue()
     keeper = make(queue)
     for number in range(3):
-        deliver(keeper, str(number)).settle_one(refused=False)
+        settle([deliver(keeper, str(number))], refused=False)
     queue.wait_for(lambda: len(queue.deleted) == 3)
     assert len(calls(queue, "delete")) == 1
     assert keeper.drain(time.monotonic() + 60)
@@ -79,7 +93,7 @@ def test_a_refused_delivery_is_given_back_at_once(make: Make, monkeypatch: pytes
     monkeypatch.setattr(keeper_module, "LINGER", 3600)
     queue = FakeQueue()
     keeper = make(queue)
-    deliver(keeper, "a").settle_one(refused=True)
+    settle([deliver(keeper, "a")], refused=True)
     queue.wait_for(lambda: queue.returned == ["a"])
     assert not queue.deleted
 
@@ -91,10 +105,10 @@ def test_what_is_to_come_again_later_is_left_to_its_visibility(make: Make) -> No
     later, other = deliver(keeper, "later", jobs=2), deliver(keeper, "other")
     Job(later, decode(event_text()), "", None, {}).leave()  # type: ignore[arg-type]
     assert keeper.in_flight == 2
-    later.settle_one(refused=False)
+    settle([later], refused=False)
     assert (keeper.in_flight, keeper.owed) == (1, 0)
     queue.wait_for(lambda: queue.extended == ["other"], 30)
-    other.settle_one(refused=False)
+    settle([other], refused=False)
     queue.wait_for(lambda: queue.deleted == ["other"], 30)
     assert keeper.close(time.monotonic() + 60) == 0
     assert not queue.returned
@@ -118,7 +132,7 @@ def test_what_is_in_flight_keeps_its_lease(make: Make) -> None:
     keeper = make(queue, visibility=1)
     delivery = deliver(keeper, "a")
     queue.wait_for(lambda: len(queue.extended) >= 2)
-    delivery.settle_one(refused=False)
+    settle([delivery], refused=False)
     queue.wait_for(lambda: queue.deleted == ["a"])
     assert keeper.drain(time.monotonic() + 60)
 
@@ -140,7 +154,7 @@ def test_a_lease_ends_after_twelve_hours(make: Make) -> None:
     delivery = deliver(keeper, "a", received=time.monotonic() - 43_190)
     assert keeper.drain(time.monotonic() + 60)
     assert not queue.extended
-    delivery.settle_one(refused=False)
+    settle([delivery], refused=False)
     queue.wait_for(lambda: queue.deleted == ["a"])
 
 
@@ -154,7 +168,7 @@ def test_a_failed_entry_is_tried_again_and_a_stale_handle_is_not(make: Make) -> 
     queue.on["delete"] = lambda handles: answers.pop() if answers else None
     keeper = make(queue, stats=stats)
     for handle in "abc":
-        deliver(keeper, handle).settle_one(refused=False)
+        settle([deliver(keeper, handle)], refused=False)
     queue.wait_for(lambda: sorted(queue.deleted) == ["a", "c"])
     assert keeper.drain(time.monotonic() + 60)
     assert calls(queue, "delete") == [["a", "b", "c"], ["a"]]
@@ -173,7 +187,7 @@ def test_a_failed_call_is_tried_again(make: Make, error: Exception) -> None:
 
     queue.on["delete"] = delete
     keeper = make(queue)
-    deliver(keeper, "a").settle_one(refused=False)
+    settle([deliver(keeper, "a")], refused=False)
     queue.wait_for(lambda: queue.deleted == ["a"])
     assert keeper.drain(time.monotonic() + 60)
 
@@ -195,12 +209,12 @@ def test_closing_flushes_what_is_owed_and_gives_back_the_rest(make: Make) -> Non
     """Nothing waits for company any more."""
     queue = FakeQueue()
     keeper = make(queue)
-    deliver(keeper, "done").settle_one(refused=False)
+    settle([deliver(keeper, "done")], refused=False)
     running = deliver(keeper, "running", jobs=2)
     assert keeper.close(time.monotonic() + 60) == 0
     assert queue.deleted == ["done"]
     assert queue.returned == ["running"]
-    running.settle_one(refused=False)
+    settle([running], refused=False)
 
 
 def test_trouble_with_what_is_owed_is_told_until_it_is_over(make: Make) -> None:
@@ -222,7 +236,7 @@ def test_trouble_with_what_is_owed_is_told_until_it_is_over(make: Make) -> None:
         "keeping_trouble": "",
         "keeping_fails_for": 0.0,
     }
-    deliver(keeper, "a").settle_one(refused=False)
+    settle([deliver(keeper, "a")], refused=False)
     servers.wait_until(lambda: keeper.status()["keeping_trouble"] == "no permission", 10)
     servers.wait_until(lambda: keeper.status()["keeping_fails_for"] > 0.0, 10)
     assert keeper.status()["owed"] in (0, 1)
@@ -245,7 +259,7 @@ def test_a_dead_thread_is_replaced_and_what_it_owed_is_still_owed(make: Make) ->
     queue.on["delete"] = die_once
     keeper = make(queue, stats=stats)
     for number in range(10):
-        deliver(keeper, str(number)).settle_one(refused=False)
+        settle([deliver(keeper, str(number))], refused=False)
     keeper._thread.join(10)
     assert keeper.owed == 10
     keeper.ensure_alive()
@@ -261,7 +275,7 @@ def test_who_waits_for_deletes_waits_no_longer_than_they_take(make: Make) -> Non
     queue.on["delete"] = lambda _handles: may_delete.wait(60) and None
     keeper = make(queue)
     for number in range(35):
-        deliver(keeper, str(number)).settle_one(refused=False)
+        settle([deliver(keeper, str(number))], refused=False)
     assert not keeper.wait_until_owed(10, 0.01)
     caught_up: list[bool] = []
     waiting = threading.Thread(target=lambda: caught_up.append(keeper.wait_until_owed(10, 3600)))
@@ -281,7 +295,7 @@ def test_closing_says_what_it_could_not_do(make: Make) -> None:
 
     queue.on["delete"] = refuse
     keeper = make(queue)
-    deliver(keeper, "a").settle_one(refused=False)
+    settle([deliver(keeper, "a")], refused=False)
     assert keeper.close(time.monotonic() + 0.3) in (0, 1)
     assert not queue.deleted
     queue.on.clear()
@@ -310,7 +324,7 @@ def test_every_delivery_is_deleted_or_returned_as_it_was_settled(plan: list[tupl
     keeper._backoff._first = 0.001
     keeper.start()
     for number, (refused, _) in enumerate(plan):
-        deliver(keeper, str(number)).settle_one(refused=refused)
+        settle([deliver(keeper, str(number))], refused=refused)
     assert keeper.close(time.monotonic() + 60) == 0
     alive = {str(number): refused for number, (refused, kind) in enumerate(plan) if kind != "stale"}
     assert sorted(queue.deleted) == sorted(handle for handle, refused in alive.items() if not refused)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balog_celery.consumers.delivery import Delivery
+from balog_celery.consumers.delivery import Delivery, settle
 from balog_celery.consumers.keeper import Keeper
 from balog_celery.consumers.lanes import Lanes
 from balog_celery.consumers.stats import Stats
@@ -77,10 +77,10 @@ def test_one_of_a_group_is_under_way_and_groups_beside_one_another(setting: Sett
     """The next begins when SQS has deleted the one before."""
     setting.lanes.add(messages("a1", "a2", "b1", "a3"))
     a1, _ = setting.wait_for_start("a1", "b1")
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     *_, a2 = setting.wait_for_start("a1", "b1", "a2")
     assert setting.queue.deleted == ["a1"]
-    a2.settle_one(refused=False)
+    settle([a2], refused=False)
     setting.wait_for_start("a1", "b1", "a2", "a3")
     assert setting.queue.deleted == ["a1", "a2"]
 
@@ -97,7 +97,7 @@ def test_the_next_waits_for_a_delete_that_fails_for_now(setting: Setting) -> Non
     setting.queue.on["delete"] = delete
     setting.lanes.add(messages("a1", "a2"))
     (a1,) = setting.wait_for_start("a1")
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     setting.wait_for_start("a1", "a2")
     assert started_at_call == [["a1"]] * 3
 
@@ -113,9 +113,9 @@ def test_what_comes_while_the_delete_of_the_last_is_under_way_waits_for_it(setti
     setting.queue.on["delete"] = delete
     setting.lanes.add(messages("a1"))
     (a1,) = setting.wait_for_start("a1")
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     _, a2 = setting.wait_for_start("a1", "a2")
-    a2.settle_one(refused=False)
+    settle([a2], refused=False)
     setting.wait_for_start("a1", "a2", "a3")
 
 
@@ -123,9 +123,9 @@ def test_a_refused_delivery_takes_its_group_with_it(setting: Setting) -> None:
     """The first one first; other groups do not notice."""
     setting.lanes.add(messages("a1", "a2", "b1", "b2", "a3"))
     a1, b1 = setting.wait_for_start("a1", "b1")
-    a1.settle_one(refused=True)
+    settle([a1], refused=True)
     setting.queue.wait_for(lambda: setting.queue.returned == ["a1", "a2", "a3"])
-    b1.settle_one(refused=False)
+    settle([b1], refused=False)
     setting.wait_for_start("a1", "b1", "b2")
     setting.lanes.add(messages("a1"))
     setting.wait_for_start("a1", "b1", "b2", "a1")
@@ -136,7 +136,7 @@ def test_a_delete_that_comes_too_late_ends_the_lane(setting: Setting) -> None:
     setting.queue.on["delete"] = lambda handles: [EntryFailure(0, "ReceiptHandleIsInvalid", "", True)]
     setting.lanes.add(messages("a1", "a2"))
     (a1,) = setting.wait_for_start("a1")
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     setting.queue.wait_for(lambda: setting.queue.returned == ["a2"])
     assert setting.names() == ["a1"]
 
@@ -165,7 +165,7 @@ def test_what_comes_anew_replaces_what_waits(setting: Setting) -> None:
     setting.lanes.add(messages("a1", "a2"))
     (a1,) = setting.wait_for_start("a1")
     setting.lanes.add([Message("body", "a1-again", "id-a1", time.monotonic(), group="a")])
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     setting.wait_for_start("a1", "a1-again")
     assert setting.queue.returned == []
 
@@ -178,7 +178,7 @@ def test_a_stop_gives_back_what_has_not_begun(setting: Setting) -> None:
     setting.queue.wait_for(lambda: setting.queue.returned == ["a2", "a3"])
     setting.lanes.add(messages("a4"))
     setting.queue.wait_for(lambda: setting.queue.returned == ["a2", "a3", "a4"])
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     assert setting.keeper.drain(time.monotonic() + 60)
     assert (setting.names(), setting.queue.deleted) == (["a1"], ["a1"])
 
@@ -206,7 +206,7 @@ def test_lanes_hold_no_more_than_they_may(setting: Setting, monkeypatch: pytest.
     setting.lanes.add(messages("a1", "a2"))
     assert not setting.lanes.wait_for_room(0)
     (a1,) = setting.wait_for_start("a1")
-    a1.settle_one(refused=False)
+    settle([a1], refused=False)
     assert setting.lanes.wait_for_room(60)
 
 
@@ -239,11 +239,11 @@ def test_whatever_ends_first_a_group_keeps_its_order(sizes: list[int], fates: li
             ran.append(name)
             if next(remaining, "done") == "done":
                 left[group].pop(0)
-                delivery.settle_one(refused=False)
+                settle([delivery], refused=False)
                 setting.queue.wait_for(lambda name=name: name in setting.queue.deleted)
             else:
                 back = len(setting.queue.returned) + len(left[group])
-                delivery.settle_one(refused=True)
+                settle([delivery], refused=True)
                 setting.queue.wait_for(lambda back=back: len(setting.queue.returned) == back)
                 setting.lanes.add(messages(*left[group]))
     finally:

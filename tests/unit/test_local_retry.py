@@ -487,7 +487,7 @@ def test_a_waiting_job_takes_no_room_and_is_settled_later(app: Celery) -> None:
     def jobs(count: int) -> list[Job]:
         event = decode(event_text())
         message = Message(event_text(), "handle", "id", 0.0)
-        return [Job(Delivery(message, 1, settled.append), event, message.body, CONSUMER, {}) for _ in range(count)]
+        return [Job(Delivery(message, 1, settled.extend), event, message.body, CONSUMER, {}) for _ in range(count)]
 
     try:
         far.send(("open", 10, [app.conf.task_default_queue]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -98,9 +98,10 @@ class Site:
         delivery = Delivery(message, 1, self._settle)
         return Job(delivery, decode(text), text, self.consumer, {})
 
-    def _settle(self, done: Delivery) -> None:
-        assert done.later == done.refused
-        self.settled.append((done.message.handle, done.refused))
+    def _settle(self, deliveries: Sequence[Delivery]) -> None:
+        for done in deliveries:
+            assert done.later == done.refused
+            self.settled.append((done.message.handle, done.refused))
 
     def dispatch(self, *jobs: Work) -> None:
         self.dispatcher.dispatch(jobs)
