@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -24,10 +25,11 @@ MAX_BYTES = 262_144
 class Batches:
     """Dispatches the jobs of a topic's batch consumers in batches; those of its other consumers pass.
 
-    A batch is dispatched when it has as many events as its consumer takes, or :data:`MAX_BYTES` of them, or when its
-    first event has waited for as long as the consumer says. Until then its deliveries keep their leases. While one
-    that is to be dispatched has not been, the topic wants no more jobs: no more is gathered than what makes each
-    consumer's batch full, and one receive of each poller.
+    A batch is dispatched when it has as many events as its consumer takes, or :data:`MAX_BYTES` of them, by the thread
+    that brings the last one; or by a thread of its own, when its first event has waited for as long as the consumer
+    says, and when it was not taken before. Until then its deliveries keep their leases. While one that is to be
+    dispatched has not been, the topic wants no more jobs: no more is gathered than what makes each consumer's batch
+    full, and one receive of each poller.
 
     :param topic: the queue's name.
     :param dispatcher: serves the consumers. It is called by one thread at a time.
@@ -38,11 +40,17 @@ class Batches:
         self._dispatcher = dispatcher
         self._dispatching = threading.Lock()
         self._backoff = Backoff()
-        self._changed = threading.Condition()
-        # Guarded by the condition's lock.
+        self._failing = False
+        lock = threading.RLock()
+        #: For the thread: there is something to do. For pollers: more is wanted.
+        self._changed, self._wanted = threading.Condition(lock), threading.Condition(lock)
+        # Guarded by the lock.
         self._gathering: dict[Consumer, _Gathering] = {}
         self._full: list[Batch] = []
-        self._under_way = False
+        #: How many threads dispatch.
+        self._under_way = 0
+        #: When the thread, if it waits, looks again by itself.
+        self._looks_at = math.inf
         self._stopped = False
         self._thread = self._new_thread()
 
@@ -90,12 +98,17 @@ class Batches:
                 self._dispatcher.dispatch(passing)
         gathered = [job for job in jobs if isinstance(job, Job) and job.consumer.batch is not None]
         with self._changed:
-            if not self._stopped:
+            stopped = self._stopped
+            if not stopped:
                 for job in gathered:
                     self._gather(job)
-                return
-        for job in gathered:
-            job.refuse()
+            full = bool(self._full)
+        if stopped:
+            for job in gathered:
+                job.refuse()
+        elif full:
+            # Here, where the events are at hand; what fails is for the thread to try again.
+            self._try()
 
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return self._dispatcher.queues_of(consumers)
@@ -104,8 +117,8 @@ class Batches:
         self._dispatcher.check_order(consumers)
 
     def ready(self, queues: frozenset[str], timeout: float) -> bool:
-        with self._changed:
-            if not self._changed.wait_for(lambda: not self._full and not self._under_way, timeout):
+        with self._wanted:
+            if not self._wanted.wait_for(lambda: not self._full and not self._under_way, timeout):
                 return False
         return self._dispatcher.ready(queues, timeout)
 
@@ -120,11 +133,11 @@ class Batches:
             gathering = None
         if gathering is None:
             gathering = self._gathering[job.consumer] = _Gathering(time.monotonic() + job.consumer.batch_wait)
-            self._changed.notify_all()
+            if gathering.due < self._looks_at:
+                self._changed.notify_all()
         gathering.add(job, size)
         if len(gathering.jobs) == job.consumer.batch or gathering.size >= MAX_BYTES:
             self._full.append(self._gathering.pop(job.consumer).batch())
-            self._changed.notify_all()
 
     def _fill(self, due: float = float("inf")) -> None:
         """Take what is gathered, and has waited for long enough at *due*, for full."""
@@ -136,22 +149,29 @@ class Batches:
 
     def _run(self) -> None:
         while self._wait():
-            try:
-                self._dispatch_full()
-            except DispatchError as error:
-                if not self._backoff.failing:
-                    logger.error(
-                        "%s: dispatching a batch failed, trying again and again: %s", printable(self._topic), error
-                    )
-            except Exception:
-                logger.exception("unexpected error with a batch of %s: it comes again", printable(self._topic))
-            else:
-                if self._backoff.failing:
-                    logger.info("%s: dispatching batches works again", printable(self._topic))
-                self._backoff.succeeded()
-                continue
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopped, self._backoff.failed())
+            if not self._try():
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped, self._backoff.failed())
+
+    def _try(self) -> bool:
+        """Dispatch what is full; False if that failed, which is said when it begins and when it is over."""
+        try:
+            self._dispatch_full()
+        except DispatchError as error:
+            if not self._failing:
+                logger.error(
+                    "%s: dispatching a batch failed, trying again and again: %s", printable(self._topic), error
+                )
+            self._failing = True
+            return False
+        except Exception:
+            logger.exception("unexpected error with a batch of %s: it comes again", printable(self._topic))
+            return False
+        if self._failing:
+            logger.info("%s: dispatching batches works again", printable(self._topic))
+        self._failing = False
+        self._backoff.succeeded()
+        return True
 
     def _wait(self) -> bool:
         """Wait until there is a batch to dispatch; False when it is to stop."""
@@ -161,8 +181,8 @@ class Batches:
                 self._fill(now)
                 if self._full:
                     return True
-                due = min((gathering.due for gathering in self._gathering.values()), default=None)
-                self._changed.wait(None if due is None else due - now)
+                self._looks_at = min((gathering.due for gathering in self._gathering.values()), default=math.inf)
+                self._changed.wait(None if self._looks_at == math.inf else self._looks_at - now)
         return False
 
     def _dispatch_full(self) -> None:
@@ -172,7 +192,7 @@ class Batches:
         """
         with self._changed:
             batches, self._full = deque(self._full), []
-            self._under_way = True
+            self._under_way += 1
         kept: list[Batch] = []
         trouble: DispatchError | None = None
         try:
@@ -191,10 +211,13 @@ class Batches:
         finally:
             kept += batches
             with self._changed:
-                self._under_way = False
+                self._under_way -= 1
                 if not self._stopped:
                     self._full[:0], kept = kept, []
-                self._changed.notify_all()
+                if self._full:
+                    self._changed.notify_all()
+                else:
+                    self._wanted.notify_all()
             for batch in kept:
                 batch.refuse()
         if trouble is not None:
