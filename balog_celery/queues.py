@@ -1,4 +1,4 @@
-"""Amazon SQS, and S3 for bodies beyond its limit. With ``direct.py`` the only file that imports boto3.
+"""Amazon SQS, and S3 for bodies beyond its limit. The calls that are made all the time are ``direct.py``'s.
 
 Rules kept here, from the SQS API reference: at most 10 entries in a batch, their ids unique in it (ours are positions);
 a batch call answers 200 with ``Failed[]``; a message, and all of a send batch together, is at most 1 MiB; visibility
@@ -77,6 +77,7 @@ _BAD_MESSAGE = {
     "MissingParameter",
     "ParamValidationError",
 }
+_NONE: Mapping[str, str] = MappingProxyType({})
 _TOO_LARGE = {"BatchRequestTooLong", "MessageTooLong"}
 _AWS_URL = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/")
 
@@ -104,7 +105,7 @@ class Message(NamedTuple):
     first_received: int = 0
     problem: str = ""
     sent: int = 0
-    attributes: Mapping[str, str] = MappingProxyType({})
+    attributes: Mapping[str, str] = _NONE
     group: str = ""
 
 
@@ -677,21 +678,19 @@ _clients = _Clients()
 
 
 def _message(raw: Mapping[str, Any], received: float) -> Message:
-    attributes = raw.get("Attributes", {})
+    system, given = raw.get("Attributes", _NONE), raw.get("MessageAttributes")
+    # By position, as it is done for every message, and names take half as long again.
     return Message(
-        body=raw["Body"],
-        handle=raw["ReceiptHandle"],
-        message_id=raw["MessageId"],
-        received=received,
-        receive_count=int(attributes.get("ApproximateReceiveCount", 1)),
-        first_received=int(attributes.get("ApproximateFirstReceiveTimestamp", 0)),
-        sent=int(attributes.get("SentTimestamp", 0)),
-        attributes={
-            name: value["StringValue"]
-            for name, value in raw.get("MessageAttributes", {}).items()
-            if "StringValue" in value
-        },
-        group=attributes.get("MessageGroupId", ""),
+        raw["Body"],
+        raw["ReceiptHandle"],
+        raw["MessageId"],
+        received,
+        int(system.get("ApproximateReceiveCount", 1)),
+        int(system.get("ApproximateFirstReceiveTimestamp", 0)),
+        "",
+        int(system.get("SentTimestamp", 0)),
+        {name: value["StringValue"] for name, value in given.items() if "StringValue" in value} if given else _NONE,
+        system.get("MessageGroupId", ""),
     )
 
 

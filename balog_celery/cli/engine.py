@@ -69,10 +69,12 @@ def keep_what_is_there() -> None:
     """Have the garbage collector look no more at what was imported and made at start: boto3's models, above all.
 
     All of it stays until the end, and to look at it whenever a batch of events has been in flight for a while takes a
-    fifth of the engine's time.
+    fifth of the engine's time. What is new it looks for after the objects of some 300 events, not of 12, which takes
+    another 7 % and finds nothing: no event leaves a cycle behind.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def _stop_with(worker_pid: int, running: Engine) -> None:
