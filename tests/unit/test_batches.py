@@ -254,6 +254,24 @@ def test_a_full_batch_goes_at_once_and_another_when_it_has_waited() -> None:
     assert [delivery.refused for delivery in deliveries.settled] == [False] * 5 + [True]
 
 
+def test_a_full_batch_needs_no_other_thread() -> None:
+    """Whoever brings the last event dispatches it; if that fails, the thread is there for it."""
+    dispatcher, deliveries = Scripted([False, True]), Deliveries()
+    batches = Batches("topic", dispatcher)
+    one = consumer(batch_wait=3600)
+    batches.dispatch([deliveries.job(one) for _ in range(4)])
+    assert dispatcher.sizes() == [3]
+    batches.dispatch([deliveries.job(one) for _ in range(2)])
+    assert dispatcher.sizes() == [3]
+    assert not batches.ready(frozenset(), 0.0)
+    batches.start()
+    wait_until(lambda: batches.ready(frozenset(), 1.0), what="the second try")
+    batches.stop()
+    batches.join(time.monotonic() + 60)
+    assert dispatcher.sizes() == [3, 3]
+    deliveries.check_each_was_settled_once()
+
+
 def test_a_batch_is_bounded_in_bytes() -> None:
     """A larger event is a batch by itself."""
     dispatcher, deliveries = Scripted(), Deliveries()
