@@ -76,6 +76,7 @@ class Batches:
             self._fill()
             batches, self._full = self._full, []
             self._changed.notify_all()
+            self._wanted.notify_all()
         for batch in batches:
             batch.refuse()
 
@@ -102,7 +103,8 @@ class Batches:
             if not stopped:
                 for job in gathered:
                     self._gather(job)
-            full = bool(self._full)
+            # Where no thread was started, :meth:`flush` does it.
+            full = bool(self._full) and self._thread.is_alive()
         if stopped:
             for job in gathered:
                 job.refuse()
@@ -151,12 +153,14 @@ class Batches:
         while self._wait():
             if not self._try():
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopped, self._backoff.failed())
+                    # Another thread may be faster.
+                    self._changed.wait_for(lambda: self._stopped or not self._full, self._backoff.failed())
 
     def _try(self) -> bool:
         """Dispatch what is full; False if that failed, which is said when it begins and when it is over."""
         try:
-            self._dispatch_full()
+            if not self._dispatch_full():  # another thread has done it, or does
+                return True
         except DispatchError as error:
             if not self._failing:
                 logger.error(
@@ -185,16 +189,18 @@ class Batches:
                 self._changed.wait(None if self._looks_at == math.inf else self._looks_at - now)
         return False
 
-    def _dispatch_full(self) -> None:
-        """Dispatch what is full, each by itself, so that none has to wait for another's queue.
+    def _dispatch_full(self) -> bool:
+        """Dispatch what is full, each by itself, so that none has to wait for another's queue; False if nothing is.
 
         :raises DispatchError: some were not taken, and stay.
         """
         with self._changed:
             batches, self._full = deque(self._full), []
+            if not batches:
+                return False
             self._under_way += 1
         kept: list[Batch] = []
-        trouble: DispatchError | None = None
+        trouble = ""
         try:
             while batches and not self._stopped:
                 batch = batches.popleft()
@@ -203,7 +209,7 @@ class Batches:
                         self._dispatcher.dispatch([batch])
                 except DispatchError as error:
                     kept.append(batch)
-                    trouble = error
+                    trouble = str(error)
                 except BaseException:
                     for job in batch.jobs:
                         job.delivery.abandon()
@@ -214,14 +220,15 @@ class Batches:
                 self._under_way -= 1
                 if not self._stopped:
                     self._full[:0], kept = kept, []
-                if self._full:
+                if self._full or self._failing:
                     self._changed.notify_all()
-                else:
+                if not self._full:
                     self._wanted.notify_all()
             for batch in kept:
                 batch.refuse()
-        if trouble is not None:
-            raise trouble
+        if trouble:
+            raise DispatchError(trouble)
+        return True
 
 
 class _Gathering:

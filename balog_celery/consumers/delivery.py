@@ -133,7 +133,7 @@ class Delivery:
             if self._pending == _ABANDONED:
                 return False
             if self._pending == 0:
-                raise RuntimeError("a job was settled twice")
+                raise RuntimeError(_TWICE)
             self._pending -= 1
             self.refused = self.refused or refused
             return self._pending == 0
@@ -149,6 +149,7 @@ class Delivery:
 
 
 _ABANDONED = -1
+_TWICE = "a job was settled twice"
 
 
 def settle(deliveries: Iterable[Delivery], *, refused: bool) -> None:
@@ -159,10 +160,14 @@ def settle(deliveries: Iterable[Delivery], *, refused: bool) -> None:
     :raises RuntimeError: as :meth:`Delivery.count_down`.
     """
     last: dict[Callable[[Sequence[Delivery]], None], list[Delivery]] = {}
-    try:
-        for delivery in deliveries:
+    twice = False
+    for delivery in deliveries:
+        try:
             if delivery.count_down(refused=refused):
                 last.setdefault(delivery.settled, []).append(delivery)
-    finally:
-        for settled, together in last.items():
-            settled(together)
+        except RuntimeError:  # which is no fault of the others
+            twice = True
+    for settled, together in last.items():
+        settled(together)
+    if twice:
+        raise RuntimeError(_TWICE)

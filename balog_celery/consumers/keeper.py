@@ -86,13 +86,15 @@ class Keeper:
     def hold(self, deliveries: Iterable[Delivery]) -> None:
         """Keep the leases of *deliveries* from now on, until they are settled."""
         with self._wake:
+            due = math.inf
             for delivery in deliveries:
                 delivery.due = delivery.message.received + self._visibility / 2
                 delivery.ends = delivery.message.received + self._visibility
                 self._held[delivery] = None
-                self._lease_at = min(self._lease_at, delivery.due)
+                due = min(due, delivery.due)
+            self._lease_at = min(self._lease_at, due)
             # One that was received long ago may be due before all others.
-            if self._lease_at < self._looks_at:
+            if due < self._looks_at:
                 self._wake.notify_all()
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
@@ -300,12 +302,13 @@ class Keeper:
         While calls fail as a whole, or for every entry, the next ones wait for the back-off. Single entries that failed
         are simply in the next batch.
         """
-        problem: object = None
+        problem: str | None = None
         failures: list[EntryFailure] | None = None
         try:
             failures = call()
         except Exception as error:  # whatever it is, what is owed stays owed and this thread goes on
-            problem = error
+            # Not the error itself, which would keep this frame, and the frame the error.
+            problem = printable(error, 500)
             if not isinstance(error, QueueError):
                 logger.exception("unexpected error at %s on %s", what, printable(self._queue.name))
         stale = [failure for failure in failures or () if failure.sender_fault]
@@ -329,7 +332,7 @@ class Keeper:
         if not self._backoff.failing:
             self._failing_since = time.monotonic()
             logger.warning("%s: the queue did not %s, trying again: %s", printable(self._queue.name), what, problem)
-        self._trouble = printable(problem, 500)
+        self._trouble = problem
         delay = self._backoff.failed()
         with self._wake:
             self._retry_at = time.monotonic() + (min(delay, 1.0) if self._closing else delay)

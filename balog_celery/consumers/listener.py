@@ -232,7 +232,7 @@ class Listener:
         try:
             events = self._read(message)
         except DecodeError as error:
-            others.append((delivery, partial(self._undecodable, delivery, error)))
+            others.append((delivery, partial(self._undecodable, delivery, error.reason)))
             return
         wanted: list[tuple[FacilityRecord, str, Consumer, dict[str, Any]]] = []
         unwanted: list[tuple[FacilityRecord, str]] = []
@@ -333,17 +333,17 @@ class Listener:
         self._stats.add(self.topic, "dispatched", len(jobs))
         self._telemetry.dispatched(self.topic, jobs)
 
-    def _undecodable(self, delivery: Delivery, error: DecodeError) -> None:
+    def _undecodable(self, delivery: Delivery, reason: str) -> None:
         message = delivery.message
         self._stats.add(self.topic, "undecodable")
-        kept = self._bury(message, message.body, "undecodable", error.reason)
+        kept = self._bury(message, message.body, "undecodable", reason)
         self._end(delivery, done=kept)
         if self._first_time(message):
             logger.error(
                 "message %s of %s cannot be decoded (%s): %s",
                 printable(message.message_id),
                 printable(self.topic),
-                printable(error.reason),
+                printable(reason),
                 f"it is in {self._dead_letters.name(self.topic)} now" if kept else "it stays in the queue",
             )
 

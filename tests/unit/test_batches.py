@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import shop_consumers as consumers
 from balog_celery import FacilityRecord, MetricsPayload
+from balog_celery.backoff import Backoff
 from balog_celery.consumers import BatchFailure, Consumer, ConsumerHub, ConsumerOperator
 from balog_celery.consumers.batches import MAX_BYTES, Batches
 from balog_celery.consumers.delivery import RECEIVES, Batch, Delivery, Job, Work
@@ -257,19 +258,40 @@ def test_a_full_batch_goes_at_once_and_another_when_it_has_waited() -> None:
 def test_a_full_batch_needs_no_other_thread() -> None:
     """Whoever brings the last event dispatches it; if that fails, the thread is there for it."""
     dispatcher, deliveries = Scripted([False, True]), Deliveries()
-    batches = Batches("topic", dispatcher)
     one = consumer(batch_wait=3600)
-    batches.dispatch([deliveries.job(one) for _ in range(4)])
-    assert dispatcher.sizes() == [3]
-    batches.dispatch([deliveries.job(one) for _ in range(2)])
-    assert dispatcher.sizes() == [3]
-    assert not batches.ready(frozenset(), 0.0)
-    batches.start()
-    wait_until(lambda: batches.ready(frozenset(), 1.0), what="the second try")
-    batches.stop()
-    batches.join(time.monotonic() + 60)
-    assert dispatcher.sizes() == [3, 3]
+    with started(dispatcher) as batches:
+        batches.dispatch([deliveries.job(one) for _ in range(4)])
+        assert dispatcher.sizes() == [3]
+        batches.dispatch([deliveries.job(one) for _ in range(2)])
+        wait_until(lambda: batches.ready(frozenset(), 1.0), what="the second try")
+        assert dispatcher.sizes() == [3, 3]
     deliveries.check_each_was_settled_once()
+
+
+def test_when_a_poller_finds_the_trouble_over_the_thread_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has waited for long enough is not left until the thread's next try would have been."""
+    monkeypatch.setattr(Backoff, "failed", lambda self: 3600.0)
+    dispatcher, deliveries = Scripted(), Deliveries()
+    dispatcher.down = True
+    soon, full = consumer(batch_wait=0.05, name="soon"), consumer(batch_wait=3600, name="full")
+    with started(dispatcher) as batches:
+        batches.dispatch([deliveries.job(soon)])
+        wait_until(lambda: batches._failing, what="the first try")
+        dispatcher.down = False
+        batches.dispatch([deliveries.job(full) for _ in range(3)])
+        assert dispatcher.sizes() == [1, 3]
+        batches.dispatch([deliveries.job(soon)])
+        wait_until(lambda: dispatcher.sizes() == [1, 3, 1], what="what has waited")
+    deliveries.check_each_was_settled_once()
+
+
+def test_a_thread_that_comes_too_late_has_not_succeeded() -> None:
+    """The trouble is not over because there is nothing to try it with."""
+    dispatcher = Scripted()
+    batches = Batches("topic", dispatcher)
+    batches._failing = True
+    assert batches._try()
+    assert batches._failing
 
 
 def test_a_batch_is_bounded_in_bytes() -> None:

@@ -49,10 +49,10 @@ def test_what_is_settled_together_is_told_of_together() -> None:
 def test_one_that_is_settled_twice_does_not_keep_the_others() -> None:
     """Whose leases would be kept for half a day."""
     settled: list[Delivery] = []
-    one, two = Delivery(MESSAGE, 1, settled.extend), Delivery(MESSAGE, 1, settled.extend)
+    one, two, three = (Delivery(MESSAGE, 1, settled.extend) for _ in range(3))
     with pytest.raises(RuntimeError, match="settled twice"):
-        settle([one, two, two], refused=True)
-    assert settled == [one, two]
+        settle([one, two, two, three], refused=True)
+    assert settled == [one, two, three]
 
 
 def test_an_abandoned_delivery_goes_back_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from typing import Any
@@ -64,6 +65,34 @@ def test_the_events_of_a_message_are_settled_together(queues: Queues) -> None:
         assert queue.deleted == []
         taken[2].acknowledge()
         queue.wait_for(lambda: queue.deleted == ["h1"])
+
+
+def test_no_event_leaves_a_reference_cycle_behind(queues: Queues) -> None:
+    """The engine's process looks for those but rarely, and such a one would keep all that was received with it."""
+    with_dead_letters(queues)
+    hub = hub_of(created=(print, "aws.s3.ObjectCreated:*"), failing=(Recorder().fail, "metrics"))
+    engine = Engine(hub, queues.__getitem__)
+    bodies = [
+        notification("ObjectCreated:Put", "ObjectRemoved:Delete"),
+        event_text(),
+        event_text(cls_type="unwanted"),
+        "{",
+        '{"schema": 1, "header": {}, "payload": {}}',
+        "[" * 1000,
+    ]
+
+    def take() -> None:
+        for number, body in enumerate(bodies):
+            engine.take("topic", Message(body, f"h{number}", f"m{number}", 0.0))
+
+    take()
+    gc.collect()
+    gc.disable()
+    try:
+        take()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_what_nobody_wants_of_a_message_does_not_hold_up_the_rest(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -75,6 +76,23 @@ def test_what_is_settled_together_is_carried_out_in_tens(make: Make, monkeypatch
     settle([refused], refused=True)
     settle([good, refused], refused=False)
     queue.wait_for(lambda: len(queue.deleted) == 26 and queue.returned == ["refused"])
+
+
+def test_a_lease_wakes_the_thread_only_if_it_is_due_before_the_others(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each receive would, otherwise."""
+    keeper = make(FakeQueue())
+    wakes: list[str] = []
+    monkeypatch.setattr(keeper._wake, "notify_all", lambda: wakes.append("") or keeper._wake.notify(9))
+    now = time.monotonic()
+    deliver(keeper, "first", received=now)
+    servers.wait_until(lambda: keeper._looks_at < math.inf, what="the thread to wait")
+    for number in range(3):
+        deliver(keeper, str(number), received=now + 1)
+    assert len(wakes) == 1
+    deliver(keeper, "old", received=now - 5)
+    assert len(wakes) == 2
 
 
 def test_fewer_deletes_wait_for_company_but_not_for_ever(make: Make) -> None:
