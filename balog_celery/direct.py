@@ -1,4 +1,4 @@
-"""The SQS calls that are made all the time, for a sixth of what they cost through boto3's client.
+"""The SQS calls that are made all the time, for an eighth of what they cost through boto3's client.
 
 With ``queues.py`` and ``signer.py`` the only file that imports boto3 or botocore. The request is the one that the
 client makes, signed by botocore's signer with the client's credentials; it goes over a socket of ours, and its answer
