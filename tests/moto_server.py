@@ -1,5 +1,6 @@
 """A local SQS, S3 and SNS for the tests, in a process: ``python moto_server.py [PORT]`` prints its URL and serves."""
 
+import functools
 import logging
 import sys
 import threading
@@ -10,34 +11,53 @@ from unittest import mock
 from moto.server import ThreadedMotoServer
 from moto.sqs import models
 
+#: moto serves requests in threads, but a delete makes a new list of what is left: what is sent meanwhile would be lost,
+#: and what another thread deletes meanwhile would come again. Two receives at a time may give the same message.
+_lock = threading.RLock()
 _receive = models.SQSBackend.receive_message
-_lock = threading.Lock()
 
 
-def _receive_in_order(
+def _one_at_a_time(name: str) -> None:
+    method = getattr(models.SQSBackend, name)
+
+    @functools.wraps(method)
+    def call(*args: Any, **more: Any) -> Any:
+        with _lock:
+            return method(*args, **more)
+
+    setattr(models.SQSBackend, name, call)
+
+
+def _receive_alone(
     self: models.SQSBackend, name: str, count: int, wait: int, visibility: int, attributes: Any = None
 ) -> Any:
-    """A FIFO queue as AWS has it: moto's long poll goes by the groups that were in flight when it began, and burns a
-    core meanwhile; and of a group whose leases have ended it gives the last message first."""
-    if not name.endswith(".fifo"):
-        return _receive(self, name, count, wait, visibility, attributes)
+    """One look at a time, and a FIFO queue as AWS has it: moto's long poll goes by the groups that were in flight when
+    it began, and burns a core meanwhile; and of a group whose leases have ended it gives the last message first."""
     deadline = time.monotonic() + (wait or 0)
+    queue = self.get_queue(name)
     while True:
         now = models.unix_time_millis()
         with _lock, mock.patch.object(models, "unix_time_millis", lambda now=now: now):
-            queue = self.get_queue(name)
-            for message in list(queue.pending_messages):
-                if message.visible:
-                    queue.pending_messages.discard(message)
+            if self.get_queue(name) is not queue:  # it was made anew, for others
+                return []
+            if queue.fifo_queue:
+                for message in list(queue.pending_messages):
+                    if message.visible:
+                        queue.pending_messages.discard(message)
             found = _receive(self, name, count, 0, visibility, attributes)
         if found or time.monotonic() > deadline:
             return found
-        time.sleep(0.05)
+        if queue.fifo_queue:
+            time.sleep(0.05)
+        else:
+            queue.wait_for_messages(0.2)
 
 
 if __name__ == "__main__":
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    models.SQSBackend.receive_message = _receive_in_order
+    models.SQSBackend.receive_message = _receive_alone
+    for name in ("send_message", "delete_message", "change_message_visibility", "purge_queue"):
+        _one_at_a_time(name)
     server = ThreadedMotoServer("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0, verbose=False)
     server.start()
     print("http://{}:{}".format(*server.get_host_and_port()), flush=True)

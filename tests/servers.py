@@ -420,17 +420,18 @@ class Sqs(Server):
 
     def reset(self) -> None:
         """Remove all queues."""
-        self._post("/moto-api/reset", timeout=10)
+        self._ask("POST", "/moto-api/reset", timeout=60)
 
     def answers(self) -> bool:
+        # Not by a reset: one that is slow might be carried out when there are queues already.
         with contextlib.suppress(OSError):
-            self._post("/moto-api/reset", timeout=2)
+            self._ask("GET", "/moto-api/config", timeout=2)
             return True
         return False
 
-    def _post(self, path: str, timeout: float) -> None:
+    def _ask(self, method: str, path: str, timeout: float) -> None:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(urllib.request.Request(self.endpoint_url + path, method="POST"), timeout=timeout) as response:
+        with opener.open(urllib.request.Request(self.endpoint_url + path, method=method), timeout=timeout) as response:
             response.read()
 
     def _program(self) -> Program:

@@ -38,7 +38,7 @@ def step(event):
     note("end", event)
 
 
-@consumer_config(topic=TOPIC, cls_type="step", autoretry_for=(LookupError,), max_retries=2, default_retry_delay=2)
+@consumer_config(topic=TOPIC, cls_type="step", autoretry_for=(LookupError,), max_retries=2, default_retry_delay=5)
 def other(event):
     note("other", event)
     if (failing := event["payload"].get("failing")) == "always":

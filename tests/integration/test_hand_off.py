@@ -132,7 +132,7 @@ def test_a_task_that_waits_for_its_retry_keeps_its_message_and_no_place(
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: sum(runs["patient", f"p{number}"] for number in range(30)) == 30)
     topic.send(event_text("e", values=METRIC))
-    project.wait_for(lambda runs: runs["first", "e"] == 1)
+    project.wait_for(lambda runs: runs["first", "e"] == 1 and runs["typed", "e"] == 1)
     shown = {f"(<Event p{number} cls_type=patient topic={topic.name}>,)" for number in range(30)}
     servers.wait_until(
         lambda: {entry["request"]["args"] for entry in inspect(project, "scheduled")} == shown, what="all of them"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -295,9 +296,9 @@ def test_nothing_listens_beyond_this_machine(state_dir: Path) -> None:
     sockets = set()
     for pid in processes(state_dir):
         for fd in Path(f"/proc/{pid}/fd").iterdir():
-            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
-            if match:
-                sockets.add(match[1])
+            with contextlib.suppress(FileNotFoundError):  # it has been closed meanwhile
+                if match := re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd)):
+                    sockets.add(match[1])
     tables = [*Path("/proc/net/tcp").read_text().splitlines(), *Path("/proc/net/tcp6").read_text().splitlines()]
     listening = [fields[1] for fields in map(str.split, tables) if fields[3] == "0A" and fields[9] in sockets]
     address = socket.inet_aton("127.0.0.1")[::-1] if sys.byteorder == "little" else socket.inet_aton("127.0.0.1")

@@ -272,7 +272,13 @@ def test_check_is_content_with_what_works(
     """With a worker, everything is looked at and told."""
     app.conf.result_backend = broker.url
     start("worker", "-l", "INFO", "-c", "1", "--no-engine")
-    done = balog("check", "--json")
+
+    def answered() -> Result | None:
+        """The worker may be slower to answer than the command waits."""
+        done = balog("check", "--json")
+        return done if "none answers" not in done.stdout else None
+
+    done = servers.wait_until(answered, what="the worker's answer")
     assert done.exit_code == 0
     found = findings(done)
     assert {level for level, _ in found} == {"OK"}

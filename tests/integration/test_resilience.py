@@ -125,8 +125,13 @@ def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, 
     engine = start("balog", "engine", ready="engine started")
     topic.send(*(event_text(f"a{number}", values=METRIC) for number in range(30)))
     engine.wait_for("nothing is received for it until they are fewer")
-    # Its status tells when the poll that was under way has ended.
-    servers.wait_until(lambda: status(project, topic)["doing"] == "paused", what="the pause")
+
+    def at_rest() -> bool:
+        """Its status tells when the poll that was under way has ended, and what came of it is deleted."""
+        now = status(project, topic)
+        return now["doing"] == "paused" and now["in_flight"] == 0
+
+    servers.wait_until(at_rest, what="the pause")
     before = topic.left()
     topic.send(*(event_text(f"b{number}", values=METRIC) for number in range(10)))
     servers.wait_until(lambda: status(project, topic)["last_poll"] > 5, what="some seconds without a poll")
@@ -268,7 +273,7 @@ def test_a_wait_for_room_in_the_worker_is_no_illness(start: Start, project: Proj
     """The poller has more than the worker takes, and polls again when that is done."""
     project.add("balog_visibility_timeout = 5")
     # A receive of ten that two consumers want, behind as many slow ones.
-    topic.send(*(event_text(f"s{number}", "slow", seconds=3) for number in range(4)))
+    topic.send(*(event_text(f"s{number}", "slow", seconds=8) for number in range(4)))
     start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(
         lambda runs: runs["slow", "s0"] + runs["slow", "s1"] + runs["slow", "s2"] + runs["slow", "s3"] >= 1
@@ -276,7 +281,7 @@ def test_a_wait_for_room_in_the_worker_is_no_illness(start: Start, project: Proj
     topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(30)))
     seen = servers.wait_until(lambda: "dispatching" in (h := health(project)).stdout and h, what="the wait for room")
     assert seen.returncode == 0
-    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 30)
+    project.wait_for(lambda runs: sum(1 for name, _ in runs if name == "first") == 30, 120)
 
 
 def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(

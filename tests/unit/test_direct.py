@@ -338,7 +338,7 @@ class _Pieces(socketserver.BaseRequestHandler):
         for piece in self.server.pieces:
             self.request.sendall(piece)
             # What is sent next is another packet, for the reader is waiting for it.
-            self.server.pause.wait(0.05)
+            self.server.pause.wait(self.server.longest_pause)
 
 
 class PiecesServer(socketserver.ThreadingTCPServer):
@@ -350,6 +350,7 @@ class PiecesServer(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Pieces)
         self.pieces = pieces
         self.pause = threading.Event()
+        self.longest_pause = 0.05
         self.seen = 0
 
     @property
@@ -416,13 +417,17 @@ def test_what_comes_unasked_is_no_answer_to_the_next_call() -> None:
     """That would be believed: a delete that failed would pass for one that was made."""
     late = b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + b'{"Messages":[]}'
     server = PiecesServer(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + b'{"a": 1}', late)
+    server.longest_pause = 60
     with serving(server):
         _, direct = both(endpoint_url=f"http://127.0.0.1:{server.server_port}")
         assert direct.call("ReceiveMessage", {"QueueUrl": URL}) == {"a": 1}
         (idle,) = direct._idle
+        server.pause.set()
         assert select.select([idle], [], [], 60)[0]
+        server.pause.clear()
         assert direct.call("DeleteMessageBatch", {"QueueUrl": URL}) == {"a": 1}
         assert server.seen == 2
+        server.pause.set()
         queues._clients._forget()
         del direct, idle
 

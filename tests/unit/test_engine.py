@@ -474,6 +474,7 @@ def test_a_fifo_topic_has_one_poller(queues: Queues) -> None:
     """What two of them receive of a group at the same time might overtake one another."""
     hub = ConsumerHub()
     hub.add_consumer(Consumer(Recorder().process, "topic.fifo"))
+    queues["topic.fifo"] = FakeQueue("topic.fifo")
     engine = Engine(hub, queues.__getitem__, pollers=3)
     with running(engine):
         wait_until(lambda: any(name == "receive" for name, _ in queues["topic.fifo"].calls))

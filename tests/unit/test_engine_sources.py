@@ -85,12 +85,16 @@ def test_no_event_leaves_a_reference_cycle_behind(queues: Queues) -> None:
         for number, body in enumerate(bodies):
             engine.take("topic", Message(body, f"h{number}", f"m{number}", 0.0))
 
+    def left_behind() -> int:
+        take()
+        return gc.collect()
+
     take()
     gc.collect()
     gc.disable()
     try:
-        take()
-        assert gc.collect() == 0
+        # What other threads of this process leave is found as well, but not each time.
+        assert 0 in (left_behind() for _ in range(5))
     finally:
         gc.enable()
 
