@@ -46,13 +46,16 @@ class Sight(NamedTuple):
 
 
 class _Receiver(EventReceiver):  # type: ignore[misc]
-    """Celery's, which says when it receives."""
+    """Celery's, which says when it receives: after its first look, as kombu's Redis subscribes with that."""
 
     ready: Callable[[], None]
+    _looks = 0
 
-    def on_consume_ready(self, *args: Any, **kwargs: Any) -> None:
-        super().on_consume_ready(*args, **kwargs)
-        self.ready()
+    def on_iteration(self) -> None:
+        super().on_iteration()
+        if self._looks == 1:
+            self.ready()
+        self._looks += 1
 
 
 class Tail:
