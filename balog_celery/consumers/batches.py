@@ -157,7 +157,7 @@ class Batches:
                     self._changed.wait_for(lambda: self._stopped or not self._full, self._backoff.failed())
 
     def _try(self) -> bool:
-        """Dispatch what is full; False if that failed, which is said when it begins and when it is over."""
+        """Dispatch what is full; False if it was not taken, which is said when it begins and when it is over."""
         try:
             if not self._dispatch_full():  # another thread has done it, or does
                 return True
@@ -170,7 +170,10 @@ class Batches:
             return False
         except Exception:
             logger.exception("unexpected error with a batch of %s: it comes again", printable(self._topic))
-            return False
+            # It is a fault of ours, and it would come again and again.
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped, self._backoff.failed())
+            return True
         if self._failing:
             logger.info("%s: dispatching batches works again", printable(self._topic))
         self._failing = False

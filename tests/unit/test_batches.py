@@ -286,6 +286,23 @@ def test_when_a_poller_finds_the_trouble_over_the_thread_knows(monkeypatch: pyte
     deliveries.check_each_was_settled_once()
 
 
+def test_a_fault_is_no_hot_loop(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The batch goes back, would come again at once, and who brought it waits for longer and longer."""
+    waited: list[bool] = []
+    monkeypatch.setattr(Backoff, "failed", lambda self: waited.append(True) or 0.0)
+    dispatcher, deliveries = Scripted(), Deliveries()
+    monkeypatch.setattr(dispatcher, "dispatch", lambda jobs: {}["a fault"])
+    with started(dispatcher) as batches:
+        for count in (1, 2):
+            batches.dispatch([deliveries.job(consumer(batch=1))])
+            assert len(waited) == len(deliveries.settled) == count
+        batches.dispatch([deliveries.job(consumer(batch_wait=0))])
+        wait_until(lambda: len(waited) == 3, what="the thread")
+    assert all(delivery.refused for delivery in deliveries.settled)
+    assert caplog.text.count("unexpected error with a batch of topic") == 3
+    deliveries.check_each_was_settled_once()
+
+
 def test_a_thread_that_comes_too_late_has_not_succeeded() -> None:
     """The trouble is not over because there is nothing to try it with."""
     dispatcher = Scripted()
