@@ -239,6 +239,8 @@ def test_trouble_with_s3_is_not_the_messages_fault(queue_name: str, s3: Any, cap
     seen: list[str] = []
 
     def left_out() -> bool:
+        if broken.attributes()["ApproximateNumberOfMessages"] != "2":
+            return False  # one of them would come alone, again and again
         try:
             seen.extend(message.body for message in broken.receive(10, 1))
         except QueueError:
