@@ -32,10 +32,15 @@ class Hiccup(Exception):
     pass
 
 
+BATCH = int(os.environ["FAULTS_BATCH"])
+batches = {"batch": BATCH, "batch_wait": 0.5} if BATCH else {}
+
+
 # A task whose pool child was killed is retried after default_retry_delay: three minutes, if nothing else is said.
-@consumer_config(topic="events", cls_type="ordinary", default_retry_delay=1)
-def plain(event):
-    note("plain", event)
+@consumer_config(topic="events", cls_type="ordinary", default_retry_delay=1, **batches)
+def plain(events):
+    for event in events if BATCH else [events]:
+        note("plain", event)
 
 
 @consumer_config(topic="events", cls_type="ordinary", autoretry_for=(Hiccup,), max_retries=20, default_retry_delay=1)

@@ -232,7 +232,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     broker = make_broker(options.broker)
     with broker, SqsProcess(options.seed, options.gap) as sqs:
         ledger = write_project(folder, broker.url, options.dispatch, redis=options.broker == "valkey")
-        env = {**sqs.env, "FAULTS_LEDGER": str(ledger), "PYTHONPATH": str(ROOT)}
+        env = {**sqs.env, "FAULTS_LEDGER": str(ledger), "FAULTS_BATCH": str(options.batch), "PYTHONPATH": str(ROOT)}
         if options.delete_before_dispatch:
             env["FAULTS_DELETE_FIRST"] = "1"
         with Worker(folder, env) as worker:
@@ -273,6 +273,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of every draw")
     parser.add_argument("--broker", choices=["valkey", "rabbitmq"], default="valkey")
     parser.add_argument("--dispatch", choices=["hand-off", "publish"], default="hand-off")
+    parser.add_argument("--batch", type=int, default=0, help="let one of the consumers get so many events at once")
     parser.add_argument("--gap", type=float, default=1.0, help="how many times rarer than usual faults are")
     parser.add_argument("--seconds", type=float, default=600.0, help="end after so many, whatever is left")
     parser.add_argument("--grace", type=float, default=90.0, help="how many of them are without faults, at most")

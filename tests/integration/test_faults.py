@@ -45,10 +45,13 @@ def run(folder: Path, *options: str, seconds: int) -> tuple[int, dict[str, Any]]
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("dispatch", "events"), [("hand-off", 2000), ("publish", 1000)])
-def test_no_event_is_lost_under_faults(tmp_path: Path, dispatch: str, events: int) -> None:
-    """Each ends with every consumer that wants it, or as a dead letter that says whose; and faults there were."""
-    given = ["--dispatch", dispatch, "--events", str(events), "--seed", "1", "--grace", "60"]
+@pytest.mark.parametrize(("dispatch", "events", "batch"), [("hand-off", 2000, 10), ("publish", 1000, 0)])
+def test_no_event_is_lost_under_faults(tmp_path: Path, dispatch: str, events: int, batch: int) -> None:
+    """Each ends with every consumer that wants it, or as a dead letter that says whose; and faults there were.
+
+    One of the consumers of what is handed over takes batches, the others single events.
+    """
+    given = ["--dispatch", dispatch, "--events", str(events), "--seed", "1", "--grace", "60", "--batch", str(batch)]
     code, figures = run(tmp_path, *given, seconds=150)
     faults = figures["faults"]
     kinds = {kind.removesuffix("_ignored").removesuffix("_refused") for kind, count in faults.items() if count}
