@@ -1,4 +1,4 @@
-"""Any JSON event on an Amazon SQS queue becomes Celery tasks, one for each function that asked for it.
+"""Any JSON event on an Amazon SQS queue becomes Celery tasks, one for each function that consumes it.
 
 Importing this imports neither Celery nor boto3.
 """
@@ -16,14 +16,22 @@ from .errors import (
     QueueError,
     QueueNotFound,
     RecordError,
+    SendError,
     VersionConditionError,
 )
-from .logger import SchemaFormatter, configure, get_logger
+from .producer.configuration import configure
+from .producer.formatter import SchemaFormatter
+from .producer.lineage import caused_by
+from .producer.logger import get_logger
+from .producer.process_end import flush
 
 if TYPE_CHECKING:
-    from .handlers import SQSHandler
+    from .contracts.producers import produces
+    from .events.payloads import LogPayload, MetricsPayload, NullPayload, Payload
+    from .events.records import FacilityRecord
     from .integration import install
-    from .records import FacilityRecord, LogPayload, MetricsPayload, NullPayload, Payload
+    from .producer.handlers import SQSHandler
+    from .producer.sending import asend, asend_many, send, send_many
 
 __version__ = "2.0.0.dev0"
 
@@ -42,18 +50,28 @@ __all__ = [
     "RecordError",
     "SQSHandler",
     "SchemaFormatter",
+    "SendError",
     "VersionConditionError",
+    "asend",
+    "asend_many",
+    "caused_by",
     "configure",
+    "flush",
     "get_logger",
     "install",
+    "produces",
+    "send",
+    "send_many",
 ]
 
 
 #: What needs Celery, boto3 or pydantic's models is imported when it is asked for, from these modules.
 _LATER = {
-    "SQSHandler": ".handlers",
+    "SQSHandler": ".producer.handlers",
     "install": ".integration",
-    **dict.fromkeys(("FacilityRecord", "LogPayload", "MetricsPayload", "NullPayload", "Payload"), ".records"),
+    "produces": ".contracts.producers",
+    **dict.fromkeys(("asend", "asend_many", "send", "send_many"), ".producer.sending"),
+    **dict.fromkeys(("FacilityRecord", "LogPayload", "MetricsPayload", "NullPayload", "Payload"), ".events.records"),
 }
 
 

@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential, with full jitter."""
+"""Delays between retries: exponential backoff with full jitter."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 
 class Backoff:
-    """Delays for one thing that may fail: random between 0 and a bound that doubles up to *cap* ("full jitter").
+    """The delays of one operation that may fail: random between 0 and a bound that doubles up to *cap*.
 
     :param first: the first bound, in seconds.
     :param cap: the largest bound, in seconds.
@@ -19,15 +19,15 @@ class Backoff:
 
     @property
     def failing(self) -> bool:
-        """True from the first failure until it succeeds again."""
+        """True from the first failure until the next success."""
         return self._failures > 0
 
     def failed(self) -> float:
-        """It failed once more; return how many seconds to wait."""
+        """Record a failure. Return the delay before the next attempt, in seconds."""
         bound = min(self._cap, self._first * 2.0 ** min(self._failures, 30))
         self._failures += 1
         return random.uniform(0, bound)
 
     def succeeded(self) -> None:
-        """It worked: start from the first bound next time."""
+        """Record a success: the next delay starts from the first bound."""
         self._failures = 0

@@ -1,7 +1,7 @@
 """The app that ``celery -A balog_celery`` finds.
 
-It reads ``celeryconfig.py`` in the current folder, or the module that ``--config`` or ``CELERY_CONFIG_MODULE`` names:
-Celery's settings and ours, those with the prefix ``balog_``.
+It reads ``celeryconfig.py`` in the current folder, or the module that ``--config`` or ``CELERY_CONFIG_MODULE`` names.
+That module holds Celery's settings, and those of this package with the prefix ``balog_``.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def _make_app() -> Celery:
             try:
                 app.config_from_object(name, force=True)
             except ImportError as error:
-                # Celery's search for the app takes an ImportError for "not here" and says nothing of its cause.
+                # Celery takes an ImportError to mean that the app is elsewhere, and hides its cause.
                 raise ConfigurationError(f"{name} cannot be imported: {error}") from error
     return install_default(app)
 
 
 def _celeryconfig() -> str | None:
-    # Looked for first, because Celery's own silent=True would also hide an ImportError inside of it.
+    # Celery's silent=True would also hide an ImportError inside the module.
     spec = importlib.util.find_spec("celeryconfig")
     if spec is None:
         return None
     checkout = Path(__file__).resolve().parents[1]
     if spec.origin and Path(spec.origin).resolve().parent == checkout != Path.cwd().resolve():
-        return None  # installed with -e, a checkout is on the path everywhere; its examples are not for other folders
+        return None  # an editable checkout is on every path; its example configuration is not for other folders
     return "celeryconfig"
 
 

@@ -5,28 +5,34 @@
   * :class:`ConfigurationError`   a setting, an option or a decorator's argument is wrong: nothing has started
 
     * :class:`VersionConditionError`   a version condition cannot be read
+    * :class:`PackageImportError`      a package of ``balog_packages`` cannot be imported
 
-  * :class:`RecordError`          a record or a payload is not what its schema says
+  * :class:`RecordError`          a record or a payload does not match its schema
 
     * :class:`DecodeError`        the bytes of a message are not a record
 
   * :class:`BatchFailure`         raised by a consumer's function: some events of its batch failed
+  * :class:`FunctionAborted`      a consumer's function ended with a ``BaseException``
 
-  * :class:`QueueError`           the queue's service answered with an error
+  * :class:`QueueError`           SQS, or the broker in its place, answered with an error
 
     * :class:`QueueNotFound`      there is no queue of that name
     * :class:`AccessDenied`       the credentials are wrong, missing, expired, or lack a permission
 
-Every error says what was wrong, with which value, and what to do about it. None of them holds a secret.
+  * :class:`SendError`            events that were to be sent are not known to be in the queue
+
+Each message names what is wrong, the value, and the way out. No message holds a secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 
 class BalogError(Exception):
-    """The base of every error that this package raises on purpose."""
+    """The base class of all errors of this package."""
 
 
 class ConfigurationError(BalogError, ValueError):
@@ -44,14 +50,26 @@ class VersionConditionError(ConfigurationError):
         )
 
 
+class PackageImportError(ConfigurationError):
+    """A package of ``balog_packages`` cannot be imported. Raised when the app loads its modules.
+
+    :param message: one line with the package, the file, the line and the reason.
+    :param frames: the last frames of the traceback that are not this package's.
+    """
+
+    def __init__(self, message: str, frames: str) -> None:
+        self.frames = frames
+        super().__init__(message)
+
+
 class RecordError(BalogError, ValueError):
-    """A record or a payload does not hold what its schema asks for."""
+    """A record or a payload does not match its schema."""
 
 
 class DecodeError(RecordError):
     """The body of a message is not a record.
 
-    :param reason: one line that says why, fit for a log line and for a message attribute; it never holds the body.
+    :param reason: the reason in one line, fit for a log and for a message attribute; it never holds the body.
     """
 
     def __init__(self, reason: str) -> None:
@@ -60,13 +78,13 @@ class DecodeError(RecordError):
 
 
 class BatchFailure(BalogError):
-    """What the function of a batch consumer raises, or returns, when only some of the events failed.
+    """Raised or returned by the function of a batch consumer when only some events of the batch failed.
 
-    These are retried, as the task's ``max_retries``, ``default_retry_delay`` or ``retry_backoff`` say, and are dead
-    letters after that, each by itself. The others are done. If it names none, all are done.
+    These are retried, as the task's ``max_retries``, ``default_retry_delay`` or ``retry_backoff`` say, and then become
+    dead letters, each by itself. The others are done. If it names no event, all are done.
 
-    :param failed: which failed: each an index into the list that the function was given, or an event's id. A mapping
-        also says why: a text, or the exception.
+    :param failed: the events that failed: each an index into the list that the function got, or an event's id. A
+        mapping adds the reason: a text, or the exception.
     :raises TypeError: one is neither.
     """
 
@@ -77,7 +95,7 @@ class BatchFailure(BalogError):
         for which in reasons:
             if isinstance(which, bool) or not isinstance(which, (int, str)):
                 raise TypeError(f"BatchFailure takes indexes and ids of events, not {which!r}")
-        #: Why each failed; "" where nothing was said.
+        #: The reason of each failure; "" if none was given.
         self.failed: dict[int | str, str] = {
             which: reason if isinstance(reason, str) else repr(reason) for which, reason in reasons.items()
         }
@@ -88,10 +106,17 @@ class BatchFailure(BalogError):
         return f"{len(self.failed)} of the batch's events failed: {', '.join(shown)}{', ...' * (len(self.failed) > 5)}"
 
 
+class FunctionAborted(BalogError):
+    """A consumer's function raised ``MemoryError``, or a ``BaseException`` such as ``CancelledError``.
+
+    That exception is its ``__cause__``.
+    """
+
+
 class QueueError(BalogError):
     """SQS, or the broker in its place, refused a call or could not be reached.
 
-    :param message: what to tell a person.
+    :param message: the error in one line.
     :param code: the error code of the service (``"AccessDenied"``), or the name of the exception of boto3 or kombu.
     """
 
@@ -106,3 +131,38 @@ class QueueNotFound(QueueError):
 
 class AccessDenied(QueueError):
     """The credentials are missing, wrong or expired, or they lack a permission."""
+
+
+@dataclass(frozen=True)
+class SendFailure:
+    """An event that is not known to be in the queue.
+
+    :param index: its position in what was to be sent.
+    :param event_id: its id; "" if it was sent raw.
+    :param code: the error code of the service, or the name of boto3's exception.
+    :param reason: why, in one line.
+    """
+
+    index: int
+    event_id: str
+    code: str
+    reason: str
+
+
+class SendError(BalogError):
+    """Some events, or the one, are not known to be in the queue.
+
+    SQS may still have one whose call timed out. To send the same payloads again makes new events.
+
+    :param queue: the queue's name.
+    :param failures: the events that failed, and why.
+    :param sent: the others, by their positions: :class:`~balog_celery.producer.sending.SentEvent`.
+    """
+
+    def __init__(self, queue: str, failures: Sequence[SendFailure], sent: Mapping[int, Any]) -> None:
+        self.failures = tuple(failures)
+        self.sent = dict(sent)
+        first, *more = self.failures
+        others = f" (and {len(more)} more events)" if more else ""
+        count = f"{len(self.failures)} of {len(self.failures) + len(self.sent)} events were not sent to {queue}"
+        super().__init__(f"{count}: {first.code}: {first.reason}{others}")

@@ -1,13 +1,13 @@
-"""pytest fixtures: a local SQS and a local broker, real ones, that need nothing but ``balog_celery[local]``.
+"""pytest fixtures: a real local SQS and broker, which need only ``balog_celery[local]``.
 
 Ask for them in the ``conftest.py`` at the top of your tests:
 
     pytest_plugins = ["balog_celery.pytest_plugin"]
 
-It is no entry point on purpose: those are imported in every run of pytest, of everybody who has the package installed.
+It is no entry point, because pytest would import it in every run of every project that has the package installed.
 
-Where the local stack cannot run, tests that use it are skipped; with ``CI=true`` in the environment they fail, because
-there a missing server is a fault, and a suite that skips all its tests looks like one that passes.
+Tests are skipped if the local stack cannot run. With ``CI=true`` in the environment they fail instead: a suite that
+skips all its tests would look like one that passes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from .local import LocalStack
-    from .queues import SQSQueue
+    from .dev.local_stack import LocalStack
+    from .sqs.queues import SQSQueue
     from .testing import Records
 
 
 @pytest.fixture
 def balog_records() -> Iterator[Records]:
-    """The records that are logged in the test: see :func:`balog_celery.testing.capture_records`."""
+    """The records that the test logs: see :func:`balog_celery.testing.capture_records`."""
     from .testing import capture_records
 
     with capture_records() as records:
@@ -37,20 +37,20 @@ def balog_records() -> Iterator[Records]:
 
 @pytest.fixture(scope="session")
 def balog_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """The local stack, for as long as the session runs: ``.broker_url`` and ``.endpoint_url``."""
-    from . import local
+    """The local stack, for the whole session: ``.broker_url`` and ``.endpoint_url``."""
+    from .dev import local_stack
 
-    reason = local.available()
+    reason = local_stack.available()
     if reason:
         missing(reason)
     folder = tmp_path_factory.mktemp("balog")
-    yield local.hold(folder)
-    local.release(folder)
+    yield local_stack.hold(folder)
+    local_stack.release(folder)
 
 
 @pytest.fixture
 def balog_broker(balog_stack: LocalStack) -> str:
-    """The URL of a broker that is empty, for Celery's ``broker_url``."""
+    """The URL of an empty broker, for Celery's ``broker_url``."""
     import redis
 
     with redis.Redis.from_url(balog_stack.broker_url.replace("redis+socket://", "unix://")) as client:
@@ -62,9 +62,9 @@ def balog_broker(balog_stack: LocalStack) -> str:
 def balog_sqs(balog_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> str:
     """The endpoint of an SQS without queues.
 
-    The environment has what makes boto3 find it, and nothing else of AWS, in this process and in those that it starts.
+    The environment of this process and its children makes boto3 find it, and holds no other variables of AWS.
     """
-    from .local import DUMMY_CREDENTIALS
+    from .dev.moto_server import DUMMY_CREDENTIALS
 
     for name in list(os.environ):
         if name.startswith("AWS_"):
@@ -76,7 +76,7 @@ def balog_sqs(balog_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    # No proxy of the environment's: it is on this machine.
+    # Ignore proxies: the endpoint is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     opener.open(urllib.request.Request(f"{balog_stack.endpoint_url}/moto-api/reset", method="POST"), timeout=30).close()
     return balog_stack.endpoint_url
@@ -84,12 +84,13 @@ def balog_sqs(balog_stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def balog_queue(balog_sqs: str) -> SQSQueue:
-    """A queue of this test's own, beside its dead-letter queue: ``.name``, ``.send()``, ``.receive()``."""
-    from .queues import SQSQueue
-    from .settings import Settings, dead_letter_name
+    """A new queue with its dead-letter queue: ``.name``, ``.send()``, ``.receive()``."""
+    from .settings import Settings
+    from .sqs.addresses import dead_letter_topic
+    from .sqs.queues import SQSQueue
 
     name = f"test-{uuid.uuid4().hex[:12]}"
-    SQSQueue(str(dead_letter_name(Settings().dead_letter, name))).create()
+    SQSQueue(str(dead_letter_topic(Settings().dead_letter, name))).create()
     queue = SQSQueue(name)
     queue.create()
     return queue

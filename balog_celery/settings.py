@@ -1,4 +1,4 @@
-"""Every setting of the package, its type, default and meaning, in one place.
+"""All settings of the package, with their types, defaults and meanings.
 
 In a Celery configuration each has the prefix ``balog_``: ``balog_region = "eu-west-1"``.
 """
@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from .errors import ConfigurationError
-from .text import printable
+from .text import plain_topic, printable
+from .topic_settings import DeadLetter, Pollers, Positive, TopicSettings, Visibility, WaitTime
 
 PREFIX = "balog_"
 
@@ -24,158 +25,222 @@ class Settings(BaseModel):
 
     packages: tuple[str, ...] = Field((), description="Packages and modules to scan for consumers, by dotted name.")
     ignore: tuple[Any, ...] = Field(
-        (), description="What the scan leaves out: dotted names, names relative to a package ('.tests'), or callables."
+        (),
+        description="Modules that the scan skips: dotted names, names relative to a package ('.tests'), or callables.",
     )
     operator: Any = Field(
         None,
-        description="The ConsumerOperator: an object, a class made without arguments, or the dotted name of either "
-        "('proj.events:operator'). Default: topics as they are written, functions called with the event alone.",
+        description="The ConsumerOperator: an object, a class that takes no arguments, or the dotted name of either "
+        "('proj.events:operator'). Default: topics are used as written, functions are called with the event alone.",
     )
     default_event_handler: Any = Field(
         None,
-        description="A function, or its dotted name, called in the engine with each event that no consumer wants. "
-        "Default: such an event is counted and deleted.",
+        description="A function, or its dotted name, that the engine calls with each event that no consumer wants. "
+        "Default: the engine counts and deletes such an event.",
+    )
+
+    routes: dict[str, Any] = Field(
+        {},
+        description="Existing Celery tasks that consume events, by topic: {'uploads': {'cls_type': "
+        "'aws.s3.ObjectCreated:*', 'task': 'proj.tasks.resize'}}, or a list of these. Each takes the arguments of "
+        "consumer_config, such as arguments={'key': At('payload.key')}.",
+    )
+    middleware: tuple[Any, ...] = Field(
+        (),
+        description="What is called around every consumer, the outermost first, as mw(call, consumer, event, message), "
+        "plain or async: functions, objects, classes that take no arguments, or their dotted names.",
     )
 
     region: str | None = Field(None, description="The AWS region of the queues. Default: boto3's own chain.")
     endpoint_url: str | None = Field(
-        None, description="Where SQS is. Default: AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL, else AWS."
+        None, description="The endpoint of SQS. Default: AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL, else AWS."
+    )
+    s3_endpoint_url: str | None = Field(
+        None, description="Where S3 is. Default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS."
     )
     aws_access_key_id: SecretStr | None = Field(None, description="Default: boto3's own credential chain.")
-    aws_secret_access_key: SecretStr | None = Field(None, description="Goes with aws_access_key_id.")
-    aws_session_token: SecretStr | None = Field(None, description="Goes with aws_access_key_id, if it is temporary.")
+    aws_secret_access_key: SecretStr | None = Field(None, description="The secret of aws_access_key_id.")
+    aws_session_token: SecretStr | None = Field(
+        None, description="The session token of aws_access_key_id, if that is temporary."
+    )
 
     event_broker_url: SecretStr | None = Field(
         None,
-        description="The broker whose queues are listened to, instead of SQS, as a URL that kombu takes: "
-        "'amqp://user:password@host:5672/vhost', 'redis://host:6379/0'. Dead letters are kept there as well. "
-        "It may be Celery's own broker. Default: none, but SQS.",
+        description="A broker to receive events from instead of SQS, as a kombu URL: "
+        "'amqp://user:password@host:5672/vhost', 'redis://host:6379/0'. Dead letters are kept there too. "
+        "It may be Celery's own broker. Default: none; events come from SQS.",
     )
     event_broker_transport_options: dict[str, Any] = Field(
         {},
         repr=False,
-        description="kombu's options for that broker's transport, as in Celery's broker_transport_options.",
+        description="kombu's transport options for that broker, as in Celery's broker_transport_options.",
     )
 
-    engine: bool = Field(True, description="Whether a worker runs an engine beside it. The same as --no-engine.")
+    engine: bool = Field(
+        True, description="Whether a worker runs an engine beside itself. False is the same as --no-engine."
+    )
     dispatch: Literal["hand-off", "publish"] | None = Field(
         None,
-        description="How the engine beside a worker has tasks executed: 'hand-off' gives them to that worker over a "
-        "socket and deletes a message when its tasks have finished; 'publish' puts them on the broker and deletes it "
-        "when the broker has them. Consumers with a queue that the worker does not serve are published in any case. "
-        "Default: hand-off; publish with the embedded SQS, which forgets what it holds when it stops.",
+        description="How the engine beside a worker dispatches tasks: 'hand-off' sends them to that worker over a "
+        "socket, and deletes a message when its tasks have finished; 'publish' puts them on the broker, "
+        "and deletes a message when the broker has them. Tasks for a queue that the worker does not serve "
+        "are always published. Default: hand-off; publish with the embedded SQS, which loses its messages "
+        "when it stops.",
     )
     fifo_on_failure: Literal["hold", "continue"] = Field(
         "hold",
-        description="What the other events of its group do while an event of a FIFO topic is to be retried: 'hold' has "
-        "them wait until it has succeeded or is a dead letter; with 'continue' its retry is a task on the broker, and "
-        "the group goes on.",
+        description="What happens to a message group of a FIFO topic when one of its events must be retried: 'hold' "
+        "keeps the later events waiting until it has succeeded or is a dead letter; 'continue' publishes "
+        "its retry on the broker, and goes on with the group.",
     )
-    wait_time: int = Field(20, ge=0, le=20, description="How long one poll waits for a first message, in seconds.")
-    pollers: int = Field(
+    wait_time: WaitTime = Field(20, description="How long a receive waits for a first message, in seconds.")
+    pollers: Pollers = Field(
         1,
-        ge=1,
-        le=100,
-        description="How many receives of each topic an engine may have under way at a time, and as many deletes. One "
-        "is good for 650 events a second if SQS is 10 ms away. The worker's room for tasks grows with it, by ten for "
-        "each. FIFO topics and a broker's queues have one.",
+        description="How many receives of each topic an engine makes at a time, and as many deletes. One serves 650 "
+        "events a second if SQS is 10 ms away. The worker's prefetch limit grows by ten for each. FIFO topics and a "
+        "broker's queues have one.",
     )
-    visibility_timeout: int | None = Field(
+    visibility_timeout: Visibility | None = Field(
         None,
-        ge=2,
-        le=43_200,
-        description="How long a received message stays invisible unless the engine extends it, in seconds. "
-        "Default: the queue's own setting; 60 on Redis. RabbitMQ knows no such time.",
+        description="How long a received message stays invisible unless the engine extends it, in seconds; sent with "
+        "each receive. Default: the queue's own setting, read every minute, or 30 if that is less "
+        "than 2 or not known; 60 on Redis. RabbitMQ has no such time.",
     )
     drain: float = Field(
-        20.0, ge=0, description="How long a stopping engine waits for what it has in flight, in seconds."
+        20.0,
+        ge=0,
+        description="How long a stopping engine waits for the events in flight, in seconds. Beside a "
+        "worker that stops, too, it waits until the worker has finished its tasks.",
     )
-    dead_letter: str | None = Field(
+    dead_letter: DeadLetter = Field(
         "{topic}-dead",
-        description="The name of a topic's dead-letter queue; {topic} stands for the topic's name. None: none.",
+        description="The name of a topic's dead-letter queue, which is in the topic's region and account, or its URL; "
+        "{topic} stands for the topic's name. None: dead letters are only logged.",
     )
     decoders: dict[str, Any] = Field(
         {},
-        description="What reads the bodies of a topic, by the topic's name: 'auto', 'balog', 'cloudevents', "
-        "'eventbridge', 's3', 'sns', the dotted name of a decoder ('proj.events:decode'), or a decoder such as "
-        "JSONMapping(...). Default: 'auto', which knows all of those kinds by their shape.",
+        description="The decoders of topics, by topic name: 'auto', 'balog', 'cloudevents', "
+        "'eventbridge', 'json', 's3', 'sns', the dotted name of a decoder ('proj.events:decode'), or a decoder such as "
+        "JSONMapping(...). Default: 'auto', which recognizes all formats but plain JSON by their shape.",
     )
     payload_bucket: tuple[str, ...] = Field(
         (),
-        description="The S3 bucket from which bodies are read that messages point to, as the Amazon SQS Extended "
-        "Client Library writes them, and to which `balog send` and dead letters put those beyond 1 MiB; of several, "
-        "the first. A pointer to any other bucket is a dead letter.",
+        description="The S3 buckets for bodies that are larger than a message may be, in the format of the Amazon SQS "
+        "Extended Client Library. Pointers into these buckets are followed; any other pointer is a dead letter. "
+        "`balog send` and dead letters write bodies to the first that are larger than the queue takes.",
+    )
+    payload_threshold: int = Field(
+        1_048_576,
+        gt=0,
+        description="Messages that are larger than this go to the payload bucket also where the queue takes them, in "
+        "bytes.",
     )
     max_body_bytes: int = Field(
         4_194_304,
         gt=0,
-        description="The largest body that is decoded, in bytes; a larger one is a dead letter. SQS's own limit is "
-        "1 MiB; beyond it are bodies in S3.",
+        description="The largest body that is decoded, in bytes; a larger one is a dead letter. Bodies beyond SQS's "
+        "own limit, 1 MiB, are in S3.",
     )
     max_depth: int = Field(
         100,
         gt=0,
-        description="How deep a body may be nested; a deeper one is a dead letter. JSON's parser ends at 200.",
+        description="How deep a body may be nested; a deeper one is a dead letter. The JSON parser accepts 200.",
     )
-    high_water: int = Field(
-        10_000,
-        gt=0,
-        description="With more tasks than this waiting in a queue on the broker, nothing is received for it.",
+    high_water: Positive = Field(
+        10_000, description="Stop receiving for a queue of the broker while more tasks than this wait in it."
+    )
+    max_in_flight: Positive | None = Field(
+        None,
+        description="How many messages of each topic an engine holds at a time, those included that wait for their "
+        "tasks. Default: as many as it can keep invisible: 334 for each second of the visibility timeout.",
+    )
+    topics: dict[str, TopicSettings] = Field(
+        {},
+        description="Settings of single topics, each in place of the one above: {'orders': {'pollers': 4, "
+        "'visibility_timeout': 120, 'wait_time': 5, 'dead_letter': 'x', 'high_water': 500, 'max_in_flight': 50}}. "
+        "A topic is named as its consumers name it, or by its queue's name or URL.",
+    )
+    remember_pauses: bool = Field(
+        False,
+        description="Whether a worker remembers over its restarts what `celery control balog_pause` has paused, by its "
+        "node name, in a file in balog_status_dir: set that to a folder that lasts as long.",
+    )
+    outbox: Any = Field(
+        None,
+        description="The outbox that `balog outbox` relays: a DjangoStore or an SQLAlchemyStore, or the dotted name of "
+        "one ('proj.db:store'). With Django: 'balog_celery.outbox.django:store'. Default: none.",
+    )
+    outbox_relay: bool = Field(
+        False, description="Whether each worker runs a relay of the outbox beside it, in a process of its own."
     )
     once_url: SecretStr | None = Field(
         None,
-        description="The Redis that remembers which events were finished, for consumers with once=: "
+        description="The Redis that stores which events are finished, for consumers with once=: "
         "'redis://host:6379/1'. Default: the result backend, if it is Redis.",
     )
     status_dir: str | None = Field(
         None,
-        description="The folder in which an engine keeps its status for `balog health` and for its worker. "
-        "Default: one of this user's in the folder for temporary files.",
+        description="The folder in which an engine writes its status for `balog health` and for its worker. Only this "
+        "user may write to it. Default: a folder of this user in `XDG_RUNTIME_DIR`, or else below the one for "
+        "temporary files.",
     )
     publish_timeout: float = Field(
-        10.0, gt=0, description="How long publishing may take before the broker counts as down, in seconds."
+        10.0, gt=0, description="How long publishing may take until the broker counts as down, in seconds."
     )
 
+    ship_logs_to: str | None = Field(
+        None,
+        description="The topic to which worker and engine ship their log, at their log level, as records. What "
+        "consuming that same topic logs is left out. Default: none.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="The port on which a worker, or an engine without a worker, serves /metrics for Prometheus, "
+        "/healthz and /readyz. Default: none.",
+    )
+    metrics_host: str = Field("127.0.0.1", description="The address of that port. Probes of Kubernetes need '0.0.0.0'.")
+    web_mask: tuple[str, ...] = Field(
+        ("password", "passwd", "secret", "token", "authorization", "api_key", "access_key", "credential", "cookie"),
+        description="`balog web` hides the values of fields whose names contain one of these, in the bodies of dead "
+        "letters that it shows.",
+    )
     telemetry: bool | None = Field(
         None,
-        description="Whether traces and metrics go to OpenTelemetry. Default: where a provider of either has been set "
-        "in the process.",
+        description="Whether to send traces and metrics to OpenTelemetry. Default: if the process has set a provider "
+        "of either.",
     )
 
     local: bool | None = Field(
         None,
-        description="Whether to run the embedded broker and SQS, for development. Default: `celery -A balog_celery` "
-        "does where neither a broker nor an endpoint is configured; an app of your own does not.",
+        description="Whether to run the embedded broker and SQS, for development. Default: only `celery -A "
+        "balog_celery` does, if neither a broker nor an endpoint is configured.",
     )
     state_dir: str = Field(".balog", description="The folder of the embedded broker and SQS.")
 
-    @field_validator("packages", "ignore", "payload_bucket", mode="before")
+    @field_validator("packages", "ignore", "middleware", "payload_bucket", "web_mask", mode="before")
     @classmethod
     def _one_is_enough(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) or callable(value) else value
 
-    @field_validator("dead_letter")
+    @field_validator("routes", "decoders", "topics")
     @classmethod
-    def _names_the_topic(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                value.format(topic="t")
-            except (KeyError, IndexError, ValueError):
-                raise ValueError("only {topic} can stand in it") from None
-        return value
+    def _without_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return {plain_topic(topic): one for topic, one in value.items()}
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:
         """Read the settings out of a Celery configuration.
 
-        :param conf: ``app.conf``, or any mapping; only its ``balog_`` keys are looked at.
-        :raises ConfigurationError: a key is unknown (the nearest one is named) or a value is of a wrong type.
+        :param conf: ``app.conf``, or any mapping; only its ``balog_`` keys are read.
+        :raises ConfigurationError: a key is unknown (the message names a similar one) or a value has a wrong type.
         """
         given = {key[len(PREFIX) :]: conf[key] for key in conf if isinstance(key, str) and key.startswith(PREFIX)}
         try:
             return cls(**given)
         except ValidationError as error:
-            raise ConfigurationError("; ".join(_explain(detail, given) for detail in error.errors())) from None
+            raise ConfigurationError("; ".join(_error_text(detail, given) for detail in error.errors())) from None
 
 
 #: The settings that may hold a secret, with their prefix.
@@ -184,27 +249,29 @@ SECRETS = frozenset(
 )
 
 
-def _explain(detail: Any, given: Mapping[str, Any]) -> str:
-    name = str(detail["loc"][0])
+def _error_text(detail: Any, given: Mapping[str, Any]) -> str:
+    name, *keys = map(str, detail["loc"])
+    if name == "topics" and keys:
+        return _topic_error(keys[0], keys[1] if len(keys) > 1 else None, detail)
     if detail["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-        hint = f"did you mean {PREFIX}{near[0]}?" if near else "the settings are listed in balog_celery/settings.py"
+        hint = _near(PREFIX, name, Settings) or "the settings are listed in balog_celery/settings.py"
         return f"unknown setting {PREFIX}{printable(name)}: {hint}"
     field = Settings.model_fields[name]
-    # A value of a secret setting is never shown, not even a wrong one.
+    # Never show the value of a secret setting, not even a wrong one.
     shown = "" if PREFIX + name in SECRETS else f" {printable(repr(given[name]))}"
     return f"bad value{shown} for setting {PREFIX}{name}: {detail['msg']} ({field.description})"
 
 
-def queue_name(topic: str) -> str:
-    """The name of the queue that *topic*, a name or a URL, is."""
-    is_url = topic.startswith(("https://", "http://"))
-    return topic.rstrip("/").rpartition("/")[2] if is_url else topic
+def _topic_error(topic: str, key: str | None, detail: Any) -> str:
+    where, keys = f"{PREFIX}topics[{topic!r}]", ", ".join(TopicSettings.model_fields)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key!r} in {where}: {_near('', str(key), TopicSettings) or f'the keys are {keys}'}"
+    value = printable(repr(detail["input"]))
+    if key not in TopicSettings.model_fields:
+        return f"bad value {value} for {where}: give a dict with some of the keys {keys}"
+    return f"bad value {value} for {where}[{key!r}]: {detail['msg']} ({Settings.model_fields[key].description})"
 
 
-def dead_letter_name(template: str | None, topic: str) -> str | None:
-    """The name of the dead-letter queue of *topic*, or None if *template* is None. ``.fifo`` stays at the end."""
-    if template is None:
-        return None
-    plain = topic.removesuffix(".fifo")
-    return template.format(topic=plain) + topic[len(plain) :]
+def _near(prefix: str, name: str, known: type[BaseModel]) -> str:
+    near = difflib.get_close_matches(name, known.model_fields, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else ""

@@ -1,18 +1,18 @@
-"""OpenTelemetry: one trace from a logger's call to the tasks of its event, and metrics. The only file that imports it.
+"""OpenTelemetry: one trace from a logger's call to the tasks of its event, and metrics. No other module imports it.
 
-A trace looks like this, where the last two are of the official instrumentation of Celery, if that is on::
+A trace looks like this; the last two spans are those of the official instrumentation of Celery, if that is on::
 
     create events                  PRODUCER  SQSHandler, in the thread that logs; the context goes with the message
     └─ dispatch events             CONSUMER  the engine, for each event; linked to the first as well
        └─ apply_async/proj.task    PRODUCER  the engine, for each task that it publishes
           └─ run/proj.task         CONSUMER  the worker; a child of "dispatch events" if the task was handed over
 
-It is parents and children all the way, not links between traces, because a message is one event and its tasks are
-nothing but its consequence: an event for three consumers is one trace with three branches, and so is one that SQS
-delivers again. The link is what the semantic conventions for messaging ask for, for tools that go by it.
+Spans are parents and children, not links between traces, because a message is one event and its tasks are its only
+consequence: an event for three consumers is one trace with three branches, and a redelivery adds to it. The link
+follows the semantic conventions for messaging, for tools that need it.
 
-Message attributes are W3C Trace Context (``traceparent``, ``tracestate``), whatever the propagator of the process is;
-task headers are what that propagator makes, because the instrumentation of Celery reads them with it.
+Message attributes are always W3C Trace Context (``traceparent``, ``tracestate``).
+Task headers come from the propagator of the process, with which the instrumentation of Celery reads them.
 """
 
 from __future__ import annotations
@@ -32,52 +32,49 @@ if TYPE_CHECKING:
 #: The message attributes of W3C Trace Context.
 TRACE_CONTEXT = ("traceparent", "tracestate")
 
-#: The boundaries of the histogram of lags, in seconds: a lag may be that of a queue that nobody reads for a day.
+#: The boundaries of the histogram of lags, in seconds. A queue may be left unread for a day.
 _LAGS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200, 86_400)
 
 
 class Telemetry:
-    """What is told of events on their way. This one tells nobody, and :func:`find` gives it where nobody listens.
+    """Telemetry of events. This base class does nothing; :func:`find` returns it where OpenTelemetry is off.
 
-    Times are those of the header :data:`~balog_celery.consumers.delivery.TIMES`: milliseconds of Unix time, by stage.
+    Times are those of :class:`~balog_celery.consumers.context.EventContext`: milliseconds of Unix time, by stage.
     """
 
-    #: The message attributes to ask SQS for.
-    attributes: tuple[str, ...] = ()
-
     def created(self, topic: str, logger: str) -> Mapping[str, str]:
-        """A record for *topic* was logged by *logger*, here and now; return the attributes to send it with."""
+        """Note that *logger* logs a record for *topic* now; return the message attributes to send it with."""
         return {}
 
     def received(self, topic: str, count: int) -> None:
-        """So many messages of *topic* were received."""
+        """Count *count* received messages of *topic*."""
 
     def arrived(self, topic: str, times: Mapping[str, int]) -> None:
-        """An event of *topic* was decoded."""
+        """Note that an event of *topic* was decoded."""
 
     def dispatching(self, topic: str, jobs: Sequence[Job]) -> AbstractContextManager[object]:
-        """The block dispatches *jobs*, those of an event side by side; adds to their headers."""
+        """Trace the block that dispatches *jobs*; count them unless it raises. Keep an event's jobs together.
+
+        The trace is added to their headers.
+        """
         return _NOTHING
 
-    def dispatched(self, topic: str, jobs: Sequence[Job]) -> None:
-        """*jobs* were dispatched."""
-
     def sending(self, send: Callable[..., Any]) -> Callable[..., Any]:
-        """What to call instead of Celery's ``amqp.send_task_message``."""
+        """Return what to call in place of *send*, Celery's ``amqp.send_task_message``."""
         return send
 
     def running(self, headers: Mapping[str, Any]) -> AbstractContextManager[object]:
-        """The block does what a task with *headers* would."""
+        """Run the block in the trace of *headers*, those of a task."""
         return _NOTHING
 
     def started(self, topic: str, consumer: str, times: Mapping[str, int]) -> None:
-        """The task of an event for *consumer* was started."""
+        """Note that the task of an event for *consumer* was started."""
 
     def done(self, topic: str, consumer: str, times: Mapping[str, int], *, failed: bool) -> None:
-        """It has ended: well, or *failed* for good."""
+        """Count a task of *consumer* that has succeeded, or *failed* for good."""
 
     def dead(self, topic: str, consumer: str, reason: str) -> None:
-        """The dead-letter queue of *topic* has an event more; *consumer* is "" if it was not one that failed."""
+        """Count an event in the dead-letter queue of *topic*; *consumer* is "" unless a consumer has failed."""
 
 
 _NOTHING = nullcontext()
@@ -85,10 +82,10 @@ OFF = Telemetry()
 
 
 def find(setting: bool | None = None) -> Telemetry:
-    """The telemetry of this process.
+    """Return the telemetry of this process.
 
-    :param setting: whether it tells OpenTelemetry; default: where a provider of traces or metrics has been set.
-    :raises ConfigurationError: it should, but OpenTelemetry is not installed.
+    :param setting: whether OpenTelemetry is on; None: it is if a provider of traces or metrics has been set.
+    :raises ConfigurationError: *setting* is True, and OpenTelemetry is not installed.
     """
     if setting is False or (setting is None and not _has_provider()):
         return OFF
@@ -101,7 +98,7 @@ def find(setting: bool | None = None) -> Telemetry:
 
 
 def _has_provider() -> bool:
-    # Whoever has set one has imported these; importing them here would make everybody else pay for it.
+    # Setting a provider imports these modules. Importing them here would cost every other process.
     trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
     return (trace is not None and _is_real(trace.get_tracer_provider())) or (
         metrics is not None and _is_real(metrics.get_meter_provider())
@@ -109,7 +106,7 @@ def _has_provider() -> bool:
 
 
 def _is_real(provider: object) -> bool:
-    # The API's own are those that stand in for one, and those that do nothing.
+    # The API's own providers are proxies, and providers that do nothing.
     return not type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
@@ -119,14 +116,12 @@ def _default() -> OpenTelemetry:
 
 
 class OpenTelemetry(Telemetry):
-    """Tells OpenTelemetry.
+    """Reports to OpenTelemetry.
 
-    :param tracer_provider: where spans go; default: the provider that is or will be set in the process.
-    :param meter_provider: likewise for metrics.
+    :param tracer_provider: where spans go; default: the provider of the process, also if it is set later.
+    :param meter_provider: where metrics go; default: likewise.
     :raises ImportError: ``opentelemetry-api`` is not installed.
     """
-
-    attributes = TRACE_CONTEXT
 
     def __init__(self, tracer_provider: Any = None, meter_provider: Any = None) -> None:
         from opentelemetry import context, metrics, propagate, trace
@@ -155,13 +150,13 @@ class OpenTelemetry(Telemetry):
 
     def created(self, topic: str, logger: str) -> Mapping[str, str]:
         if logger.partition(".")[0] == "opentelemetry":
-            return {}  # what exporters have to say would give them ever more to export
+            return {}  # the log of an exporter would make more spans to export
         about = {"messaging.system": "aws_sqs", **_about("create", "create", topic)}
         span = self._tracer.start_span(f"create {topic}", kind=self._trace.SpanKind.PRODUCER, attributes=about)
         carrier: dict[str, str] = {}
         self._w3c.inject(carrier, self._trace.set_span_in_context(span))
         span.end()
-        # SQS takes no empty values.
+        # SQS refuses empty values.
         return {name: value for name, value in carrier.items() if value}
 
     def received(self, topic: str, count: int) -> None:
@@ -184,10 +179,12 @@ class OpenTelemetry(Telemetry):
         finally:
             for span in spans:
                 span.end()
+        for job in jobs:
+            self._dispatched(1, {"topic": topic, "consumer": job.consumer.task_name})
 
     def _start(self, topic: str, job: Job) -> Any:
         message = job.delivery.message
-        # Nothing of this thread's: it polls for everybody.
+        # Not in this thread's context: it polls for many events.
         parent = self._w3c.extract(message.attributes, self._context.Context())
         creation = self._trace.get_current_span(parent).get_span_context()
         span = self._tracer.start_span(
@@ -206,13 +203,9 @@ class OpenTelemetry(Telemetry):
         self._propagate.inject(job.headers, self._trace.set_span_in_context(span, parent))
         return span
 
-    def dispatched(self, topic: str, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            self._dispatched(1, {"topic": topic, "consumer": job.consumer.task_name})
-
     def sending(self, send: Callable[..., Any]) -> Callable[..., Any]:
         def send_in_context(producer: Any, name: str, message: Any, **options: Any) -> Any:
-            # The instrumentation of Celery makes its span in the current context, and overwrites the headers.
+            # The instrumentation of Celery starts its span in the current context, and overwrites the headers.
             with self.running(message.headers):
                 return send(producer, name, message, **options)
 
@@ -243,7 +236,7 @@ class OpenTelemetry(Telemetry):
 
 
 def _about(kind: str, name: str, topic: str) -> dict[str, str]:
-    """The attributes of a span, by the semantic conventions for messaging."""
+    """Return the attributes of a span, by the semantic conventions for messaging."""
     return {
         "messaging.operation.type": kind,
         "messaging.operation.name": name,

@@ -1,12 +1,17 @@
-"""Text from outside, made fit for one log line."""
+"""Makes text from outside safe for a log line."""
 
 from __future__ import annotations
+
+import re
+
+#: A host with its port, and a path, of a URL.
+_PLACE = re.compile(r"(?:\[[^]@]*]|[^:@/]+)(?::\d*)?/[^@]*")
 
 
 def printable(value: object, limit: int = 200) -> str:
     """Return *value* as text that cannot forge or break a log line.
 
-    Control characters, line breaks and characters that are not printable are written as escapes, and the text is cut.
+    Characters that are not printable, such as line breaks, are escaped. Long text is cut.
 
     :param value: anything; ``str()`` of it is used.
     :param limit: the longest text to return, in characters.
@@ -17,3 +22,22 @@ def printable(value: object, limit: int = 200) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def plain_topic(topic: str) -> str:
+    """Return *topic* without the secrets that a URL may hold: user, password, query and fragment.
+
+    A queue needs none of them, and a topic is in logs, metrics, tasks and dead letters.
+    """
+    scheme, separator, rest = topic.partition("://")
+    if not separator:
+        return topic
+    # A query may hold an "@", and a password a "?"; the place of a queue holds neither.
+    place = _before_query(rest).rpartition("@")[2]
+    if not _PLACE.fullmatch(place):
+        place = _before_query(rest.rpartition("@")[2])
+    return f"{scheme.lower()}://{place}"
+
+
+def _before_query(url: str) -> str:
+    return url.partition("?")[0].partition("#")[0]

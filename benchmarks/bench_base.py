@@ -1,9 +1,7 @@
-"""What the benchmarks have in common: figures, rounds, child processes that tell their CPU time, and the SQS stub."""
+"""The common parts of the benchmarks: figures, rounds, child processes that report their CPU time, and their SQS."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import os
 import statistics
 import subprocess
@@ -19,13 +17,14 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import servers  # noqa: E402
+from scripted_sqs.process import ScriptedSqs  # noqa: E402
 
-__all__ = ["HERE", "ROOT", "Child", "Figure", "Options", "StubSqs", "base_env", "median", "ratios", "servers"]
+__all__ = ["HERE", "ROOT", "BenchSqs", "Child", "Figure", "Options", "base_env", "median", "ratios", "servers"]
 
 
 @dataclass
 class Figure:
-    """One figure of the issue: what was measured, what it should be, and from which sides it comes.
+    """One figure: a measured value, its goal, and the two sides that it compares.
 
     :param name: stable; what ``--only`` takes.
     :param value: the figure itself, usually a ratio; the median of the rounds.
@@ -41,13 +40,13 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the value reaches the goal, and *also*, whatever else must be true, is."""
+        """Return whether the value reaches the goal and *also*, any further condition, is true."""
         relation, _, bound = self.goal.partition(" ")
         reached = self.value <= float(bound) if relation == "<=" else self.value >= float(bound)
         return reached and self.also
 
     def as_json(self) -> dict[str, Any]:
-        """The figure as it is written with ``--json``."""
+        """Return the figure as ``--json`` writes it."""
         return {
             "name": self.name,
             "value": round(self.value, 4),
@@ -64,22 +63,22 @@ class Options:
     quick: bool = False
 
     def pick(self, full: int, quick: int) -> int:
-        """*quick* in a quick run, else *full*."""
+        """Return *quick* in a quick run, else *full*."""
         return quick if self.quick else full
 
 
 def median(values: Iterable[float]) -> float:
-    """The median, rounded for people."""
+    """Return the median, rounded for display."""
     return round(statistics.median(values), 4)
 
 
 def ratios(above: Iterable[float], below: Iterable[float]) -> list[float]:
-    """The ratio in each round: what disturbs a round disturbs both of its sides."""
+    """Return the ratio of each round: a disturbance of a round affects both of its sides."""
     return [over / under for over, under in zip(above, below, strict=True)]
 
 
 def base_env() -> dict[str, str | None]:
-    """The environment of every process: this checkout, and no configuration of this machine's."""
+    """Return the environment of every process: this checkout, and no configuration of this machine."""
     return {
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE), str(ROOT / "tests")]),
         "AWS_CONFIG_FILE": os.devnull,
@@ -96,54 +95,32 @@ def base_env() -> dict[str, str | None]:
     }
 
 
-class StubSqs(servers.Server):
-    """The stub in its own process.
+class BenchSqs(ScriptedSqs):
+    """A scripted SQS without faults that keeps no deleted messages.
 
     :param distance: how much later it answers than it could, in seconds.
     """
 
     def __init__(self, distance: float = 0.0) -> None:
-        super().__init__()
-        self._distance = distance
-        self.port = servers.free_port()
+        super().__init__("--bench", "--distance", str(distance))
 
     @property
     def env(self) -> dict[str, str | None]:
         """By which a child's boto3 finds it."""
-        return {**base_env(), "AWS_ENDPOINT_URL_SQS": f"http://127.0.0.1:{self.port}"}
+        return {**base_env(), "AWS_ENDPOINT_URL_SQS": self.endpoint_url}
 
     def load(self, queue: str, count: int) -> None:
-        """Let *count* more messages of *queue* be received."""
-        self._get(f"/load/{queue}/{count}")
+        """Add *count* messages to *queue*."""
+        self.get(f"/load/{queue}/{count}")
 
     def counts(self, queue: str) -> dict[str, Any]:
-        """What has happened to *queue*; ``stub_cpu`` is the CPU time of the stub's whole process."""
-        return self._get(f"/counts/{queue}")
-
-    def answers(self) -> bool:
-        try:
-            self.counts("none")
-        except OSError:
-            return False
-        return True
-
-    def _get(self, path: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request("GET", path)
-            answer: dict[str, Any] = json.loads(connection.getresponse().read())
-            return answer
-        finally:
-            connection.close()
-
-    def _program(self) -> servers.Program:
-        return servers.Program(
-            [sys.executable, HERE / "stub_sqs.py", str(self.port), str(self._distance)], name="stub_sqs"
-        )
+        """Return the counters of *queue*; ``cpu`` is the CPU time of the server's process."""
+        counts: dict[str, Any] = self.get(f"/counts/{queue}")
+        return counts
 
 
 class Child:
-    """A process of ``bench_child.py`` that works on a queue of its own, and tells its CPU time when it is asked.
+    """A process of ``bench_child.py`` that works on its own queue, and reports its CPU time on request.
 
     :param role: what it does: a function of that module.
     :param env: its environment, added to this process's.
@@ -164,11 +141,11 @@ class Child:
         self._read()
 
     def cpu(self) -> float:
-        """The CPU time of the process so far, in seconds, by ``time.process_time()`` in it."""
+        """Return the process's CPU time so far, in seconds, by its own ``time.process_time()``."""
         return float(self._ask("cpu"))
 
     def rss(self) -> float:
-        """Its resident memory, in MiB."""
+        """Return its resident memory, in MiB."""
         listing = subprocess.run(["ps", "-o", "rss=", "-p", str(self._process.pid)], capture_output=True, text=True)
         return int(listing.stdout) / 1024
 
@@ -191,23 +168,23 @@ class Child:
         return line.strip()
 
 
-def work_off(stub: StubSqs, child: Child, events: int, after: Callable[[], None] = lambda: None) -> dict[str, float]:
-    """Give *child* so many events; return its CPU per event in us from the first receive to the last delete.
+def work_off(sqs: BenchSqs, child: Child, events: int, after: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Give *child* a number of events; return its CPU per event in us from the first receive to the last delete.
 
     :param after: called when it is done, outside of what is measured.
     """
-    before, cpu = stub.counts(child.role), child.cpu()
+    before, cpu = sqs.counts(child.role), child.cpu()
     began = time.monotonic()
-    stub.load(child.role, events)
+    sqs.load(child.role, events)
     wanted = before["deleted"] + events
     deadline = began + 600
-    while stub.counts(child.role)["deleted"] < wanted:
+    while sqs.counts(child.role)["deleted"] < wanted:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{child.role}: {stub.counts(child.role)}")
+            raise TimeoutError(f"{child.role}: {sqs.counts(child.role)}")
         time.sleep(0.05)
     wall = time.monotonic() - began
     spent = child.cpu() - cpu
-    counts = stub.counts(child.role)
+    counts = sqs.counts(child.role)
     after()
     if counts["stale"] or counts["out"]:
         raise RuntimeError(f"{child.role} did not delete each message once: {counts}")

@@ -1,4 +1,4 @@
-"""The processes whose CPU is measured: each works on the queue named after its role, until it is killed.
+"""The processes whose CPU is measured: each works on the queue of its role until it is killed.
 
     python bench_child.py ROLE
 
@@ -23,7 +23,7 @@ LIMIT = 14
 
 
 def serve() -> None:
-    """Tell this process's CPU time whenever it is asked for."""
+    """Report this process's CPU time on each request."""
 
     def listen() -> None:
         for _ in sys.stdin:
@@ -35,7 +35,7 @@ def serve() -> None:
 
 
 def client() -> tuple[Any, str]:
-    """A plain boto3 client, and the queue's URL."""
+    """Return a plain boto3 client and the queue's URL."""
     import boto3
 
     sqs: Any = boto3.client("sqs")
@@ -43,7 +43,7 @@ def client() -> tuple[Any, str]:
 
 
 def receive(sqs: Any, url: str) -> list[Any]:
-    """One receive of ten, as everybody writes it."""
+    """Receive ten messages in the usual way."""
     messages: list[Any] = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=20).get(
         "Messages", []
     )
@@ -51,7 +51,7 @@ def receive(sqs: Any, url: str) -> list[Any]:
 
 
 def delete(sqs: Any, url: str, messages: list[Any]) -> None:
-    """One delete for all of them."""
+    """Delete all of them in one call."""
     entries = [{"Id": str(number), "ReceiptHandle": m["ReceiptHandle"]} for number, m in enumerate(messages)]
     sqs.delete_message_batch(QueueUrl=url, Entries=entries)
 
@@ -94,9 +94,10 @@ def _floor_and_publish(publish: Callable[[Any], None]) -> None:
 
 
 def _prebuilt() -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """Body, headers and properties of the task message of one event, as Celery makes them."""
+    """Return body, headers and properties of one event's task message, as Celery makes them."""
     from bench_project import app
-    from stub_sqs import record
+
+    from scripted_sqs.control import record
 
     message = app.amqp.create_task_message(
         "00000000-0000-4000-8000-000000000000",
@@ -110,7 +111,7 @@ def _prebuilt() -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 
 def floor_publish_bytes() -> None:
-    """The floor, and publishing ten prebuilt messages whose bodies are encoded already."""
+    """The floor, plus publishing ten prebuilt messages with encoded bodies."""
     body, headers, properties = _prebuilt()
     text = json.dumps(body)
 
@@ -130,7 +131,7 @@ def floor_publish_bytes() -> None:
 
 
 def floor_publish() -> None:
-    """The floor, and publishing ten prebuilt messages; kombu encodes their bodies."""
+    """The floor, plus publishing ten prebuilt messages whose bodies kombu encodes."""
     body, headers, properties = _prebuilt()
 
     def publish(producer: Any) -> None:
@@ -147,15 +148,15 @@ def floor_publish() -> None:
     _floor_and_publish(publish)
 
 
-def _engine(link: Any = None) -> None:
+def _engine(channel: Any = None) -> None:
     from bench_project import app
 
-    from balog_celery.cli.engine import keep_what_is_there
+    from balog_celery.cli.engine import freeze_startup_objects
 
     app.loader.import_default_modules()
-    engine = app.balog.engine(link)
+    engine = app.balog.engine(channel)
     threading.Timer(1.0, serve).start()
-    engine.run(ready=keep_what_is_there)  # as `celery balog engine` does
+    engine.run(ready=freeze_startup_objects)  # as `celery balog engine` does
 
 
 def engine_publish() -> None:
@@ -165,26 +166,26 @@ def engine_publish() -> None:
 
 def engine_hand_off() -> None:
     """The engine as it runs beside a worker that takes tasks; ``acker`` is that worker."""
-    from balog_celery.link import Link
+    from balog_celery.dispatch.channel import Channel
 
-    _engine(Link(socket.socket(fileno=int(os.environ["BENCH_FD"]))))
+    _engine(Channel(socket.socket(fileno=int(os.environ["BENCH_FD"]))))
 
 
 engine_hand_off_wide = engine_hand_off
 
 
 def acker() -> None:
-    """A worker's end of the link: each task is done as soon as it is read."""
-    link = socket.socket(fileno=int(os.environ["BENCH_FD"]))
+    """The worker's end of the channel: each task is done as soon as it is read."""
+    channel = socket.socket(fileno=int(os.environ["BENCH_FD"]))
     serve()
     limit = int(os.environ.get("BENCH_LIMIT", LIMIT))
-    link.sendall(json.dumps(["open", limit, ["celery"]]).encode() + b"\n")
+    channel.sendall(json.dumps(["open", limit, ["celery"]]).encode() + b"\n")
     rest = b""
-    while chunk := link.recv(262_144):
+    while chunk := channel.recv(262_144):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             number = line.split(b",", 2)[1]
-            link.sendall(b'["done",%b]\n' % number)  # one by one, as a worker's tasks end
+            channel.sendall(b'["done",%b]\n' % number)  # one by one, as a worker's tasks end
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures 1 to 3: the engine's CPU per event, against plain boto3 and kombu, and against the loop that people write."""
+"""Figures 1 to 3: the engine's CPU per event, against plain boto3 and kombu, and against a naive loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from bench_base import Child, Figure, Options, StubSqs, median, ratios, servers, work_off
+from bench_base import BenchSqs, Child, Figure, Options, median, ratios, servers, work_off
 
 Rounds = dict[str, list[dict[str, float]]]
 
@@ -17,7 +17,7 @@ _measured: dict[Options, Rounds] = {}
 
 @contextmanager
 def hand_off_engine(env: dict[str, str | None], limit: int | None = None) -> Iterator[Child]:
-    """An engine that hands its tasks to a process that has done them at once."""
+    """Run an engine that hands its tasks to a process which reports them as done at once."""
     ours, theirs = socket.socketpair()
     fd = theirs.fileno()
     with ExitStack() as stack:
@@ -31,17 +31,17 @@ def hand_off_engine(env: dict[str, str | None], limit: int | None = None) -> Ite
 
 
 def measure(options: Options) -> Rounds:
-    """All sides, one after the other, round by round; measured once for all the figures that are made of them."""
+    """Measure all sides round by round, once for all of their figures."""
     if options in _measured:
         return _measured[options]
     rounds, events = options.pick(7, 3), options.pick(3000, 1000)
     results: Rounds = {role: [] for role in _ROLES}
     with ExitStack() as stack:
-        stub = stack.enter_context(StubSqs())
+        sqs = stack.enter_context(BenchSqs())
         valkey = stack.enter_context(servers.Valkey())
-        status = str(stub.dir)
+        status = str(sqs.dir)
         env = {
-            **stub.env,
+            **sqs.env,
             "BENCH_BROKER": valkey.url,
             "BENCH_HIGH_WATER": "100000000",
             "BENCH_STATUS_DIR": status,
@@ -53,15 +53,15 @@ def measure(options: Options) -> Rounds:
                 client.delete("celery")
 
         for child in children.values():  # the first calls of each open connections and fill caches
-            work_off(stub, child, 200, forget_tasks)
+            work_off(sqs, child, 200, forget_tasks)
         for number in range(rounds):
             order = _ROLES if number % 2 == 0 else tuple(reversed(_ROLES))
             for role in order:
                 count = events // 3 if role == "naive" else events
-                before = stub.counts(role)["stub_cpu"]
-                result = work_off(stub, children[role], count, forget_tasks)
-                stub_cpu = (stub.counts(role)["stub_cpu"] - before) / count * 1e6
-                results[role].append({**result, "stub_us": stub_cpu})
+                before = sqs.counts(role)["cpu"]
+                result = work_off(sqs, children[role], count, forget_tasks)
+                sqs_cpu = (sqs.counts(role)["cpu"] - before) / count * 1e6
+                results[role].append({**result, "sqs_us": sqs_cpu})
     _measured[options] = results
     return results
 
@@ -75,7 +75,7 @@ def _child(role: str, env: dict[str, str | None], stack: ExitStack) -> Child:
 
 
 def us(results: Rounds, role: str) -> list[float]:
-    """The CPU per event of *role* in each round, in microseconds."""
+    """Return the CPU per event of *role* in each round, in microseconds."""
     return [result["us"] for result in results[role]]
 
 
@@ -84,20 +84,20 @@ def _sides(results: Rounds, *roles: str) -> dict[str, Any]:
     for role in roles:
         sides[f"{role}_us"] = median(us(results, role))
         sides[f"{role}_range_us"] = [round(min(us(results, role))), round(max(us(results, role)))]
-        for key in ("events_per_receive", "events_per_delete", "wall_us", "stub_us"):
+        for key in ("events_per_receive", "events_per_delete", "wall_us", "sqs_us"):
             sides[f"{role}_{key}"] = median(result[key] for result in results[role])
     return sides
 
 
 def engine_hand_off(options: Options) -> Figure:
-    """The engine with hand-off against receiving and deleting alone."""
+    """Compare the engine with hand-off to receiving and deleting alone."""
     results = measure(options)
     value = median(ratios(us(results, "engine_hand_off"), us(results, "floor")))
     return Figure("engine-hand-off", value, "<= 1.25", _sides(results, "engine_hand_off", "floor"))
 
 
 def engine_publish(options: Options) -> Figure:
-    """The engine that publishes against receiving, deleting and publishing prebuilt messages."""
+    """Compare the publishing engine to receiving, deleting and publishing prebuilt messages."""
     results = measure(options)
     engine = us(results, "engine_publish")
     value = median(ratios(engine, us(results, "floor_publish_bytes")))
@@ -107,14 +107,14 @@ def engine_publish(options: Options) -> Figure:
 
 
 def naive_vs_hand_off(options: Options) -> Figure:
-    """How much more the loop that people write costs than hand-off."""
+    """Compare the naive loop to hand-off."""
     results = measure(options)
     value = median(ratios(us(results, "naive"), us(results, "engine_hand_off")))
     return Figure("naive-vs-hand-off", value, ">= 10", _sides(results, "naive", "engine_hand_off"))
 
 
 def naive_vs_publish(options: Options) -> Figure:
-    """How much more the loop that people write costs than publishing."""
+    """Compare the naive loop to the publishing engine."""
     results = measure(options)
     value = median(ratios(us(results, "naive"), us(results, "engine_publish")))
     return Figure("naive-vs-publish", value, ">= 6", _sides(results, "naive", "engine_publish"))

@@ -1,4 +1,4 @@
-"""Figure 7: what a record costs against structlog with the same header and JSON made by hand, and a disabled level."""
+"""Figure 7: the cost of a record against structlog with hand-made header and JSON, and of a disabled level."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTEXT = {"fqdn": "worker-17.eu-west-1.example.com", "application": "billing", 
 
 
 def header_by_hand(logger: Any, name: str, event_dict: Any) -> dict[str, Any]:
-    """A structlog processor: the record as people build it who have no package for it. It validates nothing."""
+    """A structlog processor that makes the record by hand, as without a package for it. It validates nothing."""
     header = {
         "id": f"LG{uuid.uuid4().hex[:22]}",
         "channel": f"bench.{event_dict['event']}",
@@ -49,7 +49,7 @@ def by_hand_to_logging(name: str) -> Any:
 
 
 def by_hand_to_stream(stream: TextIO) -> Any:
-    """structlog that writes by itself, and filters by level: the fastest that its documentation has."""
+    """structlog that writes by itself and filters by level: the fastest set-up in its documentation."""
     import structlog
 
     return structlog.wrap_logger(
@@ -83,7 +83,7 @@ def _suppress(logger: Any) -> None:
 
 
 def _time(call: Call, logger: Any, count: int) -> float:
-    """The CPU of one call, in us."""
+    """Return the CPU of one call, in us."""
     began = time.process_time()
     for _ in range(count):
         call(logger)
@@ -91,7 +91,7 @@ def _time(call: Call, logger: Any, count: int) -> float:
 
 
 def interleaved(loggers: dict[str, Any], call: Call, rounds: int, count: int) -> dict[str, list[float]]:
-    """Each logger's time in each round; the loggers take turns."""
+    """Return each logger's time in each round; the loggers take turns."""
     times: dict[str, list[float]] = {name: [] for name in loggers}
     for logger in loggers.values():
         _time(call, logger, count // 10)
@@ -102,7 +102,7 @@ def interleaved(loggers: dict[str, Any], call: Call, rounds: int, count: int) ->
 
 
 def _child(what: str, rounds: int, count: int) -> dict[str, list[float]]:
-    """Measure in a process of its own, because how logging is set up is the process's."""
+    """Measure in a separate process, because the logging set-up is global."""
     env = {key: value for key, value in {**os.environ, **base_env()}.items() if value is not None}
     argv = [sys.executable, __file__, what, str(rounds), str(count)]
     done = subprocess.run(argv, env=env, check=True, stdout=subprocess.PIPE, text=True)
@@ -111,7 +111,7 @@ def _child(what: str, rounds: int, count: int) -> dict[str, list[float]]:
 
 
 def logger_record(options: Options) -> Figure:
-    """One metrics record, through logging and without; the value is the worse of the two."""
+    """Measure one metrics record, through logging and without; the value is the worse of the two."""
     rounds, count = options.pick(15, 5), options.pick(20_000, 5_000)
     logged = _child("record-logging", rounds, count)
     printed = _child("record-stream", rounds, count)
@@ -129,7 +129,7 @@ def logger_record(options: Options) -> Figure:
 
 
 def logger_disabled(options: Options) -> Figure:
-    """A call at a level that is disabled, against structlog's filtering bound logger, whose method does nothing."""
+    """Compare a call at a disabled level to structlog's filtering bound logger, whose method does nothing."""
     rounds, count = options.pick(15, 5), options.pick(500_000, 100_000)
     times = _child("disabled", rounds, count)
     sides: dict[str, Any] = {f"{name}_us": median(values) for name, values in times.items()}
@@ -143,11 +143,11 @@ def logger_disabled(options: Options) -> Figure:
 
 class _Nothing:
     def debug(self, event: str, payload: object) -> None:
-        """The least that a method call with these arguments can cost."""
+        """Do nothing: the least cost of a method call with these arguments."""
 
 
 def main(what: str, rounds: int, count: int) -> None:
-    """Measure one of them, and write the times."""
+    """Measure one logger, and write the times."""
     import structlog
 
     with open(os.devnull, "w") as sink:

@@ -1,4 +1,4 @@
-"""The project that the benchmarks run: a Celery app with one or two consumers that do nothing, set up by variables."""
+"""The benchmarks' project: a Celery app with one or two consumers that do nothing, configured by variables."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ app = Celery("bench_project")
 app.conf.update(
     broker_url=os.environ.get("BENCH_BROKER", "memory://"),
     worker_hijack_root_logger=False,
+    worker_send_task_events=os.environ.get("BENCH_EVENTS", "1") == "1",
     balog_dispatch=os.environ.get("BENCH_DISPATCH", "publish"),
     balog_packages=["bench_project"],
     balog_pollers=int(os.environ.get("BENCH_POLLERS", "1")),
@@ -32,7 +33,7 @@ _ledger = os.open(LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT) if LEDGER else
 
 
 def note(name: str, *events: Any) -> None:
-    """Do nothing, and leave 32 bytes for each event that say so: what ran, and for which event."""
+    """Write 32 bytes for each event: the consumer and the event's id."""
     if SLEEP:
         time.sleep(SLEEP)
     if _ledger >= 0:
@@ -43,14 +44,14 @@ if BATCH:
 
     @consumer_config(topic=TOPIC, cls_type="metrics", batch=BATCH)
     def batch(events: list[Any]) -> None:
-        """The consumer that gets many events at once."""
+        """The batch consumer."""
         note("batch", *events)
 
 else:
 
     @consumer_config(topic=TOPIC, cls_type="metrics")
     def first(event: Any) -> None:
-        """The consumer that there is otherwise."""
+        """The consumer of single events."""
         note("first", event)
 
 
@@ -58,10 +59,10 @@ if os.environ.get("BENCH_CONSUMERS") == "2":
 
     @consumer_config(topic=TOPIC, cls_type="metrics", version=">=0.0.1")
     def second(event: Any) -> None:
-        """Another one that wants the same events."""
+        """A second consumer of the same events."""
         note("second", event)
 
 
 @app.task(name="naive")  # type: ignore[untyped-decorator]
 def naive(event: Any) -> None:
-    """What the loop without this package calls ``delay()`` on."""
+    """The task that the naive loop calls ``delay()`` on."""

@@ -10,18 +10,18 @@ from bench_base import Figure, Options, median, ratios
 
 from balog_celery.consumers import ConsumerHub
 from balog_celery.consumers.consumer import Consumer
-from balog_celery.records import FacilityRecord, decode
+from balog_celery.events.records import FacilityRecord, decode
 
 _VERSIONS = (None, "<1.0", ">=1.0,<2.0", "~=1.2", "==1.*")
 _SCHEMAS = ("0.0.1", "0.9", "1.0", "1.2.7", "2.0rc1")
 
 
 def _function(event: object) -> None:
-    """What each consumer calls."""
+    """The function of each consumer."""
 
 
 def hub_of(count: int, types: int) -> ConsumerHub:
-    """A hub of *count* consumers of *types* kinds of event, a fifth of them for each version condition."""
+    """Return a hub of *count* consumers of *types* kinds of event, a fifth of them for each version condition."""
     hub = ConsumerHub()
     for number in range(count):
         version = _VERSIONS[number // types % len(_VERSIONS)]
@@ -32,7 +32,7 @@ def hub_of(count: int, types: int) -> ConsumerHub:
 
 
 def events_of(types: int, schemas: Sequence[str], count: int) -> list[FacilityRecord]:
-    """*count* different events, of these types and schemas in turn, shuffled."""
+    """Return *count* different events of these types and schemas in turn, shuffled."""
     events = []
     for number in range(count):
         cls_type, schema = f"type-{number % types}", schemas[number // types % len(schemas)]
@@ -45,7 +45,7 @@ def events_of(types: int, schemas: Sequence[str], count: int) -> list[FacilityRe
 
 
 def _time(hub: ConsumerHub, events: Sequence[FacilityRecord]) -> float:
-    """The CPU per event, in us."""
+    """Return the CPU per event, in us."""
     began = time.process_time()
     for event in events:
         hub.route(event)
@@ -62,7 +62,7 @@ def routing(options: Options) -> Figure:
     kinds = {
         "50_kinds": (hub_of(10, 10), hub_of(10_000, 10), events_of(10, _SCHEMAS, count)),
         "4000_kinds": (hub_of(10, 10), hub_of(10_000, 800), events_of(800, _SCHEMAS, count)),
-        # Types times schemas that nobody should make up.
+        # More kinds than a router remembers.
         "8000_kinds": (
             hub_of(10, 10),
             hub_of(10_000, 800),
@@ -84,7 +84,7 @@ def routing(options: Options) -> Figure:
 
 
 def _first_times() -> dict[str, float]:
-    """What the first event of its kind costs, by how many consumers of its type there are."""
+    """Return the cost of the first event of a kind, by the number of consumers of its type."""
     sides = {}
     for label, consumers, types in (
         ("10_consumers_1_of_the_type", 10, 10),

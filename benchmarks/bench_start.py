@@ -1,4 +1,4 @@
-"""Figure 9: what importing the package and scanning for consumers cost, in CPU of whole processes."""
+"""Figure 9: the cost of importing the package and of scanning for consumers, in CPU of whole processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ print(time.process_time() - began)
 
 
 def _run(code: str, *, folder: str | None = None) -> tuple[float, str]:
-    """Run Python code in a process of its own; return its CPU, user and system, in ms, and what it wrote."""
+    """Run Python code in a process; return its CPU (user and system) in ms, and its output."""
     env = {key: value for key, value in {**os.environ, **base_env()}.items() if value is not None}
     if folder:
         env["PYTHONPATH"] += os.pathsep + folder
@@ -55,7 +55,7 @@ def _run(code: str, *, folder: str | None = None) -> tuple[float, str]:
 
 
 def start(options: Options) -> Figure:
-    """What a producer pays at import, against the two libraries that it cannot do without."""
+    """Compare a producer's import to importing the two libraries that it needs."""
     codes = {
         "ours": "from balog_celery import get_logger",
         "structlog_and_pydantic": "import structlog, pydantic",
@@ -80,7 +80,7 @@ def start(options: Options) -> Figure:
 
 
 def scan(options: Options) -> Figure:
-    """Scanning 1,000 consumers in 20 modules, their import included; and registering a Celery task for each as well."""
+    """Measure a scan of 1,000 consumers in 20 modules with their import, also with a Celery task for each."""
     count = _MODULES * _CONSUMERS
     with tempfile.TemporaryDirectory() as folder:
         _write_package(Path(folder) / "many")

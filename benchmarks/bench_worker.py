@@ -12,14 +12,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench_base import HERE, Child, Figure, Options, StubSqs, median, ratios, servers
+from bench_base import HERE, BenchSqs, Child, Figure, Options, median, ratios, servers
 from bench_engine import hand_off_engine
 
 #: What each line of a consumer's ledger takes.
 LINE = 32
 _PUT = """
 import sys, bench_project
-from stub_sqs import record
+from scripted_sqs.control import record
 bench_project.app.loader.import_default_modules()
 names = sorted(name for name in bench_project.app.tasks if name.startswith("bench_project."))
 with bench_project.app.connection_for_write() as connection:
@@ -30,7 +30,7 @@ with bench_project.app.connection_for_write() as connection:
 
 
 class Bench:
-    """A stub, a broker and a ledger for the workers of one measurement.
+    """An SQS, a broker and a ledger for the workers of one measurement.
 
     :param dispatch: how the engines dispatch; "" for workers without one.
     :param consumers: how many consumers each event has.
@@ -38,6 +38,7 @@ class Bench:
     :param batch: how many events the first consumer gets at once; 0: one, by itself.
     :param distance: how far away SQS is, in seconds.
     :param pollers: how many receives each engine may have under way.
+    :param events: whether workers send Celery's task events.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Bench:
         batch: int = 0,
         distance: float = 0.0,
         pollers: int = 1,
+        events: bool = True,
     ) -> None:
         self.dispatch = dispatch
         self.consumers = consumers
@@ -55,15 +57,16 @@ class Bench:
         self._batch = batch
         self._distance = distance
         self._pollers = pollers
+        self._events = events
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
-        self.stub = self._stack.enter_context(StubSqs(self._distance))
+        self.sqs = self._stack.enter_context(BenchSqs(self._distance))
         self.valkey = self._stack.enter_context(servers.Valkey())
-        self.ledger = Path(self.stub.dir) / "ledger"
+        self.ledger = Path(self.sqs.dir) / "ledger"
         self.ledger.touch()
         self.env = {
-            **self.stub.env,
+            **self.sqs.env,
             "BENCH_BROKER": self.valkey.url,
             "BENCH_LEDGER": str(self.ledger),
             "BENCH_TOPIC": "events",
@@ -72,16 +75,17 @@ class Bench:
             "BENCH_SLEEP": str(self._sleep),
             "BENCH_BATCH": str(self._batch),
             "BENCH_POLLERS": str(self._pollers),
-            "BENCH_STATUS_DIR": str(self.stub.dir),
+            "BENCH_EVENTS": str(int(self._events)),
+            "BENCH_STATUS_DIR": str(self.sqs.dir),
         }
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def start(self, name: str = "w1", concurrency: int = 2) -> servers.Program:
+    def start(self, name: str = "w1", concurrency: int = 2, pool: str = "prefork") -> servers.Program:
         """Start a worker, with its engine if it has one, and wait until it is ready."""
-        argv = [sys.executable, "-m", "celery", "-A", "bench_project", "worker", "-c", str(concurrency)]
+        argv = [sys.executable, "-m", "celery", "-A", "bench_project", "worker", "-c", str(concurrency), "-P", pool]
         argv += ["-l", "INFO", "-n", f"{name}@bench", *([] if self.dispatch else ["--no-engine"])]
         program = servers.Program(argv, env=self.env, cwd=HERE)
         self._stack.enter_context(program)
@@ -91,16 +95,16 @@ class Bench:
         return program
 
     def put(self, events: int) -> None:
-        """Put the tasks of so many events on the broker, by ``delay()``."""
+        """Put the tasks of *count* events on the broker, by ``delay()``."""
         env = {key: value for key, value in {**os.environ, **self.env}.items() if value is not None}
         subprocess.run([sys.executable, "-c", _PUT, str(events)], env=env, cwd=HERE, check=True)
 
     def done(self) -> int:
-        """How many functions have run."""
+        """Return how many functions have run."""
         return self.ledger.stat().st_size // LINE
 
     def wait(self, tasks: int, timeout: float = 300.0) -> float:
-        """Wait until so many functions have run; return the moment."""
+        """Wait until *tasks* functions have run; return the time."""
         deadline = time.monotonic() + timeout
         while self.done() < tasks:
             if time.monotonic() > deadline:
@@ -109,13 +113,13 @@ class Bench:
         return time.monotonic()
 
     def rate(self, tasks: int) -> float:
-        """Tasks per second, from when a tenth is done."""
+        """Return the tasks per second, from when a tenth is done."""
         first = tasks // 10
         began, seen = self.wait(first), self.done()
         return (tasks - seen) / (self.wait(tasks) - began)
 
     def repeated(self) -> int:
-        """How many functions ran again for an event that they had run for."""
+        """Return how many functions ran again for the same event."""
         with self.ledger.open() as lines:
             return sum(count - 1 for count in Counter(lines).values())
 
@@ -126,7 +130,7 @@ def _rate(dispatch: str, consumers: int, tasks: int, **setup: Any) -> float:
             bench.put(tasks // consumers)
         bench.start()
         if dispatch:
-            bench.stub.load("events", tasks // consumers)
+            bench.sqs.load("events", tasks // consumers)
         rate = bench.rate(tasks)
         if bench.repeated():
             raise RuntimeError(f"{bench.repeated()} functions ran twice for an event")
@@ -137,7 +141,7 @@ _rates: dict[tuple[Options, str, int], list[float]] = {}
 
 
 def _all_rates(options: Options) -> dict[tuple[Options, str, int], list[float]]:
-    """Tasks per second of every way, the ways taking turns; measured once."""
+    """Return the tasks per second of each way; the ways take turns, and are measured once."""
     ways = [(dispatch, consumers) for consumers in (1, 2) for dispatch in ("", "publish", "hand-off")]
     if not _rates:
         for _ in range(options.pick(5, 2)):
@@ -161,38 +165,38 @@ def _end_to_end(options: Options, dispatch: str, goal: str) -> Figure:
 
 
 def end_to_end_publish(options: Options) -> Figure:
-    """From SQS over the broker to the function, against the same worker draining tasks that lie ready."""
+    """Compare the way from SQS over the broker to the function with draining ready tasks in the same worker."""
     return _end_to_end(options, "publish", ">= 0.9")
 
 
 def end_to_end_hand_off(options: Options) -> Figure:
-    """From SQS to the function past the broker, against the same worker draining tasks that lie ready."""
+    """Compare the way from SQS by hand-off to the function with draining ready tasks in the same worker."""
     return _end_to_end(options, "hand-off", ">= 2")
 
 
 def memory(options: Options) -> Figure:
-    """How much an engine's resident memory grows while it hands over events, after the first tenth of them."""
+    """Measure how much an engine's resident memory grows during hand-off, after the first tenth of the events."""
     events = options.pick(1_000_000, 50_000)
-    with StubSqs() as stub:
-        env = {**stub.env, "BENCH_BROKER": "memory://", "BENCH_STATUS_DIR": str(stub.dir)}
+    with BenchSqs() as sqs:
+        env = {**sqs.env, "BENCH_BROKER": "memory://", "BENCH_STATUS_DIR": str(sqs.dir)}
         with hand_off_engine(env, limit=100) as engine:
-            sizes = [_size_after(stub, engine, events // 10 * part) for part in range(1, 11)]
+            sizes = [_size_after(sqs, engine, events // 10 * part) for part in range(1, 11)]
     sides = {"events": events, "mib_after_each_tenth": [round(size, 2) for size in sizes]}
     return Figure("memory", max(sizes[1:]) - sizes[0], "<= 5", sides)
 
 
-def _size_after(stub: StubSqs, engine: Child, events: int) -> float:
-    stub.load(engine.role, events - stub.counts(engine.role)["received"])
+def _size_after(sqs: BenchSqs, engine: Child, events: int) -> float:
+    sqs.load(engine.role, events - sqs.counts(engine.role)["received"])
     deadline = time.monotonic() + 3600
-    while stub.counts(engine.role)["deleted"] < events:
+    while sqs.counts(engine.role)["deleted"] < events:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"{stub.counts(engine.role)} after an hour")
+            raise TimeoutError(f"{sqs.counts(engine.role)} after an hour")
         time.sleep(0.1)
     return engine.rss()
 
 
 def idle(options: Options) -> Figure:
-    """A worker with its engine and nothing to do: the share of a core of all its processes, in percent."""
+    """Measure an idle worker with its engine: the share of a core of all its processes, in percent."""
     seconds = options.pick(120, 60)
     sides: dict[str, Any] = {"seconds": seconds}
     shares, polls = [], []
@@ -201,10 +205,10 @@ def idle(options: Options) -> Figure:
         pids = {way: bench.start().pid for way, bench in benches.items()}
         for bench in benches.values():
             if bench.dispatch:
-                bench.stub.load("events", 10)
+                bench.sqs.load("events", 10)
                 bench.wait(10)
         time.sleep(5)
-        before = {way: (_tree_cpu(pids[way]), bench.stub.counts("events")) for way, bench in benches.items()}
+        before = {way: (_tree_cpu(pids[way]), bench.sqs.counts("events")) for way, bench in benches.items()}
         time.sleep(seconds)
         for way, bench in benches.items():
             cpu, counts = before[way]
@@ -212,13 +216,13 @@ def idle(options: Options) -> Figure:
             sides[f"{way or 'without_engine'}_percent"] = round(share, 3)
             if way:
                 shares.append(share)
-                polls.append((bench.stub.counts("events")["receives"] - counts["receives"]) / seconds * 60)
+                polls.append((bench.sqs.counts("events")["receives"] - counts["receives"]) / seconds * 60)
                 sides[f"{way}_receives_per_minute"] = round(polls[-1], 2)
     return Figure("idle", max(shares), "<= 1", sides, also=max(polls) <= 3.5)
 
 
 def _tree_cpu(pid: int) -> float:
-    """The CPU time of a process and its children, in seconds. Linux only."""
+    """Return the CPU time of a process and its children, in seconds. Linux only."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = [tuple(map(int, line.split())) for line in listing.splitlines()]
     family = {pid, *(child for child, parent in parents if parent == pid)}
@@ -239,7 +243,7 @@ def _workers(count: int, sleep: float) -> Iterator[Bench]:
 
 
 def scale(options: Options) -> Figure:
-    """1, 2 and 4 workers with engines on one queue: events per second, and functions that ran twice for an event.
+    """Measure 1, 2 and 4 workers with engines on one queue: events per second, and functions that ran twice.
 
     The value is how much faster four are than one, where the functions wait (10 ms) and do not compete for the cores.
     """
@@ -251,11 +255,11 @@ def scale(options: Options) -> Figure:
             for count in counts:
                 tasks = options.pick(4000, 1500)
                 with _workers(count, sleep) as bench:
-                    bench.stub.load("events", tasks)
+                    bench.sqs.load("events", tasks)
                     rates.setdefault((sleep, count), []).append(bench.rate(tasks))
                     time.sleep(1.5)
                     repeated += bench.repeated()
-                    left = bench.stub.counts("events")["out"]
+                    left = bench.sqs.counts("events")["out"]
                     if left:
                         raise RuntimeError(f"{left} messages were not deleted")
     sides: dict[str, Any] = {"repeated": repeated, "cores": os.cpu_count()}
@@ -268,7 +272,10 @@ def scale(options: Options) -> Figure:
 
 
 def batch_throughput(options: Options) -> Figure:
-    """Events per second of a consumer that does nothing, 100 events at once, against one by one; the worse way."""
+    """Compare batches of 100 events with single events, for a consumer that does nothing.
+
+    The worse dispatch mode counts.
+    """
     rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(options.pick(5, 2)):
         for dispatch in ("hand-off", "publish"):
@@ -288,7 +295,7 @@ _DISTANCE, _POLLERS = 0.01, 4
 
 
 def pollers(options: Options) -> Figure:
-    """Several receives at a time where SQS is far away, against one."""
+    """Compare several receives at a time with one, for a distant SQS."""
     rates: dict[int, list[float]] = {1: [], _POLLERS: []}
     for _ in range(options.pick(5, 2)):
         for count, values in rates.items():
@@ -297,7 +304,33 @@ def pollers(options: Options) -> Figure:
     return Figure("pollers", median(ratios(rates[_POLLERS], rates[1])), ">= 2", sides)
 
 
+#: For how long a function waits where pools are compared, in seconds, and how many run at a time.
+_WAIT, _CONCURRENCY = 0.1, 100
+
+
+def pools(options: Options) -> Figure:
+    """Events per second of functions that wait, in pools of threads and greenlets, against concurrency / wait.
+
+    Without Celery's task events: a worker of gevent or eventlet sends each one by itself.
+    """
+    limit = _CONCURRENCY / _WAIT
+    sides: dict[str, Any] = {"limit_events_per_s": limit}
+    found = []
+    for pool in ("gevent", "eventlet", "threads"):
+        values = []
+        for _ in range(options.pick(5, 2)):
+            with Bench("hand-off", 1, _WAIT, events=False) as bench:
+                bench.start(concurrency=_CONCURRENCY, pool=pool)
+                tasks = options.pick(10_000, 3000)
+                bench.sqs.load("events", tasks)
+                values.append(bench.rate(tasks))
+        sides[f"{pool}_events_per_s"] = median(values)
+        found.append(median(values) / limit)
+    return Figure("pools", min(found), ">= 0.8", sides)
+
+
 FIGURES = {
+    "pools": pools,
     "end-to-end-publish": end_to_end_publish,
     "end-to-end-hand-off": end_to_end_hand_off,
     "memory": memory,

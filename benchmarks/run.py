@@ -1,4 +1,4 @@
-"""The figures of "fast": what this package costs beside boto3, kombu, Celery and structlog themselves.
+"""Measures what this package costs compared to boto3, kombu, Celery and structlog.
 
     python benchmarks/run.py                        # all of it: the better part of an hour
     python benchmarks/run.py --quick                # fewer rounds and events
@@ -25,11 +25,11 @@ os.environ.pop("PYTHONPATH", None)
 
 from bench_base import Figure, Options
 
-_MODULES = ("bench_engine", "bench_routing", "bench_logger", "bench_start", "bench_worker")
+_MODULES = ("bench_engine", "bench_routing", "bench_logger", "bench_send", "bench_start", "bench_worker")
 
 
 def all_figures() -> dict[str, Callable[[Options], Figure]]:
-    """What measures each figure, by its name."""
+    """Return the function that measures each figure, by its name."""
     found: dict[str, Callable[[Options], Figure]] = {}
     for module in _MODULES:
         found.update(importlib.import_module(module).FIGURES)
@@ -66,6 +66,11 @@ ROWS = {
     "logger-disabled": (
         "a disabled level / structlog's filtering bound logger",
         "{ours_us:.3f} / {structlog_filtering_us:.3f} us, loop included",
+    ),
+    "send-latency": ("`send` / boto3's `send_message`, until SQS has the event", "{ours_us:.0f} / {boto3_us:.0f} us"),
+    "send-many-cpu": (
+        "CPU of boto3's `send_message_batch` / of `send_many`, with the records",
+        "{boto3_us:.0f} / {ours_us:.0f} us per event",
     ),
     "import": (
         "`from balog_celery import get_logger` / `import structlog, pydantic`",
@@ -106,11 +111,15 @@ ROWS = {
         "events/s of `balog_pollers = 4` / 1, where SQS is 10 ms away",
         "{4_pollers_events_per_s:,.0f} / {1_pollers_events_per_s:,.0f}",
     ),
+    "pools": (
+        "events/s of functions that wait 100 ms with `-c 100` / 1,000, the slowest pool",
+        "gevent {gevent_events_per_s:,.0f}, eventlet {eventlet_events_per_s:,.0f}, threads {threads_events_per_s:,.0f}",
+    ),
 }
 
 
 def table(figures: list[Figure]) -> str:
-    """The figures as the table of README.md."""
+    """Return the figures as the table of README.md."""
     lines = ["| figure | what | value | goal | holds | sides |", "| --- | --- | --- | --- | --- | --- |"]
     for figure in figures:
         what, sides = ROWS[figure.name]
@@ -121,7 +130,7 @@ def table(figures: list[Figure]) -> str:
 
 
 def main() -> int:
-    """Measure, and write what was measured; 1 if a figure could not be measured."""
+    """Measure, and write the figures; return 1 if one could not be measured."""
     known = all_figures()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(known), help="this figure; may be given several times")

@@ -31,8 +31,11 @@ def _one_at_a_time(name: str) -> None:
 def _receive_alone(
     self: models.SQSBackend, name: str, count: int, wait: int, visibility: int, attributes: Any = None
 ) -> Any:
-    """One look at a time, and a FIFO queue as AWS has it: moto's long poll goes by the groups that were in flight when
-    it began, and burns a core meanwhile; and of a group whose leases have ended it gives the last message first."""
+    """Receive without moto's long poll, and in AWS's order for FIFO queues.
+
+    Moto's long poll uses the groups that were in flight when it began, burns a core, and returns the last message of a
+    group first whose visibility timeouts have ended.
+    """
     deadline = time.monotonic() + (wait or 0)
     queue = self.get_queue(name)
     while True:

@@ -1,4 +1,4 @@
-"""Real servers and programs for the tests, each one a process that can be stopped, killed, frozen and started again.
+"""Real servers and programs as processes that a test can stop, kill, freeze and start again.
 
 Every wait has a deadline, and whatever is started here ends with the test that started it: with the ``with`` block, and
 on Linux also when the test's process is killed (the processes die with the *thread* that started them).
@@ -24,9 +24,19 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from balog_celery.local import valkey_binary
+from balog_celery.dev.valkey import valkey_binary
 
 T = TypeVar("T")
+
+#: By which boto3 has credentials and a region, and looks for nothing else on this machine.
+AWS_ENV = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 #: Asks Linux to kill this process when its parent dies, then becomes the program: no ``preexec_fn``, which may hang in
 #: a process with threads.
@@ -54,7 +64,7 @@ def wait_until(condition: Callable[[], T], timeout: float = 60.0, what: str = "t
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses at this moment.
+    """Return an unused TCP port of the loopback interface.
 
     Below those that the system gives to outgoing connections: one of them must not take it before the server does.
     """
@@ -119,7 +129,7 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it has written to stdout and stderr so far."""
+        """Return the output on stdout and stderr so far."""
         if self._log is None:
             return ""
         return Path(self._log.name).read_text(errors="replace")
@@ -211,7 +221,7 @@ class Program:
 
 
 class Server:
-    """What the servers have in common: a process, a folder of its own, and a check whether it answers.
+    """The base of the servers: a process, a folder of its own, and a check that it answers.
 
     :param timeout: seconds that a start may take.
     """
@@ -230,7 +240,7 @@ class Server:
 
     @property
     def output(self) -> str:
-        """What it has written to stdout and stderr since it was last started."""
+        """Return the output on stdout and stderr since the last start."""
         return self.program.output if self.program else ""
 
     def start(self) -> Self:
@@ -331,12 +341,12 @@ class Valkey(Server):
 
     @property
     def url(self) -> str:
-        """Its address as a broker and as a result backend, over the unix socket."""
+        """The URL as a broker and as a result backend, over the unix socket."""
         return f"redis+socket://{self.socket_path}"
 
     @property
     def tcp_url(self) -> str:
-        """Its address over TCP. :raises RuntimeError: it was made without ``tcp``."""
+        """The URL over TCP. :raises RuntimeError: it was made without ``tcp``."""
         if not self.port:
             raise RuntimeError("this Valkey has no TCP port: make it with tcp=True")
         return f"redis://127.0.0.1:{self.port}/0"
@@ -389,25 +399,16 @@ class Sqs(Server):
 
     @property
     def endpoint_url(self) -> str:
-        """Its address, for ``AWS_ENDPOINT_URL_SQS`` and the like."""
+        """The endpoint, for ``AWS_ENDPOINT_URL_SQS`` and the like."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def env(self) -> dict[str, str]:
         """The environment variables by which boto3, in this process or another, finds it."""
-        return {
-            "AWS_ENDPOINT_URL_SQS": self.endpoint_url,
-            "AWS_ENDPOINT_URL_S3": self.endpoint_url,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return {**AWS_ENV, "AWS_ENDPOINT_URL_SQS": self.endpoint_url, "AWS_ENDPOINT_URL_S3": self.endpoint_url}
 
     def client(self, service: str = "sqs", region: str = "us-east-1") -> Any:
-        """A new boto3 client for it, and for what is in that region; the caller closes it."""
+        """Return a new boto3 client for this server and region; the caller closes it."""
         import boto3
 
         return boto3.client(
@@ -438,6 +439,89 @@ class Sqs(Server):
         return Program([sys.executable, Path(__file__).with_name("moto_server.py"), str(self.port)], name="moto")
 
 
+class PostgreSQL(Server):
+    """A private PostgreSQL, which keeps its data over :meth:`kill` and :meth:`restart`.
+
+    It refuses to run as root, so for root it runs as the user that Debian's package makes.
+    """
+
+    USER = "postgres"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = free_port()
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            shutil.chown(self.dir, self.USER, self.USER)
+            ids = ["--reuid", self.USER, "--regid", self.USER, "--clear-groups"]
+            # Changing the user clears the signal that a process gets when its parent dies.
+            self._as_user = ["setpriv", *ids, "--pdeathsig", "KILL"]
+
+    @staticmethod
+    def programs() -> Path | None:
+        """The folder of its programs; None if it is not installed here."""
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+        if found:
+            return found[-1].parent
+        initdb = shutil.which("initdb")
+        return Path(initdb).resolve().parent if initdb else None
+
+    def url(self, driver: str = "postgresql", database: str = "postgres") -> str:
+        """The address of a database, for SQLAlchemy with the *driver* ``postgresql+psycopg``, and for psycopg."""
+        return f"{driver}://{self.USER}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str) -> None:
+        """Make a new, empty database."""
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+
+    def start(self) -> Self:
+        if not (self.dir / "data").exists():
+            initdb = [self._binary("initdb"), "-D", self.dir / "data", "-U", self.USER, "-A", "trust", "--no-sync"]
+            subprocess.run([*self._as_user, *initdb], check=True, capture_output=True, cwd=self.dir)
+        return super().start()
+
+    def kill(self) -> None:
+        # Its processes are in sessions of their own, and a new server waits for all of them to be gone.
+        children = _children(self.pid) if self.program is not None and self.program.running else []
+        super().kill()
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        wait_until(lambda: not any(map(alive, children)), what="the end of PostgreSQL's processes")
+
+    def answers(self) -> bool:
+        command = [self._binary("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command).returncode == 0
+
+    def _binary(self, name: str) -> Path:
+        folder = self.programs()
+        if folder is None:
+            raise RuntimeError("there is no PostgreSQL: apt-get install postgresql")
+        return folder / name
+
+    def _program(self) -> Program:
+        # What a killed process has written is in the system's memory: only a crash of the system needs fsync.
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self.dir,
+            "fsync": "off",
+            "shared_buffers": "16MB",
+            "max_connections": 50,
+        }
+        given = [part for key, value in options.items() for part in ("-c", f"{key}={value}")]
+        argv = [*self._as_user, self._binary("postgres"), "-D", self.dir / "data", *given]
+        return Program(argv, name="postgres", cwd=self.dir)
+
+
+def _children(pid: int) -> list[int]:
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line) for line in listing.split()]
+
+
 class RabbitMQ(Server):
     """A private RabbitMQ node, with a port mapper (epmd) of its own. A start takes about ten seconds."""
 
@@ -458,7 +542,7 @@ class RabbitMQ(Server):
 
     @property
     def url(self) -> str:
-        """Its address as a broker."""
+        """The URL as a broker."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def start(self) -> Self:

@@ -1,6 +1,22 @@
 """``celery -A app balog ...``: the commands that this package adds to Celery's, one file each."""
 
-from . import check, consumers, dead, engine, explain, health, replay, send, tail, topics, up
+from . import (
+    check,
+    consumers,
+    dead,
+    drop,
+    engine,
+    explain,
+    health,
+    outbox,
+    replay,
+    schema,
+    send,
+    tail,
+    topics,
+    up,
+    web,
+)
 from .group import balog
 
 __all__ = [
@@ -8,12 +24,16 @@ __all__ = [
     "check",
     "consumers",
     "dead",
+    "drop",
     "engine",
     "explain",
     "health",
+    "outbox",
     "replay",
+    "schema",
     "send",
     "tail",
     "topics",
     "up",
+    "web",
 ]

@@ -1,11 +1,11 @@
-"""``balog check``: whether the app could run."""
+"""``balog check``: checks whether the app can run."""
 
 from __future__ import annotations
 
 import click
 from celery import Celery
 
-from ..checks import check as checks
+from ..operations.checks.run import check as checks
 from . import output
 from .group import balog, command, json_option
 
@@ -15,11 +15,12 @@ _COLOURS = {"OK": "green", "WARN": "yellow", "FAIL": "red"}
 @command(balog, load=False)
 @json_option
 def check(app: Celery, as_json: bool) -> None:
-    """Look whether the app could run, and say what to do.
+    """Check whether the app can run.
 
-    A line each about settings, consumers, credentials, queues and their settings, broker, result backend and workers.
-    No message is taken or sent. Permissions to delete and extend are tried with a receipt that no message has; those to
-    receive and to send cannot be tried. Exits with 1 if something FAILs; a WARN is no failure.
+    One line each about settings, consumers, the engine's start, credentials, queues and their settings, broker, result
+    backend, workers and running engines, with what to do. It neither receives nor sends messages. Permissions to delete
+    and to extend are tried with a receipt handle that no message has; those to receive and to send cannot be tried.
+    Exits with 1 if something FAILs; a WARN is no failure.
 
     \b
     Example:

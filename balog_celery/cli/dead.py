@@ -1,39 +1,47 @@
-"""``balog dead``: dead letters are listed, shown, replayed and dropped."""
+"""``balog dead``: dead letters are listed, shown and replayed; ``drop`` deletes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from itertools import islice
+from contextlib import closing
 from typing import Any
 
 import click
 from celery import Celery
 
-from ..errors import BalogError, QueueNotFound
-from ..letters import Letter
-from ..queues import Message, ReadableQueue
-from ..selection import Selection
+from ..dead_letters.grouping import error_kind
+from ..dead_letters.reader import DeadLetter
+from ..errors import DecodeError
+from ..events.event_filter import EventFilter
+from ..events.serialization import read_json
 from ..text import printable
-from ..walk import Walk
 from . import output
-from .events import selecting
-from .group import EX_INTERRUPTED, balog, command, json_option
-from .replay import checked, counted, replay_queue, replaying
-
-topic_option = click.option(
-    "--topic", help="Only dead letters of this topic; default: of every topic of the consumers."
+from .dead_queues import (
+    LetterFilter,
+    dead_letter_queues,
+    describe,
+    note_unknown_cls_types,
+    others_text,
+    selected_letters,
 )
-consumer_option = click.option("--consumer", help="Only letters that failed for this consumer: its task's name.")
+from .events import filter_options
+from .group import balog, command, json_option
+from .native import replay_natively
+from .replay import check_options, record_interruption, replay_options, replay_queue
+
+topic_option = click.option("--topic", help="Only dead letters of this topic; default: of all topics of the consumers.")
+consumer_option = click.option(
+    "--consumer", help="Only letters that failed for this consumer: the name of its task, or its own."
+)
 
 
 @balog.group()
 def dead() -> None:
     """List, show, replay or drop dead letters.
 
-    Dead letters are events that ended in failure. They are in the dead-letter queues of the topics (setting
-    balog_dead_letter). SQS has no peek: to look at letters is to receive them, and while a command looks they are
-    invisible to others. They go back when it ends; if it is killed, 15 minutes later.
+    Dead letters are events that failed for good, in the dead-letter queues of the topics (setting balog_dead_letter).
+    SQS has no peek: a command receives the letters that it looks at, so they are invisible to others until it ends; if
+    it is killed, for 15 minutes.
 
     \b
     Example:
@@ -44,39 +52,80 @@ def dead() -> None:
 @command(dead)
 @topic_option
 @consumer_option
-@selecting
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="List so many at most.")
+@filter_options
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most letters to list.")
+@click.option("--group-by", type=click.Choice(["error"]), help="Count all letters by consumer and error instead.")
 @json_option
 def list_(
-    app: Celery, topic: str | None, consumer: str | None, selection: Selection, limit: int, as_json: bool
+    app: Celery,
+    topic: str | None,
+    consumer: str | None,
+    selection: EventFilter,
+    limit: int,
+    group_by: str | None,
+    as_json: bool,
 ) -> None:
     """List dead letters.
 
-    Which event died, when, for which consumer, and of what. What SQS's own redrive policy moved there is listed too,
-    without these.
+    Each with its event, the time, the consumer and the error. Letters that SQS's own redrive policy moved name no
+    consumer and no error. With --group-by error, errors that differ only in numbers and quoted texts are one.
 
     \b
     Example:
         celery -A proj balog dead list --cls-type metrics --since 1d
+        celery -A proj balog dead list --group-by error
     """
-    found = list(islice(_letters(app, topic, consumer, selection), limit))
-    if as_json:
-        output.document([_described(letter) for letter in found])
+    letters = LetterFilter.of(app, topic, consumer, selection)
+    note_unknown_cls_types(app, selection)
+    if group_by:
+        _list_groups(app, letters, as_json)
         return
-    rows = [
-        (
-            printable(letter.id, 40),
-            printable(letter.event.payload.cls_type if letter.event is not None else "", 30),
-            letter.died.strftime("%Y-%m-%d %H:%M:%S") if letter.died else "",
-            printable(letter.topic, 60),
-            letter.reason,
-            printable(letter.consumer, 80),
-            printable(letter.error, 80),
-        )
-        for letter in found
-    ]
-    output.table(("ID", "CLS_TYPE", "DIED (UTC)", "TOPIC", "REASON", "CONSUMER", "ERROR"), rows)
-    click.echo(f"{len(found)} dead letters{' (--limit shows more)' if len(found) == limit else ''}", err=True)
+    found: list[DeadLetter] = []
+    others = 0
+    with closing(selected_letters(app, letters)) as batches:
+        for _, matching, rest in batches:
+            found += matching
+            others += rest
+            if len(found) >= limit:
+                break
+    found = found[:limit]
+    if as_json:
+        output.document([describe(letter) for letter in found])
+        return
+    output.table(("ID", "CLS_TYPE", "DIED (UTC)", "TOPIC", "REASON", "CONSUMER", "ERROR"), [*map(_row, found)])
+    more = " (--limit shows more)" if len(found) == limit else others_text(others)
+    click.echo(f"{output.count_of(len(found), 'dead letter')}{more}", err=True)
+
+
+def _row(letter: DeadLetter) -> tuple[str, ...]:
+    return (
+        printable(letter.id, 40),
+        printable(letter.event.payload.cls_type if letter.event is not None else "", 30),
+        letter.died.strftime("%Y-%m-%d %H:%M:%S") if letter.died else "",
+        printable(letter.topic, 60),
+        printable(letter.reason, 40),
+        printable(letter.consumer, 80),
+        printable(letter.error, 80),
+    )
+
+
+def _list_groups(app: Celery, letters: LetterFilter, as_json: bool) -> None:
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    with closing(selected_letters(app, letters)) as batches:
+        for letter in (letter for _, matching, _ in batches for letter in matching):
+            key = letter.consumer, error_kind(letter.error)
+            group = groups.setdefault(key, {"count": 0, "consumer": key[0], "error": key[1], "first": "", "last": ""})
+            died = letter.died.isoformat(timespec="seconds") if letter.died else ""
+            group["count"] += 1
+            group["first"] = min(filter(None, (group["first"], died)), default="")
+            group["last"] = max(group["last"], died)
+            group["example"] = letter.id
+    rows = sorted(groups.values(), key=lambda group: -group["count"])
+    if as_json:
+        output.document(rows)
+        return
+    names = ("count", "consumer", "error", "first", "last", "example")
+    output.table([*map(str.upper, names)], [[printable(row[name], 120) for name in names] for row in rows])
 
 
 @command(dead)
@@ -86,148 +135,68 @@ def list_(
 def show(app: Celery, id: str, topic: str | None, as_json: bool) -> None:
     """Show the dead letters of one event.
 
-    All that is known of them; exits with 1 if there is none. ID is the event's id, or what `dead list` shows as the
-    id of a body that cannot be decoded.
+    Everything that is known of them, and the body. ID is the id of the event, of its message, or of the task that
+    failed: what a log line names. Exits with 1 if there is none.
 
     \b
     Example:
         celery -A proj balog dead show LGk37Fo3xLLVx9GrfnyTuvBd
     """
-    found = list(_letters(app, topic, None, Selection.of(ids=[id])))
+    letters = LetterFilter.of(app, topic, None, EventFilter.of(ids=[id]))
+    found = [letter for _, matching, _ in selected_letters(app, letters) for letter in matching]
     if as_json:
-        output.document([{**_described(letter), "body": letter.message.body} for letter in found])
+        output.document([{**describe(letter), "body": letter.message.body} for letter in found])
     else:
         for letter in found:
-            for name, value in _described(letter).items():
+            for name, value in describe(letter).items():
                 click.echo(f"{click.style(name, bold=True)}: {printable(value, 2000)}")
             click.echo(_pretty(letter.message.body))
     if not found:
         raise click.ClickException(f"there is no dead letter of {printable(id)}")
 
 
+def _pretty(body: str) -> str:
+    """Return the body as indented JSON, or as one printable line if it cannot be read."""
+    try:
+        return json.dumps(read_json(body), indent=2)
+    except DecodeError:
+        return printable(body, len(body))
+
+
 @command(dead, name="replay")
 @topic_option
-@replaying
-def replay_dead(app: Celery, topic: str | None, **options: Any) -> None:
-    """Have dead letters processed again.
+@consumer_option
+@click.option("--native", is_flag=True, help="Let SQS move all dead letters back to their topics by itself.")
+@replay_options
+def replay_dead(app: Celery, topic: str | None, native: bool, **options: Any) -> None:
+    """Process dead letters again.
 
-    A letter that failed for one consumer goes to that one only, for the others have finished: as a task on the broker,
-    with the id that it always has. One that failed otherwise is sent to its topic again; with --all-consumers all are.
-    A letter is deleted only after its event is safe there, so a replay that is stopped half-way loses nothing: start it
-    again. What fails again is a new dead letter. Exits with 1 if something that was meant could not be replayed.
+    A letter that failed for one consumer goes to that consumer only, because the others have finished: as a task on the
+    broker, with the same id as before. Any other letter is sent to its topic again; with --all-consumers all are.
+    --consumer skips letters that SQS's redrive policy moved: they failed for no consumer. Replay them without it, or to
+    one consumer by `balog replay QUEUE --consumer`.
+
+    A letter is deleted only after its event has been sent, so a replay that stops half-way loses nothing: start it
+    again. An event that fails again becomes a new dead letter. Exits with 1 if a selected letter could not be replayed.
+
+    With --native SQS moves the letters itself, by a message move task, which suits large queues. It takes only --topic,
+    --rate (a whole number up to 500) and --dry-run, and is refused if the queue holds letters that failed for a
+    consumer: SQS moves only those that a redrive policy moved. Ctrl-C cancels the task; what was moved stays moved.
 
     \b
     Example:
         celery -A proj balog dead replay --consumer process_metrics --since 2h --dry-run
         celery -A proj balog dead replay --id LGk37Fo3xLLVx9GrfnyTuvBd
         celery -A proj balog dead replay --rate 20
+        celery -A proj balog dead replay --native --topic myproj-events-prod --rate 100
     """
-    as_json, tally = checked(app, options)
-    with counted(tally):
-        for queue, topics in _queues(app, topic):
-            replay_queue(app, queue, topics[0] if len(topics) == 1 else "", topics, tally, **options)
+    topic, as_json, tally = check_options(app, topic, options)
+    letters = LetterFilter(topic, options.pop("consumer"), options.pop("selection"))
+    if native:
+        replay_natively(app, letters, dry_run=tally.dry_run, as_json=as_json, **options)
+        return
+    note_unknown_cls_types(app, letters.events)
+    with record_interruption(tally):
+        for source in dead_letter_queues(app, topic):
+            replay_queue(app, source.queue, source.home, source.topics, letters, tally, **options)
     tally.show(as_json)
-
-
-@command(dead)
-@topic_option
-@consumer_option
-@selecting
-@click.option("--dry-run", is_flag=True, help="Only say how many would be dropped.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@json_option
-def drop(
-    app: Celery,
-    topic: str | None,
-    consumer: str | None,
-    selection: Selection,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    """Delete dead letters for good.
-
-    \b
-    Example:
-        celery -A proj balog dead drop --cls-type metrics --until 30d --dry-run
-        celery -A proj balog dead drop --id LGk37Fo3xLLVx9GrfnyTuvBd --yes
-    """
-    if not (yes or dry_run):
-        which = (
-            "the dead letters that these options mean" if selection != Selection() or consumer else "ALL dead letters"
-        )
-        click.confirm(f"Delete {which}, of {topic or 'every topic'}?", abort=True, err=True)
-    count = 0
-    stopped = False
-    try:
-        for queue, topics in _queues(app, topic):
-            with Walk(queue) as walk:
-                for messages in walk:
-                    letters = [_read(app, message, topics) for message in messages]
-                    meant = [one.message for one in letters if one.is_meant(selection, consumer, topics)]
-                    count += len(meant) - (0 if dry_run else walk.delete(meant))
-    except KeyboardInterrupt:
-        stopped = True
-    if as_json:
-        output.document({"dry_run": dry_run, "dropped": count})
-    else:
-        click.echo(f"{'would drop' if dry_run else 'dropped'} {count} dead letters")
-    if stopped:
-        raise SystemExit(EX_INTERRUPTED)
-
-
-def _queues(app: Celery, topic: str | None) -> Iterator[tuple[ReadableQueue, list[str]]]:
-    """The dead-letter queues that exist, each with the topics of which it has letters.
-
-    :raises BalogError: there is none.
-    """
-    by_name: dict[str, list[str]] = {}
-    for one in [topic] if topic else sorted(app.balog.topics()):
-        if name := app.balog.dead_letters.name(one):
-            by_name.setdefault(name, []).append(one)
-    if not by_name:
-        raise BalogError("there are no dead-letter queues: balog_dead_letter is None, or there are no consumers")
-    found = [(queue, topics) for name, topics in by_name.items() if (queue := app.balog.connect(name)).exists()]
-    if not found:
-        raise QueueNotFound(f"there is no dead-letter queue: create {', '.join(sorted(by_name))}")
-    yield from found
-
-
-def _letters(app: Celery, topic: str | None, consumer: str | None, selection: Selection) -> Iterator[Letter]:
-    for queue, topics in _queues(app, topic):
-        with Walk(queue) as walk:
-            for messages in walk:
-                for message in messages:
-                    letter = _read(app, message, topics)
-                    if letter.is_meant(selection, consumer, topics):
-                        yield letter
-
-
-def _read(app: Celery, message: Message, topics: list[str]) -> Letter:
-    return Letter.read(message, app.balog.reader(message.attributes.get("topic") or topics[0]))
-
-
-def _described(letter: Letter) -> dict[str, Any]:
-    event = letter.event
-    return {
-        "id": letter.id,
-        "cls_type": event.payload.cls_type if event is not None else None,
-        "schema": event.schema_version if event is not None else None,
-        "timestamp": event.header.timestamp.isoformat() if event is not None else None,
-        "died": letter.died.isoformat() if letter.died else None,
-        "topic": letter.topic,
-        "reason": letter.reason,
-        "consumer": letter.consumer,
-        "error": letter.error,
-        "first_received": letter.message.attributes.get("first_received", ""),
-        "receive_count": letter.message.attributes.get("receive_count", ""),
-        "message_id": letter.message.message_id,
-    }
-
-
-def _pretty(body: str) -> str:
-    """The body as indented JSON; as one printable line where it is none."""
-    try:
-        return json.dumps(json.loads(body), indent=2)
-    except ValueError:
-        return printable(body, len(body))

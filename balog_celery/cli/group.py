@@ -1,8 +1,10 @@
-"""The group ``celery -A app balog``, and what its commands have in common."""
+"""The group ``celery -A app balog``, and what its commands share."""
 
 from __future__ import annotations
 
 import functools
+import math
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 
-from ..errors import BalogError
+from ..errors import BalogError, ConfigurationError
+from ..wiring.start_errors import StartError
 
-#: The exit code after Ctrl-C: as shells have it, 128 and the number of SIGINT.
+#: The exit code after Ctrl-C, as in shells: 128 plus the number of SIGINT.
 EX_INTERRUPTED = 130
 
 
@@ -21,7 +24,8 @@ EX_INTERRUPTED = 130
 def balog(ctx: click.Context) -> None:
     """Consume JSON events from Amazon SQS as Celery tasks.
 
-    Exit codes: 0 all is well; 1 the answer is no, or something failed; 2 the command line is wrong; 130 Ctrl-C.
+    Exit codes: 0 success; 1 the answer is no, or something failed; 2 the command line is wrong; 78 the configuration is
+    wrong; 130 Ctrl-C.
     """
     if not hasattr(ctx.obj.app, "balog"):
         raise click.ClickException(
@@ -30,23 +34,48 @@ def balog(ctx: click.Context) -> None:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Tell an error of ours in one line, and Ctrl-C by the exit code."""
+def handle_errors() -> Iterator[None]:
+    """Print an error of this package as one line. Set the exit code: 78 for the configuration, 130 for Ctrl-C."""
     try:
         yield
+    except ConfigurationError as error:
+        raise StartError(error) from error
     except BalogError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(EX_INTERRUPTED) from None
 
 
+@contextmanager
+def stop_on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
+    """Call *stop* at the first Ctrl-C, and exit with 130 after the block. A second Ctrl-C interrupts the block.
+
+    Where SIGINT is ignored, as in the background of a script, it stays ignored.
+
+    :param stop: makes the block end; a signal handler calls it.
+    """
+    pressed = False
+
+    def on_interrupt(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stop()
+
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, on_interrupt)
+    yield
+    if pressed:
+        raise SystemExit(EX_INTERRUPTED)
+
+
 def command(
     parent: click.Group, name: str | None = None, *, load: bool = True
 ) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a function a command of *parent*; it is called with the Celery app and its options.
+    """Return a decorator that makes a function a command of *parent*. It gets the Celery app and the options.
 
     :param name: the command's name; default: the function's.
-    :param load: whether the app's modules, and so its consumers, are loaded first.
+    :param load: whether to load the app's modules, and so its consumers, first.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -57,7 +86,7 @@ def command(
         def run(ctx: click.Context, *args: Any, **options: Any) -> None:
             if ctx.obj.no_color:
                 ctx.color = False
-            with told():
+            with handle_errors():
                 if load:
                     ctx.obj.app.loader.import_default_modules()
                 function(ctx.obj.app, *args, **options)
@@ -65,6 +94,17 @@ def command(
         return run
 
     return decorate
+
+
+class FiniteRange(click.FloatRange):
+    """A range of finite numbers: ``nan`` is in no range, and ``inf`` is no rate and no time."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number; refuse one that is not finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")

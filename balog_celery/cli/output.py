@@ -1,22 +1,50 @@
-"""What commands print: tables, JSON, and how far they are."""
+"""What commands print: tables, JSON, counts and progress."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
+#: The narrowest column in which the values of a block are wrapped, in characters.
+_MIN_WRAP = 20
+
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, as wide as what is in it."""
+    """Print a table. If it is wider than the terminal, print a block of lines for each row instead."""
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
+    if rows and sum(widths) + 2 * (len(widths) - 1) > terminal_width():
+        for row in rows:
+            _block(headings, row)
+        return
     for number, row in enumerate((headings, *rows)):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         click.echo(line if number else click.style(line, bold=True))
+
+
+def _block(headings: Sequence[str], row: Sequence[str]) -> None:
+    """Print one row as a line for each value that is not empty, wrapped to the terminal."""
+    indent = max(map(len, headings)) + 4
+    width = max(terminal_width() - indent, _MIN_WRAP)
+    lead = ""
+    for heading, cell in zip(headings, row, strict=True):
+        if lines := textwrap.wrap(cell, width):
+            label = f"{lead}{heading}".ljust(indent)
+            click.echo(click.style(label, bold=True) + f"\n{' ' * indent}".join(lines))
+        lead = "  "
+
+
+def terminal_width() -> int:
+    """Return the width for text, in characters. Output to a file or a pipe is as wide as it needs."""
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return sys.maxsize
 
 
 def document(value: Any) -> None:
@@ -24,14 +52,20 @@ def document(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 record``, ``2 records``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    """Show how far long work is, on stderr if that is a terminal; call what this gives with each number done.
+    """Show progress on stderr, if that is a terminal. Call the yielded function with each number of items done.
 
-    :param length: how much there is to do, as far as is known.
+    :param length: how many items there are, as far as is known.
+    :param label: a short one: the bar takes the rest of the terminal's width.
     """
     if not sys.stderr.isatty() or not length:
         yield lambda _: None
         return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+    with click.progressbar(length=length, label=label, file=sys.stderr, width=0) as bar:
         yield bar.update

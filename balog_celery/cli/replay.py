@@ -1,10 +1,10 @@
-"""``balog replay``: has events processed again, out of a file or a queue."""
+"""``balog replay``: processes events again, from a file or a queue."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -12,236 +12,265 @@ from typing import IO, Any
 import click
 from celery import Celery
 
+from ..dead_letters.scan import QueueScan
 from ..errors import BalogError
-from ..letters import Letter
-from ..queues import ReadableQueue
-from ..replay import CannotReplay, Destination, Item, Pace, Replay
-from ..selection import Selection
-from ..settings import queue_name
-from ..walk import Walk
+from ..events.mark import text_in
+from ..operations.replay import CannotReplay, Destination, Item, RateLimiter, Refused, Replay
+from ..sqs.addresses import queue_name
+from ..sqs.messages import Message
+from ..sqs.protocols import ReadableQueue
+from ..text import plain_topic
 from . import output
-from .events import consumer_named, only_topic, records, selecting
-from .group import EX_INTERRUPTED, balog, command, json_option
-
-
-class Tally:
-    """What became of the events of one replay, and how that is told."""
-
-    def __init__(self, *, dry_run: bool) -> None:
-        self.dry_run = dry_run
-        self.replayed: Counter[str] = Counter()
-        self.left: Counter[str] = Counter()
-        self.not_meant = 0
-        self.again = 0
-        self.stopped = ""
-
-    def show(self, as_json: bool) -> None:
-        """Print it; exit with 1 if something that was meant was left, with 130 after Ctrl-C."""
-        if as_json:
-            output.document(
-                {
-                    "dry_run": self.dry_run,
-                    "replayed": dict(self.replayed),
-                    "left": dict(self.left),
-                    "not_meant": self.not_meant,
-                    "again": self.again,
-                    "stopped": self.stopped,
-                }
-            )
-        else:
-            self._print()
-        if self.stopped:
-            raise SystemExit(EX_INTERRUPTED if self.stopped == _INTERRUPTED else 1)
-        if self.left:
-            raise SystemExit(1)
-
-    def _print(self) -> None:
-        would = "would replay" if self.dry_run else "replayed"
-        left = self.left.total() + self.not_meant + self.again
-        click.echo(f"{would} {self.replayed.total()}, {'leave' if self.dry_run else 'left'} {left}")
-        for destination, count in sorted(self.replayed.items()):
-            click.echo(f"  {click.style(str(count), fg='green')} to {destination}")
-        for reason, count in sorted(self.left.items()):
-            click.echo(f"  {click.style(str(count), fg='yellow')} left: {reason}")
-        if self.not_meant:
-            click.echo(f"  {self.not_meant} left: not meant by the options")
-        if self.again:
-            click.echo(f"  {self.again} left: died again meanwhile, or there twice for the same consumer")
-        if self.stopped:
-            click.echo(
-                f"{click.style('stopped', fg='red')}: {self.stopped}; what was not replayed is where it was", err=True
-            )
-
-
-_INTERRUPTED = "interrupted"
+from .dead_queues import LetterFilter, note_unknown_cls_types, read_letter
+from .events import bodies, filter_options, only_topic, read_body, resolve_names
+from .export import read_line
+from .group import FiniteRange, balog, command, json_option
+from .tally import INTERRUPTED, Tally
 
 
 @contextmanager
-def counted(tally: Tally) -> Iterator[None]:
-    """Note in *tally* why the block ended early, so that what was done is told all the same."""
+def record_interruption(tally: Tally) -> Iterator[None]:
+    """Record in *tally* why the block ended early, so that the command still reports what was done."""
     try:
         yield
     except KeyboardInterrupt:
-        tally.stopped = _INTERRUPTED
+        tally.stopped = INTERRUPTED
     except BalogError as error:
         tally.stopped = str(error)
 
 
-def replaying(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that replays have in common."""
+def replay_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that replays share."""
     for option in (
         json_option,
-        click.option("--dry-run", is_flag=True, help="Only say what would be replayed, and where to."),
+        click.option("--dry-run", is_flag=True, help="Only print what would be replayed, and where to."),
         click.option(
-            "--rate", type=click.FloatRange(min=0.01), help="At most so many events a second; default: no limit."
+            "--rate",
+            type=FiniteRange(min=0.01),
+            help="The most events a second; default: no limit.",
         ),
         click.option(
             "--all-consumers",
             is_flag=True,
-            help="Send to the topic again also what failed for one consumer: all that want it get it.",
+            help="Send letters that failed for one consumer to the topic too: all consumers get them.",
         ),
-        click.option("--consumer", help="Only for this consumer: its task's name, or its own."),
     ):
         function = option(function)
-    return selecting(function)
+    return filter_options(function)
 
 
 @command(balog)
 @click.argument("source", metavar="FILE|QUEUE")
 @click.option(
-    "--topic", help="The topic that the events belong to; default: what a dead letter says, or the consumers' only one."
+    "--topic", help="The topic of the events; default: the one that a dead letter names, or the consumers' only topic."
 )
-@replaying
+@click.option(
+    "--consumer",
+    help="Only this consumer gets the events: the name of its task, or its own. Skips dead letters of others.",
+)
+@replay_options
 def replay(app: Celery, source: str, topic: str | None, **options: Any) -> None:
-    """Have events processed again.
+    """Process events again.
 
-    FILE (- is standard input) holds one JSON document, or one a line. QUEUE is a queue that nobody else reads, such as
-    one to which a redrive policy moves messages; see also `balog dead replay`.
+    FILE (- is standard input) holds one JSON document, or one on each line: bodies that the topic's decoder reads, or
+    dead letters that `balog dead drop --export` wrote. QUEUE is a queue that no other program reads, such as the target
+    of a redrive policy; see also `balog dead replay`.
 
-    An event is sent to its topic again, and all consumers there that want it get it. With --consumer only that one
-    does: its task is put on the broker, with the id that it always has for the event. A dead letter that failed for one
-    consumer goes to that one only, unless you say --all-consumers. A consumer with once= still skips what it has
-    finished.
+    An event is sent to its topic again, and all consumers there that want it get it. With --consumer only that consumer
+    gets it: as a task on the broker, with the id that it always has for this event. A dead letter that failed for one
+    consumer goes to that consumer only, unless --all-consumers is given. A consumer with once= still skips events that
+    it has finished.
 
-    An event leaves QUEUE only after it is safe where it goes, so a replay that is stopped half-way loses nothing: start
-    it again. Exits with 1 if something that was meant could not be replayed.
+    An event is deleted from QUEUE only after it has been sent, so a replay that stops half-way loses nothing: start it
+    again. Exits with 1 if a selected event could not be replayed.
 
     \b
     Example:
         celery -A proj balog replay events.jsonl --consumer process_metrics --since 2h
         celery -A proj balog replay myproj-events-dlq --topic myproj-events-prod --rate 50
     """
-    as_json, tally = checked(app, options)
-    with counted(tally):
+    topic, as_json, tally = check_options(app, topic, options)
+    letters = LetterFilter(None, options.pop("consumer"), options.pop("selection"))
+    note_unknown_cls_types(app, letters.events)
+    with record_interruption(tally):
         if source == "-" or Path(source).is_file():
             with click.open_file(source, "r", encoding="utf-8") as file:
-                options.pop("all_consumers")  # they are what an event of a file is for
-                _replay_file(app, file, topic, tally, **options)
+                _replay_file(app, file, topic, letters, tally, **options)
         else:
+            source = plain_topic(source)
             if queue_name(source) in map(queue_name, app.balog.topics()):
                 raise click.UsageError(
-                    f"{source} is a topic, which workers read: replay a file, or a queue that nobody else reads"
+                    f"{source} is a topic, which workers read: replay a file, or a queue that no other program reads"
                 )
             default = topic or (next(iter(app.balog.topics())) if len(app.balog.topics()) == 1 else "")
-            replay_queue(app, app.balog.connect(source), default, None, tally, **options)
+            replay_queue(app, app.balog.connect(source), default, None, letters, tally, adopt=True, **options)
     tally.show(as_json)
 
 
-def checked(app: Celery, options: dict[str, Any]) -> tuple[bool, Tally]:
-    """Check *options*, and take out of them whether to print JSON, and what to count with."""
-    if options["consumer"] and options["all_consumers"]:
+def check_options(app: Celery, topic: str | None, options: dict[str, Any]) -> tuple[str | None, bool, Tally]:
+    """Check *topic* and *options*.
+
+    :returns: the topic, whether to print JSON, and the tally of the replay; the last two are taken out of *options*.
+    :raises click.UsageError: there is no such topic or consumer, or two options exclude each other.
+    """
+    if options["consumer"] is not None and options["all_consumers"]:
         raise click.UsageError("--consumer and --all-consumers exclude each other")
-    if options["consumer"]:
-        options["consumer"] = consumer_named(app, options["consumer"]).task_name
-    return options.pop("as_json"), Tally(dry_run=options.pop("dry_run"))
+    topic, options["consumer"] = resolve_names(app, topic, options["consumer"])
+    return topic, options.pop("as_json"), Tally(dry_run=options.pop("dry_run"))
 
 
 def _replay_file(
     app: Celery,
     file: IO[str],
     topic: str | None,
+    letters: LetterFilter,
     tally: Tally,
     *,
-    selection: Selection,
-    consumer: str | None,
     rate: float | None,
+    all_consumers: bool,
 ) -> None:
-    found = records(file, app.balog.settings)
-    topic = topic or ("" if consumer else only_topic(app))
-    items = [Item(body, event, body, topic, consumer or "") for body, event in found if selection(event)]
-    tally.not_meant += len(found) - len(items)
+    items: list[Item] = []
+    for number, body in bodies(file):
+        if found := read_line(body, number):
+            message, home = found
+            item = _letter_item(app, message, topic or home, letters, tally, all_consumers=all_consumers, adopt=False)
+            items += [] if item is None else [item]
+        else:
+            items += _file_items(app, body, f"line {number} of {file.name}", topic, letters, tally)
     again = Replay(app, app.balog.topics(), app.balog.connect, app.balog.reader)
-    pace, waiting = Pace(rate), iter(items)
+    limiter, waiting = RateLimiter(rate), iter(items)
     with output.progress(len(items), "replaying") as advance:
-        while batch := list(islice(waiting, pace.batch)):
+        while batch := list(islice(waiting, limiter.batch)):
             ready = [(item, to) for item in batch if (to := _destination(again, item, tally))]
             delivered: list[Item] = []
             _deliver(again, ready, tally, delivered)
             advance(len(batch))
-            pace.passed(len(delivered))
+            limiter.passed(len(delivered))
+
+
+def _file_items(
+    app: Celery, body: str, where: str, topic: str | None, letters: LetterFilter, tally: Tally
+) -> list[Item]:
+    """Return what to replay of a body in a file: each event for one consumer, or all of it for its topic.
+
+    An option on events, without a consumer, selects no body that holds several; what is not selected is counted.
+    """
+    topic = topic or (app.tasks[letters.consumer].topic if letters.consumer else only_topic(app))
+    readings = read_body(app, topic, body, where)
+    if letters.consumer:
+        found = [
+            Item(body, event, text, topic, letters.consumer, chosen=True)
+            for event, text in readings
+            if letters.events(event)
+        ]
+        tally.not_meant += len(readings) - len(found)
+        return found
+    event, text = readings[0] if len(readings) == 1 else (None, body)
+    if letters.events(event):
+        return [Item(body, event, text, topic)]
+    tally.not_meant += 1
+    return []
+
+
+def _letter_item(
+    app: Celery,
+    message: Message,
+    home: str,
+    letters: LetterFilter,
+    tally: Tally,
+    *,
+    topics: frozenset[str] | None = None,
+    all_consumers: bool,
+    adopt: bool,
+) -> Item | None:
+    """Return the item of a dead letter; None, and count it, if the options do not select it.
+
+    :param home: the topic of letters that do not name theirs.
+    :param topics: the topics that are selected; None: any.
+    :param adopt: give letters that failed for no consumer to the one that is selected.
+    """
+    letter = read_letter(app, message, home)
+    of_any = replace(letters, consumer=None)
+    unassigned = not letter.consumer and of_any.matches(app, letter, topics)
+    if not letters.matches(app, letter, topics) and not (adopt and unassigned):
+        tally.not_meant += 1
+        tally.no_consumer += unassigned
+        return None
+    if letter.key in tally.seen:
+        # The event has failed again meanwhile, or failed twice: replaying that as well might never end.
+        tally.again += 1
+        return None
+    tally.seen.add(letter.key)
+    target = "" if all_consumers else letters.consumer or letter.consumer
+    return Item(
+        message.body,
+        letter.event,
+        letter.text,
+        letter.topic,
+        target,
+        message,
+        group=text_in(letter.failure, "group"),
+        attributes=letter.attributes_again(),
+        chosen=bool(letters.consumer),
+    )
 
 
 def replay_queue(
     app: Celery,
     queue: ReadableQueue,
-    topic: str,
-    mine: Collection[str] | None,
+    home: str,
+    topics: frozenset[str] | None,
+    letters: LetterFilter,
     tally: Tally,
     *,
-    selection: Selection,
-    consumer: str | None,
     rate: float | None,
     all_consumers: bool,
+    adopt: bool = False,
 ) -> None:
-    """Replay what is in *queue*, deleting each message once its event is safe where it goes.
+    """Replay the messages of *queue*, and delete each once its event has been sent.
 
-    :param topic: the topic of messages that do not say theirs.
-    :param mine: leave letters of other topics than these alone; None: take all.
-    :raises BalogError: something could not be delivered; *tally* has what was.
+    :param home: the topic of letters that do not name theirs.
+    :param topics: the topics that are selected; None: any.
+    :param letters: the letters that are selected.
+    :param adopt: give letters that failed for no consumer to the one that is selected.
+    :raises BalogError: an event could not be delivered; *tally* has the others.
     """
     again = Replay(app, app.balog.topics(), app.balog.connect, app.balog.reader)
-    pace = Pace(rate)
-    seen: set[tuple[str, str]] = set()
+    limiter = RateLimiter(rate)
     about = int(queue.attributes().get("ApproximateNumberOfMessages", 0))
-    with output.progress(about, "replaying") as advance, Walk(queue, pace.batch) as walk:
-        for messages in walk:
+    with output.progress(about, "replaying") as advance, QueueScan(queue, limiter.batch) as scan:
+        for messages in scan:
             ready = []
             for message in messages:
-                letter = Letter.read(message, app.balog.reader(message.attributes.get("topic") or topic))
-                if not letter.is_meant(selection, consumer, mine):
-                    tally.not_meant += 1
-                    continue
-                if letter.key in seen:
-                    # It has died again meanwhile, or had died twice: to replay it as well might never end.
-                    tally.again += 1
-                    continue
-                target = "" if all_consumers else consumer or letter.consumer
-                group = message.attributes.get("group", "")
-                item = Item(message.body, letter.event, letter.text, letter.topic or topic, target, message, group)
-                if to := _destination(again, item, tally):
-                    seen.add(letter.key)
+                item = _letter_item(
+                    app, message, home, letters, tally, topics=topics, all_consumers=all_consumers, adopt=adopt
+                )
+                if item is not None and (to := _destination(again, item, tally)):
                     ready.append((item, to))
             delivered: list[Item] = []
             try:
                 _deliver(again, ready, tally, delivered)
             finally:
-                if walk.delete([item.origin for item in delivered]):
+                if scan.delete([item.origin for item in delivered]):
                     tally.left[f"replayed, but still in {queue.name}: SQS did not delete it"] += 1
             advance(len(messages))
-            pace.passed(len(delivered))
+            limiter.passed(len(delivered))
 
 
 def _deliver(again: Replay, ready: Sequence[tuple[Item, Destination]], tally: Tally, delivered: list[Item]) -> None:
-    """Deliver what is *ready*, adding to *delivered* what is safe where it goes, if it is not a dry run."""
+    """Deliver the *ready* items, unless it is a dry run. Add those that have been sent to *delivered*."""
 
-    def safe(item: Item, to: Destination) -> None:
+    def sent(item: Item, to: Destination) -> None:
         delivered.append(item)
         tally.replayed[str(to)] += 1
 
     if tally.dry_run:
         tally.replayed.update(str(to) for _, to in ready)
-    else:
-        again.deliver(ready, safe)
+        return
+    try:
+        again.deliver(ready, sent)
+    except Refused as refused:
+        tally.left.update(refused.reasons)
 
 
 def _destination(again: Replay, item: Item, tally: Tally) -> Destination | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import click
 from celery import Celery
 
-from ..settings import queue_name
-from ..tail import Sight, Tail
-from ..text import printable
+from ..operations.tail import Tail, TaskEvent
+from ..sqs.addresses import queue_name
+from ..wiring.broker import require_broker
+from .events import topic_named
 from .group import balog, command
 
 _COLOURS = {
@@ -26,50 +26,46 @@ _COLOURS = {
 
 @command(balog)
 @click.argument("topic")
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many lines; default: at Ctrl-C.")
+@click.option("--count", type=click.IntRange(min=1), help="Stop after this number of lines; default: at Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for machines.")
 def tail(app: Celery, topic: str, count: int | None, as_json: bool) -> None:
     """Show events as workers process them.
 
-    Until Ctrl-C. Nothing is taken from anybody: SQS has no peek, so this shows what workers say of the tasks of
-    TOPIC's consumers: received, started, succeeded, retried, failed, with the event's id and cls_type, the consumer
-    and the worker. It does not show events that wait in the queue, that nobody wants or that cannot be decoded, nor
-    tasks that were received before it started.
+    It runs until Ctrl-C. It receives no messages: SQS has no peek, so it shows the events that workers send about the
+    tasks of TOPIC's consumers: received, started, succeeded, retried, failed, with the id and cls_type of the event,
+    the consumer and the worker. It does not show messages that wait in the queue, that no consumer wants or that cannot
+    be decoded, nor tasks that were received before it started.
 
     It needs a broker that carries Celery's events (Redis and RabbitMQ do, SQS does not), and workers that send them:
-    balog_celery turns that on unless worker_send_task_events = False; `celery worker -E` does as well.
+    balog_celery turns that on unless worker_send_task_events = False; so does `celery worker -E`.
 
     \b
     Example:
         celery -A proj balog tail myproj-events-prod
     """
-    known = {queue_name(one): one for one in app.balog.topics()}
-    if queue_name(topic) not in known:
-        raise click.UsageError(f"no consumer listens to {printable(topic)}: say one of {', '.join(sorted(known))}")
+    topic_named(app, topic)
+    require_broker(app)
     if "fanout" not in app.connection_for_read().transport.implements.exchange_type:
-        raise click.ClickException(
-            "the broker carries no events of Celery's (Redis and RabbitMQ do): nothing can be shown"
-        )
+        raise click.ClickException("the broker carries no events of Celery's: use Redis or RabbitMQ as the broker")
     if not app.conf.worker_send_task_events:
         click.echo("worker_send_task_events is False: only workers started with -E are seen", err=True)
     shown = 0
 
-    def show(sight: Sight) -> None:
+    def show(event: TaskEvent) -> None:
         nonlocal shown
-        click.echo(json.dumps({**sight._asdict(), "time": sight.time.isoformat()}) if as_json else _line(sight))
+        click.echo(json.dumps({**event._asdict(), "time": event.time.isoformat()}) if as_json else _line(event))
         shown += 1
         if shown == count:
-            watch.stop()
+            follower.stop()
 
-    watch = Tail(app, topic, show)
-    with contextlib.suppress(KeyboardInterrupt):  # how one ends it
-        watch.run(lambda: click.echo(f"watching {queue_name(topic)}", err=True))
+    follower = Tail(app, topic, show)
+    follower.run(lambda: click.echo(f"watching {queue_name(topic)}", err=True))
 
 
-def _line(sight: Sight) -> str:
-    colour = _COLOURS.get(sight.state)
-    time = sight.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
-    state = click.style(sight.state.ljust(9), fg=colour, bold=True)
-    about = f"{sight.event or '?'}  {sight.cls_type}  {sight.consumer}"
-    detail = f"  {click.style(sight.detail, fg=colour if sight.state in ('failed', 'retried') else None)}"
-    return f"{time}  {state}  {about}  {click.style(sight.worker, dim=True)}{detail if sight.detail else ''}"
+def _line(event: TaskEvent) -> str:
+    colour = _COLOURS.get(event.state)
+    time = event.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    state = click.style(event.state.ljust(9), fg=colour, bold=True)
+    about = f"{event.event or '?'}  {event.cls_type}  {event.consumer}"
+    detail = f"  {click.style(event.detail, fg=colour if event.state in ('failed', 'retried') else None)}"
+    return f"{time}  {state}  {about}  {click.style(event.worker, dim=True)}{detail if event.detail else ''}"

@@ -1,98 +1,87 @@
-"""``balog topics``: what is in the queues."""
+"""``balog topics``: what is in the queues; it also creates them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
 from celery import Celery
 
-from ..errors import QueueError, QueueNotFound
-from ..queues import SQSQueue
+from ..operations.provision import create_queues, plan_queues
+from ..operations.templates import cloudformation, terraform
 from . import output
-from .group import balog, command, json_option
+from .group import FiniteRange, balog, command, json_option
+from .topic_rows import HEADINGS, cells, describe_topics
+from .topic_watch import watch_topics
 
 
 @command(balog)
+@click.option("--create", "action", flag_value="create", help="Create the queues that do not exist.")
+@click.option("--terraform", "action", flag_value="terraform", help="Print the queues and permissions for Terraform.")
+@click.option("--cloudformation", "action", flag_value="cloudformation", help="Print them for CloudFormation.")
+@click.option("--watch", "action", flag_value="watch", help="Show the table until Ctrl-C, and renew it.")
+@click.option(
+    "--interval",
+    type=FiniteRange(1, 3600),
+    default=5.0,
+    show_default=True,
+    help="With --watch: the time between two questions to SQS, in seconds.",
+)
+@click.option("--dry-run", is_flag=True, help="With --create: only print what would be created.")
 @json_option
-def topics(app: Celery, as_json: bool) -> None:
-    """List how much is in the queues.
+def topics(app: Celery, action: str | None, interval: float, dry_run: bool, as_json: bool) -> None:
+    """List how many messages are in the queues.
 
-    For each topic of the consumers: how much waits, is in flight or delayed, for how many seconds the oldest message
-    has waited, and how much is dead. The numbers are SQS's own, and approximate; that of the oldest is CloudWatch's,
-    a minute or more late, and "?" where that cannot tell (cloudwatch:GetMetricStatistics is needed). Exits with 1 if
-    a topic's queue cannot be asked.
+    For each topic of the consumers: how many messages wait, are in flight or delayed, the age of the oldest in seconds,
+    and how many dead letters there are. The numbers are SQS's own, and approximate; the age is CloudWatch's, a minute
+    or more late, and "?" if CloudWatch does not have it (cloudwatch:GetMetricStatistics is needed). Exits with 1 if a
+    queue cannot be asked.
+
+    --watch keeps the table on the screen and renews it; it needs a terminal and `balog_celery[watch]`.
+
+    --create creates missing queues with their dead-letter queues and redrive policies. --terraform and --cloudformation
+    print the same as code, with the IAM policies of workers, producers and operators.
 
     \b
     Example:
         celery -A proj balog topics
+        celery -A proj balog topics --watch
+        celery -A proj balog topics --create --dry-run
+        celery -A proj balog topics --terraform > queues.tf.json
     """
-    rows = [_row(app, topic) for topic in sorted(app.balog.topics())]
+    if dry_run and action != "create":
+        raise click.UsageError("--dry-run goes with --create")
+    if action == "watch":
+        watch_topics(lambda: describe_topics(app), interval, as_json=as_json)
+    elif action is not None:
+        _provision(app, action, dry_run, as_json)
+    else:
+        _list(describe_topics(app), as_json)
+
+
+def _list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         output.document(rows)
     else:
-        output.table(
-            ("TOPIC", "CONSUMERS", "WAITING", "IN FLIGHT", "DELAYED", "OLDEST", "DEAD LETTERS"),
-            [
-                (
-                    row["topic"],
-                    str(len(row["consumers"])),
-                    *([row["error"], "", "", ""] if "error" in row else map(_shown, (*_numbers(row), row["oldest"]))),
-                    ", ".join(map(_dead, row["dead_letters"])),
-                )
-                for row in rows
-            ],
-        )
+        output.table(HEADINGS, [cells(row) for row in rows])
     if any("error" in row for row in rows):
         raise SystemExit(1)
 
 
-def _row(app: Celery, topic: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"topic": topic, "consumers": [one.task_name for one in app.balog.topics()[topic]]}
-    redrive = ""
-    try:
-        queue = app.balog.connect(topic)
-        attributes = queue.attributes()
-    except QueueError as error:
-        row["error"] = str(error)
-    else:
-        row |= {**_counts(attributes), "oldest": queue.oldest() if isinstance(queue, SQSQueue) else None}
-        redrive = redrive_target(attributes)
-    names = [app.balog.dead_letters.name(topic), redrive]
-    row["dead_letters"] = [_dead_queue(app, name) for name in dict.fromkeys(names) if name]
-    return row
-
-
-def redrive_target(attributes: Mapping[str, str]) -> str:
-    """The name of the queue to which SQS itself moves what was received too often; "" if to none."""
-    policy = json.loads(attributes.get("RedrivePolicy") or "{}")
-    return str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2]
-
-
-def _dead_queue(app: Celery, name: str) -> dict[str, Any]:
-    try:
-        return {"queue": name, **_counts(app.balog.connect(name).attributes())}
-    except QueueNotFound:
-        return {"queue": name, "error": "missing"}
-    except QueueError as error:
-        return {"queue": name, "error": str(error)}
-
-
-def _counts(attributes: Mapping[str, str]) -> dict[str, int | None]:
-    """How many messages wait, are in flight, and are delayed; None is what a broker does not tell."""
-    number = "ApproximateNumberOfMessages"
-    names = {"waiting": number, "in_flight": f"{number}NotVisible", "delayed": f"{number}Delayed"}
-    return {key: int(attributes[name]) if name in attributes else None for key, name in names.items()}
-
-
-def _numbers(row: Mapping[str, Any]) -> list[int | None]:
-    return [row["waiting"], row["in_flight"], row["delayed"]]
-
-
-def _shown(number: int | None) -> str:
-    return "?" if number is None else str(number)
-
-
-def _dead(found: Mapping[str, Any]) -> str:
-    return f"{found['error'] if 'error' in found else sum(filter(None, _numbers(found)))} ({found['queue']})"
+def _provision(app: Celery, action: str, dry_run: bool, as_json: bool) -> None:
+    plans = plan_queues(app)
+    if action != "create":
+        output.document(terraform(plans) if action == "terraform" else cloudformation(plans))
+        return
+    found = []
+    for plan, created in create_queues(app, plans, dry_run=dry_run):
+        found.append({"queue": plan.name, "created": created, "attributes": plan.attributes, "dead_letters": plan.dead})
+        if not as_json:
+            verb = "would create" if dry_run else "created"
+            settings = ", ".join(f"{name} {value}" for name, value in plan.attributes.items())
+            redrive = f", redrive policy to {plan.dead}" if plan.dead else ""
+            buckets = "".join(f", bucket {bucket} if missing" for bucket in app.balog.settings.payload_bucket)
+            click.echo(f"{verb} {plan.name}: {settings}{redrive}{buckets}" if created else f"{plan.name} exists")
+    if as_json:
+        output.document(found)

@@ -8,55 +8,70 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import IO
 
 import click
 from celery import Celery
 
-from .. import local
-from ..worker import app_path
-from .group import balog, command
+from ..dev import local_stack
+from ..worker.bootsteps import app_path
+from . import output
+from .group import balog, command, stop_on_interrupt
+from .reload import WorkerProcess, python_changes
 from .send import send_file
 
 
 @command(balog)
-@click.option("--send", "file", type=click.File("r", encoding="utf-8"), help="Send these records first.")
-def up(app: Celery, file: IO[str] | None) -> None:
+@click.option("--send", "file", type=click.File("r", encoding="utf-8"), help="Send the bodies in this file first.")
+@click.option("--reload", is_flag=True, help="Restart the worker when a Python file in this folder, or below, changes.")
+def up(app: Celery, file: IO[str] | None, reload: bool) -> None:
     """Run everything that development needs.
 
-    The embedded broker and SQS, a worker, and Flower if it is installed. Ctrl-C stops all.
+    The embedded broker and SQS, a worker, and Flower if it is installed. Ctrl-C stops them all. With --reload, which
+    needs `balog_celery[reload]`, the worker stops and starts again when Python files change: as at any stop, it
+    finishes its tasks first, or within its drain limit, and loses no event.
 
     \b
     Example:
-        celery -A balog_celery balog up --send events.jsonl
+        celery -A balog_celery balog up --send events.jsonl --reload
     """
     if not app.balog.local:
         raise click.ClickException("a broker or an SQS endpoint is configured: start a worker with `celery worker`")
-    local.hold(app.balog.state_dir)
-    if file is not None:
-        queue, count = send_file(app, file, None)
-        click.echo(f"sent {count} records to {queue.name}")
     celery = [sys.executable, "-m", "celery", "-A", app_path(app)]
-    others = []
-    if importlib.util.find_spec("flower"):
-        port = int(os.environ.get("FLOWER_PORT", "5555"))  # Flower's own variable
-        if _is_free(port):
-            click.echo(f"Flower: http://127.0.0.1:{port}")
-            command = [*celery, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error"]
-            # The arguments say which event it is; Flower does not show them unless it is asked to.
-            command.append("--tasks_columns=name,uuid,state,args,received,runtime,worker")
-            others.append(subprocess.Popen(command))
-        else:
-            click.echo(f"Flower is not started: port {port} is in use (set FLOWER_PORT to another)")
-    worker = subprocess.Popen([*celery, "worker", "-l", "INFO"])
-    # Ctrl-C reaches the worker as well, which knows what to do; this waits for it.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    worker = WorkerProcess([*celery, "worker", "-l", "INFO"])
+    changes = python_changes(worker) if reload else None
+    local_stack.hold(app.balog.state_dir)
+    if file is not None:
+        queue, count = send_file(app, file)
+        click.echo(f"sent {output.count_of(count, 'message')} to {queue.name}")
+    flower = _start_flower(celery)
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
-    code = worker.wait()
-    for other in others:
-        other.terminate()
-        other.wait()
+    try:
+        with stop_on_interrupt(worker.stop):
+            code = worker.run() if changes is None else worker.run_with(changes)
+    finally:
+        if flower is not None:
+            flower.terminate()
+            flower.wait()
     sys.exit(code)
+
+
+def _start_flower(celery: Sequence[str]) -> subprocess.Popen[bytes] | None:
+    """Start Flower if it is installed and its port is free.
+
+    :param celery: the command line of Celery with the app.
+    """
+    if importlib.util.find_spec("flower") is None:
+        return None
+    port = int(os.environ.get("FLOWER_PORT", "5555"))  # Flower's own variable
+    if not _is_free(port):
+        click.echo(f"Flower is not started: port {port} is in use (set FLOWER_PORT to another)")
+        return None
+    click.echo(f"Flower: http://127.0.0.1:{port}")
+    # The arguments say which event it is; Flower does not show them unless it is asked to.
+    columns = "--tasks_columns=name,uuid,state,args,received,runtime,worker"
+    return subprocess.Popen([*celery, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error", columns])
 
 
 def _is_free(port: int) -> bool:

@@ -1,29 +1,88 @@
-"""A delivery: one received message, and the count of jobs that it still waits for; jobs, alone and in batches."""
+"""Deliveries, the messages that were received, and jobs, the events in them for one consumer each.
+
+Every job ends with a :class:`Settlement`. A delivery takes the strongest one of its jobs, and passes through these
+states; :data:`MOVES` has the allowed moves:
+
+================  ======================================================  ====================================
+State             What happens                                            Next
+================  ======================================================  ====================================
+``RECEIVED``      Decoding, or waiting for its turn in a message group    ``DISPATCHED``; settled as below
+``DISPATCHED``    Its jobs are with the dispatcher                        settled: ``DELETE_PENDING``,
+                                                                          ``RELEASE_PENDING``, ``EXPIRED``
+``DELETE_PENDING``  Acknowledged; waits for a call to delete it           ``DELETING``
+``DELETING``      The call is under way                                   ``DELETED``; ``EXPIRED`` (stale
+                                                                          handle); ``DELETE_PENDING`` (failed,
+                                                                          or received again meanwhile)
+``RELEASE_PENDING``  Waits for a call that makes it visible               ``RELEASED``; ``EXPIRED`` (lapsed)
+``DELETED``       SQS has deleted it                                      none
+``RELEASED``      SQS delivers it again at once                           none
+``EXPIRED``       SQS delivers it again after its visibility timeout      none
+================  ======================================================  ====================================
+
+Its visibility is extended from ``RECEIVED`` to ``DELETING``.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, auto
 from typing import Any, NamedTuple, TypeAlias
 
-from ..queues import Message
-from ..records import FacilityRecord
+from ..events.records import FacilityRecord
+from ..sqs.messages import NO_ATTRIBUTES, NO_TYPED, Message
 from .consumer import Consumer
+from .context import batch_headers
 
-#: The message header of a task that says when its event was ``emitted`` (by its own header), ``sent`` (SQS had it; 0
-#: where a queue does not say) and ``received`` (by the engine): a dict of Unix times, in milliseconds.
-TIMES = "balog_times"
-#: The task's header that has the group in which a FIFO topic keeps its event; there is none otherwise.
-GROUP = "balog_group"
-#: The message header of a task that says when its message was received ``first`` (milliseconds of Unix time; 0 where a
-#: queue does not say), and how often, this time included (``count``): a dict, for a dead letter to tell.
-RECEIVES = "balog_receives"
+
+class Settlement(IntEnum):
+    """How a job, or a delivery, ends; a delivery takes the largest of its jobs' settlements."""
+
+    #: Done: delete the message.
+    ACKNOWLEDGE = 0
+    #: Not done: make the message visible at once.
+    RELEASE = 1
+    #: Not done, and useless to try at once: leave the message until its visibility timeout ends.
+    EXPIRE = 2
+
+
+class State(Enum):
+    """What happens to a delivery; see this module's table."""
+
+    RECEIVED = auto()
+    DISPATCHED = auto()
+    DELETE_PENDING = auto()
+    DELETING = auto()
+    RELEASE_PENDING = auto()
+    DELETED = auto()
+    RELEASED = auto()
+    EXPIRED = auto()
+
+
+_SETTLED = {
+    Settlement.ACKNOWLEDGE: State.DELETE_PENDING,
+    Settlement.RELEASE: State.RELEASE_PENDING,
+    Settlement.EXPIRE: State.EXPIRED,
+}
+
+#: The allowed moves of a delivery, from each state.
+MOVES: dict[State, frozenset[State]] = {
+    State.RECEIVED: frozenset({State.DISPATCHED, *_SETTLED.values()}),
+    State.DISPATCHED: frozenset(_SETTLED.values()),
+    State.DELETE_PENDING: frozenset({State.DELETING}),
+    State.DELETING: frozenset({State.DELETED, State.DELETE_PENDING, State.EXPIRED}),
+    State.RELEASE_PENDING: frozenset({State.RELEASED, State.EXPIRED}),
+    State.DELETED: frozenset(),
+    State.RELEASED: frozenset(),
+    State.EXPIRED: frozenset(),
+}
 
 
 class Job(NamedTuple):
-    """One event for one consumer: what a dispatcher is given, and acknowledges or refuses once, from any thread.
+    """One event for one consumer. A dispatcher settles it once, from any thread.
 
-    ``headers`` are the message headers of its task besides Celery's own; the jobs of an event have one dict of them.
+    ``headers`` are the headers of its task message, beside Celery's; the jobs of an event share one dict.
     """
 
     delivery: Delivery
@@ -34,140 +93,146 @@ class Job(NamedTuple):
 
     @property
     def jobs(self) -> tuple[Job]:
-        """This job alone, as those of a batch."""
+        """This job, as :attr:`Batch.jobs`."""
         return (self,)
 
-    @property
-    def deliveries(self) -> tuple[Delivery]:
-        """The delivery of it alone, as those of a batch."""
-        return (self.delivery,)
-
     def acknowledge(self) -> None:
-        """This consumer is served: its task was accepted, or has finished."""
-        settle(self.deliveries, refused=False)
+        """Settle the job as done: its task was accepted, or has finished."""
+        settle((self.delivery,), Settlement.ACKNOWLEDGE)
 
-    def refuse(self) -> None:
-        """This consumer is not served: the message must come again."""
-        settle(self.deliveries, refused=True)
+    def release(self) -> None:
+        """Have the message delivered again at once."""
+        settle((self.delivery,), Settlement.RELEASE)
 
-    def leave(self) -> None:
-        """As :meth:`refuse`, but it would be of no use now: the message comes again when its visibility ends."""
-        self.delivery.later = True
-        self.refuse()
+    def expire(self) -> None:
+        """Have the message delivered again after its visibility timeout."""
+        settle((self.delivery,), Settlement.EXPIRE)
 
 
 class Batch(NamedTuple):
-    """Several jobs of one consumer, which a dispatcher is given as one: the function gets their events in one call."""
+    """Several jobs of one consumer, whose function gets their events in one call."""
 
     jobs: tuple[Job, ...]
 
     @property
     def consumer(self) -> Consumer:
-        """Whose jobs they are."""
+        """The consumer of its jobs."""
         return self.jobs[0].consumer
 
     @property
     def deliveries(self) -> tuple[Delivery, ...]:
-        """The deliveries of its jobs, one for each: those of several events in a message are the same."""
+        """The delivery of each job; jobs from one message have the same."""
         return tuple([job.delivery for job in self.jobs])
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The message headers of its task: those of its first event, which has waited for the longest.
-
-        But for what would not be true of the others' messages.
-        """
-        return {name: value for name, value in self.jobs[0].headers.items() if name != RECEIVES}
+        """The headers of its task message: those of the oldest event, without those that describe one message only."""
+        return batch_headers([job.headers for job in self.jobs])
 
     def acknowledge(self) -> None:
-        """All of its jobs are served."""
-        settle(self.deliveries, refused=False)
+        """Settle all jobs as done."""
+        settle(self.deliveries, Settlement.ACKNOWLEDGE)
 
-    def refuse(self) -> None:
-        """None of its jobs is served."""
-        settle(self.deliveries, refused=True)
+    def release(self) -> None:
+        """Have all messages delivered again at once."""
+        settle(self.deliveries, Settlement.RELEASE)
 
 
-#: What dispatchers take.
+#: The unit that a dispatcher takes.
 Work: TypeAlias = Job | Batch
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Delivery:
-    """One received message with the count of jobs still to acknowledge.
+    """One received message, its state, and the number of its jobs that are not settled."""
 
-    When the last job is settled, *settled* is called once, with it and whatever was settled with it: a delivery may be
-    deleted unless a job of it was refused.
-    """
+    #: The message as it was received last, without its content once its jobs have that.
+    message: Message
+    #: How many of its jobs are not settled; 1 until :meth:`dispatch` sets their number.
+    jobs: int
+    #: Called once, when the last job is settled, with all deliveries that were settled together.
+    settled: Callable[[Sequence[Delivery]], None]
+    state: State = State.RECEIVED
+    #: The strongest settlement so far.
+    settlement: Settlement = Settlement.ACKNOWLEDGE
+    #: Identifies it among the messages in flight. Set by the visibility extender, as the next three.
+    key: object = None
+    #: When to extend its visibility, and when that ends.
+    due: float = 0.0
+    ends: float = 0.0
+    #: Whether it was received again while in flight.
+    received_again: bool = False
+    #: Guards jobs, settlement and, until it is settled, state.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    __slots__ = ("_lock", "_pending", "due", "ends", "later", "message", "refused", "settled")
+    def move(self, state: State) -> None:
+        """Enter *state*.
 
-    def __init__(self, message: Message, jobs: int, settled: Callable[[Sequence[Delivery]], None]) -> None:
+        :raises RuntimeError: :data:`MOVES` does not allow it.
+        """
+        if state not in MOVES[self.state]:
+            raise RuntimeError(f"a delivery cannot go from {self.state.name} to {state.name}")
+        self.state = state
+
+    def dispatch(self, jobs: int) -> bool:
+        """Set the number of jobs, now that it is known. Return False if the delivery is settled already.
+
+        :raises ValueError: it has none, so no job would settle it.
+        """
         if jobs < 1:
             raise ValueError("a delivery waits for one job at least")
-        self.message = message
-        self.refused = False
-        #: Whether it is not to come again at once, if it was refused.
-        self.later = False
-        #: When its lease must be extended; kept by the keeper.
-        self.due = 0.0
-        #: When its lease ends unless it is extended, by ``time.monotonic()``; kept by the keeper.
-        self.ends = 0.0
-        self.settled = settled
-        self._pending = jobs
-        self._lock = threading.Lock()
-
-    def expect(self, jobs: int) -> bool:
-        """Wait for so many jobs, now that it is known; False if it was abandoned meanwhile."""
-        with self._lock:
-            if self._pending <= 0:
+        with self.lock:
+            if self.state is not State.RECEIVED:
                 return False
-            self._pending = jobs
+            self.jobs = jobs
+            self.state = State.DISPATCHED
             return True
 
-    def count_down(self, *, refused: bool) -> bool:
-        """One job is settled; True if it was the last one, so that *settled* is to be called: see :func:`settle`.
+    def renew(self, message: Message) -> None:
+        """Go on with the receipt handle of *message*, as which it was received again."""
+        with self.lock:
+            self.message = self.message._replace(handle=message.handle, received=message.received)
 
-        :raises RuntimeError: there was none left; a dispatcher settled one twice.
+    def drop_content(self) -> None:
+        """Forget the body and the attributes: a task may wait for hours, and the worker has its event."""
+        with self.lock:
+            self.message = self.message._replace(body="", attributes=NO_ATTRIBUTES, typed=NO_TYPED)
+
+    def settle_now(self, settlement: Settlement) -> None:
+        """Settle the delivery with *settlement*, or a stronger one of its jobs, and ignore the jobs that are left.
+
+        No effect on a delivery that is settled.
         """
-        with self._lock:
-            if self._pending == _ABANDONED:
-                return False
-            if self._pending == 0:
-                raise RuntimeError(_TWICE)
-            self._pending -= 1
-            self.refused = self.refused or refused
-            return self._pending == 0
-
-    def abandon(self) -> None:
-        """Wait for no job any more: the message goes back. Does nothing if all of them were settled."""
-        with self._lock:
-            if self._pending <= 0:
+        with self.lock:
+            if State.DISPATCHED is not self.state is not State.RECEIVED:
                 return
-            self._pending = _ABANDONED
-            self.refused = True
+            self.settlement = max(self.settlement, settlement)
+            self.state = _SETTLED[self.settlement]
         self.settled([self])
 
 
-_ABANDONED = -1
-_TWICE = "a job was settled twice"
+def settle(deliveries: Iterable[Delivery], settlement: Settlement) -> None:
+    """Settle one job of each of *deliveries*, reporting those that end by it together: each report has its cost.
 
-
-def settle(deliveries: Iterable[Delivery], *, refused: bool) -> None:
-    """One job of each of *deliveries* is settled: served, or refused.
-
-    Those that are settled with it are told of together, for that costs more than their jobs.
-
-    :raises RuntimeError: as :meth:`Delivery.count_down`.
+    :raises RuntimeError: a job was settled twice; the others are settled all the same.
     """
     last: dict[Callable[[Sequence[Delivery]], None], list[Delivery]] = {}
     twice = False
     for delivery in deliveries:
-        try:
-            if delivery.count_down(refused=refused):
-                last.setdefault(delivery.settled, []).append(delivery)
-        except RuntimeError:  # which is no fault of the others
-            twice = True
+        with delivery.lock:
+            if delivery.jobs == 0:
+                twice = True
+                continue
+            delivery.jobs -= 1
+            if State.DISPATCHED is not delivery.state is not State.RECEIVED:
+                continue  # settled by settle_now
+            if settlement > delivery.settlement:
+                delivery.settlement = settlement
+            if delivery.jobs:
+                continue
+            delivery.state = _SETTLED[delivery.settlement]
+        last.setdefault(delivery.settled, []).append(delivery)
     for settled, together in last.items():
         settled(together)
     if twice:
-        raise RuntimeError(_TWICE)
+        raise RuntimeError("a job was settled twice")

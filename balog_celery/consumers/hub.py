@@ -1,24 +1,22 @@
-"""The hub: every consumer that was found, and which of them want an event."""
+"""The hub: finds consumers and keeps them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import venusian
 
 from ..errors import ConfigurationError
-from ..records import FacilityRecord
-from .consumer import CATEGORY, Consumer, declared
-from .predicates import parse_version
+from ..events.records import FacilityRecord
+from .consumer import Consumer
+from .declaration import CATEGORY, declared, declared_tasks
+from .router import NO_ATTRIBUTES, Router
 
 logger = logging.getLogger(__name__)
-
-#: How many (cls_type, version) pairs a router remembers; more than a system has, unless somebody makes them up.
-_MEMORY = 4096
 
 
 class ConsumerHub:
@@ -54,6 +52,11 @@ class ConsumerHub:
         for key, consumer in scanner.found:
             if key not in self._keys:
                 self.add_consumer(consumer(), key=key)
+        modules = {name.rpartition(".")[0] for name in names}
+        for place, (names_of_module, make) in list(declared_tasks.items()):
+            is_current = names_of_module is getattr(sys.modules.get(place[0]), "__dict__", None)
+            if is_current and place[0] in modules and place not in self._keys:
+                self.add_consumer(make(), key=place)
         found = {key for key, _ in scanner.found}
         for (name, line), key in declared.items():
             if name in names and key not in found:
@@ -83,11 +86,14 @@ class ConsumerHub:
         self._consumers.append(consumer)
         self._router = None
 
-    def route(self, event: FacilityRecord) -> tuple[Consumer, ...]:
-        """The consumers that want *event*, whatever their topic, in the order in which they were added."""
+    def route(self, event: FacilityRecord, attributes: Mapping[str, Any] = NO_ATTRIBUTES) -> tuple[Consumer, ...]:
+        """Return the consumers that want *event*, of all topics, in the order in which they were added.
+
+        :param attributes: the message's.
+        """
         if self._router is None:
             self._router = Router(self)
-        return self._router.route(event)
+        return self._router.route(event, attributes)
 
     def __iter__(self) -> Iterator[Consumer]:
         return iter(tuple(self._consumers))
@@ -101,39 +107,3 @@ class ConsumerHub:
         while f"{name}#{number}" in self._names:
             number += 1
         return f"{name}#{number}"
-
-
-class Router:
-    """Which of some consumers want an event, found by index.
-
-    Events of a few kinds come again and again, so each (cls_type, schema) is worked out once and remembered.
-    """
-
-    def __init__(self, consumers: Iterable[Consumer]) -> None:
-        self._by_type: dict[str, list[tuple[int, Consumer]]] = {}
-        self._by_prefix: dict[str, list[tuple[int, Consumer]]] = {}
-        for place, consumer in enumerate(consumers):
-            for cls_type in consumer.cls_types or ("*",):
-                index = self._by_prefix if cls_type.endswith("*") else self._by_type
-                index.setdefault(cls_type.removesuffix("*"), []).append((place, consumer))
-        self._lengths = {len(prefix) for prefix in self._by_prefix}
-        # The least recently seen kinds are forgotten first.
-        self._find = lru_cache(_MEMORY)(self._work_out)
-
-    def route(self, event: FacilityRecord) -> tuple[Consumer, ...]:
-        """The consumers that want *event*, in their order."""
-        return self._find(event.payload.cls_type, event.schema_version)
-
-    def _work_out(self, cls_type: str, schema: str) -> tuple[Consumer, ...]:
-        candidates = dict(self._by_type.get(cls_type, ()))
-        for length in self._lengths:
-            candidates.update(self._by_prefix.get(cls_type[:length], ()))
-        version = parse_version(schema)
-        # Many consumers have the same condition.
-        conditions = {consumer.condition for consumer in candidates.values()} - {None}
-        holds = {condition: version is not None and condition(version) for condition in conditions if condition}
-        return tuple(
-            consumer
-            for _, consumer in sorted(candidates.items())
-            if consumer.condition is None or holds[consumer.condition]
-        )

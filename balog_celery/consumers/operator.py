@@ -1,29 +1,31 @@
-"""How consumers are operated: which queue a topic is, and how a function is called."""
+"""Operators: which queue a topic is, and how a function is called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import BatchFailure, ConfigurationError
-from ..records import FacilityRecord
-from ..text import printable
+from ..events.records import FacilityRecord
+from ..text import plain_topic, printable
 from .consumer import Consumer, check_batch_topic
 
 
 class ConsumerOperator:
-    """Operates consumers: topics are taken as written, functions are called with the event alone.
+    """The default operator: takes topics as written, and calls functions with the event alone.
 
     Subclass it, or give any object that has both methods, to fill in topics and to pass more arguments.
     """
 
     def get_topic(self, consumer: Consumer) -> str:
-        """The name or URL of the queue that *consumer* listens to."""
+        """Return the name or URL of the queue that *consumer* listens to."""
         return consumer.topic
 
     def process_event(self, consumer: Consumer, event: Any) -> Any:
-        """Call the function of *consumer* with *event*, or a list of them if it takes batches; what it returns is the
-        result of the task."""
+        """Call the function of *consumer* with *event*, or with a list of events.
+
+        The task's result is what this returns.
+        """
         return consumer.func(event)
 
 
@@ -38,6 +40,7 @@ def resolve_topic(operator: Any, consumer: Consumer) -> str:
         raise ConfigurationError(
             f"{type(operator).__name__}.get_topic failed for {consumer.task_name} (topic {consumer.topic!r}): {error!r}"
         ) from error
+    topic = plain_topic(topic) if isinstance(topic, str) else topic
     if not isinstance(topic, str) or not topic or "{" in topic:
         raise ConfigurationError(
             f"the topic of {consumer.task_name} is {topic!r}, which is no queue's name or URL: "
@@ -57,26 +60,36 @@ def check_operator(operator: Any) -> None:
             raise ConfigurationError(f"the consumer operator {operator!r} has no method {method}")
 
 
-#: A reason is no longer than that, in characters: a batch has many.
+#: The longest reason, in characters: a batch has many.
 _REASON = 500
 
 
-class Processed(NamedTuple):
-    """What a batch consumer did with its events. Those that failed are told by their position, with the reason."""
+class EachResult(NamedTuple):
+    """The outcome of a batch whose events were processed one by one: reasons by index."""
 
-    #: What its function returned; None if it was not called, as there was nothing for it.
-    result: Any
-    #: What the function says of, and what may work another time.
+    #: Events to retry.
     failed: dict[int, str]
-    #: What it was not called with, because it is not what the function's model asks for.
+    #: Events that failed for good.
+    dead: dict[int, str]
+
+
+class Processed(NamedTuple):
+    """The outcome of a batch: failures have the positions of their events, with the reasons."""
+
+    #: What the function returned; None if it was not called, because no event fits it.
+    result: Any
+    #: Events that the function reported as failed; they may be retried.
+    failed: dict[int, str]
+    #: Events that failed for good, such as those that do not fit the function's model and were not passed to it.
     unfit: dict[int, str]
 
 
-def process_batch(operator: Any, consumer: Consumer, records: Iterable[FacilityRecord]) -> Processed:
-    """Have *operator* call the function of *consumer*, which takes batches, with *records*, each looked at but once.
+def process_batch(call: Callable[[list[Any]], Any], consumer: Consumer, records: Iterable[FacilityRecord]) -> Processed:
+    """Call the function of the batch consumer *consumer* with *records*, which are read once.
 
-    :raises ValueError: the function names a failed event that is none of the batch.
-    :raises Exception: whatever else it raises, and then all of the events have failed.
+    :param call: calls it with a list of events.
+    :raises ValueError: the function names a failed event that is not in the batch.
+    :raises Exception: the function raised it: all of the events have failed.
     """
     arguments: dict[int, Any] = {}
     unfit: dict[int, str] = {}
@@ -90,14 +103,19 @@ def process_batch(operator: Any, consumer: Consumer, records: Iterable[FacilityR
     if not arguments:
         return Processed(None, {}, unfit)
     try:
-        result = operator.process_event(consumer, list(arguments.values()))
+        result = call(list(arguments.values()))
     except BatchFailure as failure:
         result = failure
+    if isinstance(result, EachResult):
+        given = list(arguments)
+        failed = {given[index]: printable(reason, _REASON) for index, reason in result.failed.items()}
+        dead = {given[index]: printable(reason, _REASON) for index, reason in result.dead.items()}
+        return Processed(None, failed, {**unfit, **dead})
     if not isinstance(result, BatchFailure):
         return Processed(result, {}, unfit)
     cause = result.__cause__ or result.__context__
     why = repr(cause) if cause else "the function says that it failed"
-    failed: dict[int, str] = {}
+    failed = {}
     for which, reason in result.failed.items():
         for position in _positions(which, list(arguments), ids):
             failed[position] = printable(reason or why, _REASON)
@@ -105,7 +123,7 @@ def process_batch(operator: Any, consumer: Consumer, records: Iterable[FacilityR
 
 
 def _positions(which: int | str, given: Sequence[int], ids: Sequence[str]) -> list[int]:
-    """Where the events are that a function calls *which*, of those that it was given, by all the events' *ids*."""
+    """Return the positions, among *given*, of the events that *which* names, by index or by one of *ids*."""
     if isinstance(which, int):
         found = [given[which]] if 0 <= which < len(given) else []
     else:

@@ -1,4 +1,4 @@
-"""Which of a decorator's keyword arguments are Celery task options, and what values they take."""
+"""The Celery task options that a consumer may have, and their values."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Exceptions: TypeAlias = tuple[type[BaseException], ...]
 
 
 class TaskOptions(TypedDict, total=False):
-    """What Celery documents as options of a task (userguide/tasks, "List of Options" and "Automatic retry"), as far as
-    they make sense for a task that a consumer is.
+    """Celery's options of a task (userguide/tasks, "List of Options" and "Automatic retry") that make sense for a
+    consumer.
 
-    Its name, its binding, its base and its arguments are ours, and so is its serializer: an event travels as JSON.
-    Celery says what each does; times are in seconds.
+    The package sets the task's name, arguments and serializer (JSON). Celery documents what each option does; times
+    are in seconds.
     """
 
     acks_late: bool
@@ -32,6 +32,8 @@ class TaskOptions(TypedDict, total=False):
     acks_on_failure_or_timeout: bool
     acks_on_timeout: bool | None
     autoretry_for: Exceptions
+    base: type[Any] | None
+    bind: bool
     compression: str | None
     default_retry_delay: Seconds
     dont_autoretry_for: Exceptions
@@ -63,14 +65,17 @@ TASK_OPTIONS = frozenset(TaskOptions.__annotations__)
 #: Options that say where a task goes. Celery 5.7 deprecates them on the task, so they are applied by routing.
 ROUTING_OPTIONS = frozenset({"priority", "queue"})
 
+#: Options that say how the task is made, and are no attributes of it.
+MAKING_OPTIONS = frozenset({"base", "bind"})
+
 _adapter = TypeAdapter(TaskOptions)
 
 
 def check_task_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Check that *options* are task options with values that Celery can use, and return them.
 
-    :param where: whose options they are, for the error's text.
-    :raises ConfigurationError: one is none, and the nearest one is named, or its value is of a wrong type.
+    :param where: whose options they are, for errors.
+    :raises ConfigurationError: one is unknown (the error names the nearest), or has a value of the wrong type.
     """
     for name in options:
         if name not in TASK_OPTIONS:

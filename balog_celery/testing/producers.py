@@ -1,4 +1,4 @@
-"""What a test of a producer needs: to see the records, and to make some of its own."""
+"""Collects the records that producers log, and makes events."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
 
-from ..ids import new_id
-from ..logger import capture
-from ..records import FacilityRecord, Payload, as_event, decode
-from ..wire import SCHEMA_VERSION
+from ..events.ids import new_id
+from ..events.payloads import Payload
+from ..events.records import FacilityRecord, as_event, decode
+from ..events.serialization import SCHEMA_VERSION
+from ..producer.state import capture
 
 
 class Records(list[FacilityRecord]):
@@ -19,24 +20,23 @@ class Records(list[FacilityRecord]):
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The same as dicts, as consumers get them."""
+        """The records as dicts, as consumers get them."""
         return [as_event(record) for record in self]
 
 
 @contextmanager
 def capture_records(level: int | str = logging.DEBUG, strict: bool = True) -> Iterator[Records]:
-    """Collect the records that loggers of this package write in the block; they go nowhere else meanwhile.
+    """Collect the records that loggers of this package write in the block. They are not written elsewhere.
 
         with capture_records() as records:
             process_results()
         assert records[0].payload.cls_type == "metrics"
 
-    They are there as soon as they are logged, from every thread. Lines of the standard library's own loggers are none
-    of them.
+    Records of all threads are collected, as soon as they are logged; lines of the standard library's loggers are not.
 
-    :param level: the lowest level to collect; a logger that was given a level of its own keeps to that.
-    :param strict: raise :exc:`~balog_celery.RecordError` in the caller for what cannot be a record. False: as in
-        production, a ``log`` record that says what is wrong is logged in its place.
+    :param level: the lowest level to collect; a logger with its own level keeps that.
+    :param strict: raise :exc:`~balog_celery.RecordError` in the caller if an argument does not make a record. False:
+        log a ``log`` record that describes the error instead, as in production.
     """
     records = Records()
     with capture(lambda line: records.append(decode(line)), level, strict):
@@ -51,12 +51,12 @@ def make_event(
     schema: str = SCHEMA_VERSION,
     timestamp: datetime | None = None,
 ) -> FacilityRecord:
-    """Make an event that carries *payload*.
+    """Return a new event with *payload*.
 
-    :param event_id: default: a new one.
+    :param event_id: its id; default: a new one.
     :param schema: the schema version.
     :param timestamp: when it was logged; default: now.
-    :raises pydantic.ValidationError: the payload is not what the class declared for its ``cls_type`` asks for.
+    :raises pydantic.ValidationError: the payload does not match the class declared for its ``cls_type``.
     """
     header = {
         "id": new_id() if event_id is None else event_id,

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.config import Config
 from distributions import build
 from project import CELERY, Project, Start, Topic
+from sqs_accounts import MOTO_DIFFERS, Account
 
 import servers
 from balog_celery.pytest_plugin import missing
+from scripted_sqs.server import RunningSqs, serving_sqs
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +53,7 @@ def valkey_server() -> Iterator[servers.Valkey]:
 
 @pytest.fixture
 def broker(valkey_server: servers.Valkey) -> Iterator[servers.Valkey]:
-    """The Valkey, empty."""
+    """An empty Valkey."""
     valkey_server.flush()
     return valkey_server
 
@@ -63,9 +67,26 @@ def rabbitmq() -> Iterator[servers.RabbitMQ]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[servers.PostgreSQL]:
+    """A private PostgreSQL."""
+    if servers.PostgreSQL.programs() is None:
+        missing("postgresql is not installed")
+    with servers.PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgresql: servers.PostgreSQL) -> str:
+    """The name of an empty database, of this test only."""
+    name = f"d{uuid.uuid4().hex[:12]}"
+    postgresql.create_database(name)
+    return name
+
+
 @pytest.fixture
 def topic(sqs: servers.Sqs, queue_name: str) -> Iterator[Topic]:
-    """This test's topic."""
+    """The topic of this test."""
     with closing(sqs.client()) as client:
         yield Topic(client, queue_name)
 
@@ -113,3 +134,25 @@ def sdist(dist: Path) -> Path:
     """The source distribution."""
     (sdist,) = dist.glob("*.tar.gz")
     return sdist
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[RunningSqs]:
+    """A scripted SQS."""
+    with serving_sqs() as running:
+        yield running
+
+
+@pytest.fixture(params=["scripted", "moto"])
+def account(
+    request: pytest.FixtureRequest, scripted: RunningSqs, sqs_server: servers.Sqs, own_clients: None
+) -> Iterator[Account]:
+    """An SQS: the scripted one, or moto, with which the tests of rules that it does not keep must fail."""
+    name = request.node.originalname
+    if request.param == "moto" and name in MOTO_DIFFERS:
+        request.node.add_marker(pytest.mark.xfail(reason=MOTO_DIFFERS[name], strict=True))
+    endpoint = scripted.endpoint if request.param == "scripted" else sqs_server.endpoint_url
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    config = Config(retries={"total_max_attempts": 1})
+    with closing(boto3.client("sqs", endpoint_url=endpoint, config=config, **keys)) as client:
+        yield Account(client, scripted if request.param == "scripted" else None)

@@ -1,4 +1,4 @@
-"""Builds the distributions, and installs them where nothing else is."""
+"""Builds the distributions, and installs them into empty environments."""
 
 from __future__ import annotations
 

@@ -51,12 +51,12 @@ def commands(text: str) -> list[str]:
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """What a clone would have of the repository, the tests left out."""
+    """Copy what a clone of the repository would hold, without the tests."""
     return Path(shutil.copytree(ROOT, folder / "clone", ignore=_MADE))
 
 
 class Shell:
-    """Runs command lines in a folder; whatever they have started is gone when this is closed.
+    """Runs command lines in a folder, and ends the processes that they started when it is closed.
 
     :param folder: where they run.
     :param env: variables to add to an environment that says nothing of AWS or Celery.

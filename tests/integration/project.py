@@ -19,6 +19,7 @@ from typing import Any
 from kombu import Connection, Producer
 
 import servers
+from balog_celery.events.mark import MARK
 
 CONSUMERS = """
 import json, os, time
@@ -140,6 +141,11 @@ class Project:
         (package / "consumers.py").write_text(CONSUMERS)
         self.configure(config)
 
+    def add_consumer(self, source: str) -> None:
+        """Add to the consumers' module."""
+        with (self.folder / "proj" / "consumers.py").open("a") as file:
+            file.write(source)
+
     def configure(self, config: str) -> None:
         """Write the configuration."""
         text = BASE + textwrap.dedent(config)
@@ -152,12 +158,12 @@ class Project:
 
     @property
     def env(self) -> dict[str, str]:
-        """What the consumers need in their environment."""
+        """The environment that the consumers need."""
         status = str(self.folder / "status")
         return {"LEDGER": str(self.ledger), "TOPIC": self.topic, "ONCE_URL": self.once_url, "STATUS_DIR": status}
 
     def entries(self) -> list[dict[str, Any]]:
-        """What the consumers did, in order."""
+        """Return what the consumers did, in order."""
         lines = self.ledger.read_text().splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -178,8 +184,14 @@ CELERY = [sys.executable, "-m", "celery", "-A", "balog_celery"]
 Start = Callable[..., servers.Program]
 
 
+def _described(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes of a dead letter, and what its mark says as texts."""
+    mark = json.loads(attributes.pop(MARK, "{}"))
+    return {**attributes, **{name: str(value) for name, value in mark.items()}}
+
+
 class Topic:
-    """One test's queue and its dead-letter queue, and what is in them."""
+    """The queue and the dead-letter queue of one test, and their messages."""
 
     #: What a project needs in its configuration to listen to it.
     config = ""
@@ -196,8 +208,13 @@ class Topic:
 
     def left(self) -> int:
         """How many messages it holds, visible or not."""
+        return self.count(self.client, self.url)
+
+    @staticmethod
+    def count(client: Any, url: str) -> int:
+        """How many messages a queue holds, visible or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        attributes = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
+        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
         return sum(map(int, attributes.values()))
 
     def dead(self) -> list[dict[str, Any]]:
@@ -208,14 +225,16 @@ class Topic:
         return [
             {
                 "body": message["Body"],
-                **{name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()},
+                **_described(
+                    {name: one.get("StringValue") for name, one in message.get("MessageAttributes", {}).items()}
+                ),
             }
             for message in answer.get("Messages", [])
         ]
 
 
 class KombuTopic:
-    """As :class:`Topic`, on RabbitMQ or Redis, written to as by a publisher that knows nothing of Celery."""
+    """A topic on RabbitMQ or Redis, with the methods of :class:`Topic`; it publishes without Celery."""
 
     def __init__(self, url: str, name: str) -> None:
         self.url = url
@@ -233,7 +252,7 @@ class KombuTopic:
                 producer.publish(body.encode(), routing_key=self.name, content_type="text/plain", message_id="m")
 
     def left(self) -> int:
-        """How many messages it holds; RabbitMQ counts only what nobody has received."""
+        """Return the number of messages in the queue; RabbitMQ counts those that are not delivered."""
         with self._channel() as channel:
             if self._is_redis:
                 return int(channel.client.llen(self.name) + channel.client.hlen(f"balog.{self.name}.unacked"))
@@ -244,7 +263,7 @@ class KombuTopic:
             while (message := channel.basic_get(f"{self.name}-dead", no_ack=True)) is not None:
                 message = channel.message_to_python(message)
                 body = message.body.decode() if isinstance(message.body, bytes) else message.body
-                self._dead.append({"body": body, **message.headers})
+                self._dead.append({"body": body, **_described(message.headers)})
         return self._dead
 
     @property
@@ -263,7 +282,7 @@ def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:
 
 
 def inspect(project: Project, what: str) -> Any:
-    """What the one worker of a project says to ``celery inspect``; it may be slow to answer."""
+    """Return what the only worker of a project answers to ``celery inspect``; the answer may take a while."""
     command, env = [*CELERY, "inspect", what, "--json", "-t", "5"], {**os.environ, **project.env}
 
     def answer() -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Real workers whose consumers take batches: what failed is retried and buried by itself, and nothing is lost."""
+"""Batch consumers in real workers: events that fail are retried and dead-lettered one by one, and none is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from project import QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
-from fakes import event_text
+from sample_events import event_text
 
 BULK = """
 
@@ -64,7 +64,7 @@ def with_bulk(project: Project, *, wait: int, delay: int) -> Project:
 
 
 def published(broker: servers.Valkey) -> int:
-    """How many tasks were put on the broker."""
+    """Return how many tasks were put on the broker."""
     with broker.client() as client:
         return int(client.info("commandstats").get("cmdstat_lpush", {"calls": 0})["calls"])
 
@@ -73,7 +73,10 @@ def published(broker: servers.Valkey) -> int:
 def test_only_what_failed_is_retried_and_then_a_dead_letter(
     start: Start, bulk: Project, topic: Topic, broker: servers.Valkey, dispatch: str
 ) -> None:
-    """One event works at the third attempt, one never; with hand-off nothing passes the broker."""
+    """Only failed events are retried.
+
+    One works at the third attempt, one becomes a dead letter. Hand-off bypasses the broker.
+    """
     bulk.add(f"balog_dispatch = {dispatch!r}")
     with broker.client() as client:
         client.config_resetstat()
@@ -95,7 +98,7 @@ def test_only_what_failed_is_retried_and_then_a_dead_letter(
 
 
 def test_what_is_done_is_deleted_while_the_rest_waits(start: Start, project: Project, topic: Topic) -> None:
-    """And a stop gives back the rest alone."""
+    """Events that are done are deleted while the others wait for a retry; a stop releases only the others."""
     bulk = with_bulk(project, wait=1, delay=900)
     bulk.add("balog_visibility_timeout = 600")
     topic.send(*(event_text(f"e{number}", "bulk", fails=int(number < 3)) for number in range(12)))
@@ -114,7 +117,7 @@ def test_what_is_done_is_deleted_while_the_rest_waits(start: Start, project: Pro
 
 
 def test_a_lost_child_and_a_time_limit_make_each_event_a_dead_letter(start: Start, bulk: Project, topic: Topic) -> None:
-    """After the retries that there are."""
+    """A lost child or a time limit makes each event of the batch a dead letter, once its retries are exhausted."""
     texts = {event_text(event, f"{kind}-bulk") for kind in ("crash", "long") for event in (f"{kind}1", f"{kind}2")}
     topic.send(*texts)
     start("worker", "-l", "INFO", "-c", "2")
@@ -136,7 +139,7 @@ def test_a_lost_child_and_a_time_limit_make_each_event_a_dead_letter(start: Star
     ("victim", "dispatch"), [("engine", "hand-off"), ("engine", "publish"), ("worker", "hand-off")]
 )
 def test_a_kill_loses_nothing(start: Start, bulk: Project, topic: Topic, victim: str, dispatch: str) -> None:
-    """Neither what is gathered nor what runs."""
+    """A kill loses neither collected events nor a running batch."""
     bulk.add(f"balog_visibility_timeout = 5\nbalog_dispatch = {dispatch!r}")
     bulk.add(QUICK_RESTORE)
     events = [f"s{number}" for number in range(30)]

@@ -32,7 +32,7 @@ print("version", sys.version_info[:2])
 
 
 def test_the_sdist_holds_what_builds_and_tests_it(sdist: Path) -> None:
-    """And none of what lies about in a folder that is worked in."""
+    """The sdist holds what is needed to build and test the package, and no other files of a working folder."""
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "balog_celery/py.typed", "tests/servers.py"}

@@ -1,4 +1,4 @@
-"""What every engine promises, whatever it listens to: the same tests for SQS, Redis and RabbitMQ."""
+"""Promises of every engine: the same tests for SQS, Redis and RabbitMQ."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from project import KombuTopic, Project, Start, Topic, stop
 
 import servers
 from balog_celery.consumers import Consumer, ConsumerHub
-from balog_celery.consumers.kombu import KombuEngine
-from balog_celery.consumers.sqs import SQSEngine
-from fakes import event_text
+from balog_celery.engine.kombu_engine import KombuEngine
+from balog_celery.engine.sqs_engine import SQSEngine
+from sample_events import event_text
 
 METRIC = [{"name": "n", "value": 1}]
 
@@ -31,19 +31,19 @@ def event_valkey() -> Iterator[servers.Valkey]:
 
 @pytest.fixture(params=["sqs", "redis", "rabbitmq"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """What is listened to."""
+    """The kind of source."""
     return str(request.param)
 
 
 @pytest.fixture
 def server(kind: str, request: pytest.FixtureRequest) -> Any:
-    """What keeps the queues."""
+    """The server that holds the queues."""
     return request.getfixturevalue({"redis": "event_valkey"}.get(kind, kind))
 
 
 @pytest.fixture
 def topic(kind: str, server: Any, request: pytest.FixtureRequest) -> Iterator[AnyTopic]:
-    """This test's topic."""
+    """The topic of this test."""
     if kind == "sqs":
         with closing(server.client()) as client:
             yield Topic(client, request.getfixturevalue("queue_name"))
@@ -60,7 +60,7 @@ def project(project: Project, topic: AnyTopic) -> Project:
 
 @pytest.mark.parametrize("dispatch", ["publish", "hand-off"])
 def test_each_event_has_its_fate(start: Start, project: Project, topic: AnyTopic, dispatch: str) -> None:
-    """Good ones reach every consumer once; a bad body and a failed task are dead letters; nothing is left."""
+    """Good events reach every consumer once, others become dead letters, and the queue ends empty."""
     project.add(f"balog_dispatch = {dispatch!r}")
     topic.send(
         "not json", event_text("d", "doomed"), *(event_text(f"e{number}", values=METRIC) for number in range(12))
@@ -82,7 +82,7 @@ def test_each_event_has_its_fate(start: Start, project: Project, topic: AnyTopic
 
 
 def test_a_stop_gives_back_what_was_not_started(start: Start, project: Project, topic: AnyTopic) -> None:
-    """What runs finishes, and nothing runs twice."""
+    """A stop releases events that have not started; running ones finish, and none runs twice."""
     topic.send(*(event_text(f"s{number}", "slow", seconds=1) for number in range(4)))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: any(name == "slow" for name, _ in runs))
@@ -96,7 +96,7 @@ def test_a_stop_gives_back_what_was_not_started(start: Start, project: Project, 
 
 
 def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: AnyTopic) -> None:
-    """What it and its engine had comes again."""
+    """Events of a killed worker and its engine are delivered again."""
     project.add("balog_visibility_timeout = 5")
     topic.send(*(event_text(f"s{number}", "slow", seconds=1) for number in range(4)))
     worker = start("worker", "-l", "INFO", "-c", "2")
@@ -113,7 +113,7 @@ def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: An
 def test_a_lost_connection_interrupts_nothing_for_long(
     start: Start, project: Project, topic: AnyTopic, server: Any, kind: str
 ) -> None:
-    """What was in flight is done, and what comes later, too."""
+    """After a lost connection, events in flight finish and later events are processed."""
     topic.send(event_text("before", values=METRIC))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["first", "before"] == 1 and runs["typed", "before"] == 1)
@@ -136,7 +136,7 @@ def test_a_lost_connection_interrupts_nothing_for_long(
 
 
 def test_the_command_sends_records_to_it(start: Start, project: Project, topic: AnyTopic) -> None:
-    """As a publisher would."""
+    """``balog send`` publishes records to any kind of source."""
     file = project.folder / "events.jsonl"
     file.write_text("".join(event_text(f"e{number}") + "\n" for number in range(12)))
     assert start("balog", "send", str(file), ready=None).wait(60) == 0
@@ -144,7 +144,7 @@ def test_the_command_sends_records_to_it(start: Start, project: Project, topic: 
 
 
 def test_it_runs_in_a_plain_script(kind: str, server: Any, topic: AnyTopic) -> None:
-    """Without Celery, in this process: a failing consumer keeps neither the loop nor the others."""
+    """In a script without Celery a failing consumer stops neither the loop nor the other consumers."""
     done: list[tuple[str, str]] = []
 
     def good(event: Any) -> None:

@@ -1,4 +1,4 @@
-"""The examples, step by step: the command lines are those of their README files."""
+"""The examples work step by step, with the command lines of their README files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def served(clone: Path, sqs: servers.Sqs, broker: servers.Valkey) -> Iterator[Sh
 
 
 def test_the_metrics_consumer(bare: Shell, clone: Path) -> None:
-    """Five steps, of which the last is Ctrl-C."""
+    """The five steps of the metrics example work; the last is Ctrl-C."""
     text = (clone / "examples/metrics/README.md").read_text()
     consumers, worker, produce, send = commands(text)
 
@@ -45,7 +45,7 @@ def test_the_metrics_consumer(bare: Shell, clone: Path) -> None:
     running = bare.start(worker, ready=" ready.")
     bare.run(produce)
     assert len((clone / "events.jsonl").read_text().splitlines()) == 3
-    assert "sent 3 records to myproj-events-develop" in bare.run(send)
+    assert "sent 3 messages to myproj-events-develop" in bare.run(send)
     for run in (1, 2, 3):
         running.wait_for(f"develop: total = {100.0 * run}")
         running.wait_for(f"develop: failed = {float(run)}")
@@ -65,7 +65,7 @@ def test_the_files_of_the_examples_are_sent_as_they_are(bare: Shell, clone: Path
 
 
 def test_the_existing_app(served: Shell, clone: Path) -> None:
-    """Four steps; its own task is still there, and runs."""
+    """The four steps of the existing app work, and its own task still runs."""
     text = (clone / "examples/existing_app/README.md").read_text()
     queues, consumers, worker, send = commands(text)
 

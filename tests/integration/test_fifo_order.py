@@ -1,4 +1,4 @@
-"""FIFO topics under a real worker: order within a group, whatever fails, ends or is killed."""
+"""FIFO topics under a real worker: the order within a group holds when tasks fail and processes end or are killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from project import Project, Start, Topic, engine_pids, stop
 
 import servers
-from fakes import event_text
+from sample_events import event_text
 
 CONSUMERS = """
 import json, os, time
@@ -76,7 +76,7 @@ class FifoTopic(Topic):
 
 @pytest.fixture
 def topic(sqs: servers.Sqs) -> Iterator[FifoTopic]:
-    """This test's topic."""
+    """The topic of this test."""
     with closing(sqs.client()) as client:
         yield FifoTopic(client, f"events-{uuid.uuid4().hex[:12]}.fifo")
 
@@ -87,7 +87,7 @@ def _consumers(project: Project) -> None:
 
 
 def happened(project: Project, group: str) -> list[tuple[str, str]]:
-    """What happened to the events of a group, in order."""
+    """Return what happened to the events of a group, in order."""
     return [(entry["consumer"], entry["event"]) for entry in project.entries() if entry["event"][0] == group]
 
 
@@ -97,13 +97,13 @@ def finished(project: Project, *events: str) -> None:
 
 
 def assert_in_order(project: Project, group: str, count: int) -> None:
-    """No event of a group is worked on before the one before has been finished, nor after a later one has begun."""
+    """Assert that each event of a group starts after the one before it has finished."""
     events = [event for _, event in happened(project, group)]
     assert [event for event, _ in groupby(events)] == [f"{group}{number}" for number in range(count)]
 
 
 def test_groups_run_beside_one_another_and_each_in_order(start: Start, project: Project, topic: FifoTopic) -> None:
-    """The next event of a group begins when all consumers have finished with the one before."""
+    """Groups run in parallel, and the next event of a group starts when all consumers have finished the one before."""
     for number in range(4):
         for group in "abc":
             topic.step(f"{group}{number}", 0.5)
@@ -124,7 +124,7 @@ def test_groups_run_beside_one_another_and_each_in_order(start: Start, project: 
 def test_a_failure_holds_its_group_until_its_retry_or_its_dead_letter(
     start: Start, project: Project, topic: FifoTopic
 ) -> None:
-    """Others go on; the dead letter keeps its group."""
+    """A failing event blocks its group until it succeeds or is a dead letter; other groups go on."""
     for event, more in {"a0": {"failing": "once"}, "a1": {"failing": "always"}, "a2": {}, "b0": {}}.items():
         topic.step(event, **more)
     start("worker", "-l", "INFO", "-c", "2")
@@ -139,7 +139,7 @@ def test_a_failure_holds_its_group_until_its_retry_or_its_dead_letter(
 
 
 def test_a_failure_lets_its_group_go_on_if_told_so(start: Start, project: Project, topic: FifoTopic) -> None:
-    """Its retry comes from the broker."""
+    """With ``balog_fifo_on_failure = 'continue'`` the group goes on, and the failed event is retried by the broker."""
     project.add("balog_fifo_on_failure = 'continue'")
     topic.step("a0", failing="once")
     topic.step("a1")
@@ -154,7 +154,7 @@ def test_a_failure_lets_its_group_go_on_if_told_so(start: Start, project: Projec
 def test_nothing_overtakes_when_one_of_two_workers_is_killed(
     start: Start, project: Project, topic: FifoTopic, victim: str
 ) -> None:
-    """What was under way comes again, and nothing that is older or younger in its place."""
+    """After one of two workers is killed, its events run again in their order, and none overtakes another."""
     project.add("balog_visibility_timeout = 6")
     count = 8
     for number in range(count):
@@ -172,7 +172,7 @@ def test_nothing_overtakes_when_one_of_two_workers_is_killed(
 
 
 def test_a_stop_and_a_start_keep_the_order(start: Start, project: Project, topic: FifoTopic) -> None:
-    """What had not begun goes back at once, behind what had; nothing runs twice."""
+    """After a stop and a start, unstarted events follow those that had started, and none runs twice."""
     project.add("balog_visibility_timeout = 600")
     for number in range(5):
         topic.step(f"a{number}", 1.0)
@@ -197,7 +197,7 @@ def test_a_stop_and_a_start_keep_the_order(start: Start, project: Project, topic
 def test_where_completion_cannot_be_known_a_fifo_topic_is_refused(
     start: Start, project: Project, topic: FifoTopic, command: list[str], config: str, why: str
 ) -> None:
-    """At start, with what to do; nothing was received."""
+    """An app that cannot keep a FIFO topic's order is refused at start with advice, and receives nothing."""
     project.add(config)
     topic.step("a0")
     program = start(*command, ready=None)

@@ -1,4 +1,4 @@
-"""Flower, as a person sees it: a real worker, a real Flower, and Chromium without a screen.
+"""Flower in a browser: a real worker, a real Flower, and headless Chromium.
 
 With ``UPDATE_SCREENSHOTS=1`` in the environment the pages are saved as the pictures of the documentation.
 """
@@ -8,19 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
+from browsers import chromium
 from documents import ROOT, Shell
 
 import servers
-from balog_celery.pytest_plugin import missing
-from balog_celery.tasks import task_id
-from fakes import event_text
+from balog_celery.tasks.naming import task_id
+from sample_events import event_text
 
 # Flower, a worker and a browser start in the first test's setup.
 pytestmark = pytest.mark.timeout(400)
@@ -57,29 +56,16 @@ WITHOUT_PATHS = r"""
 for (const code of document.querySelectorAll("pre code"))
     code.textContent = code.textContent.replace(/"[^"]*\/(celery|balog_celery|shop)\//g, '"$1/');
 """
-#: Nothing of it may ask the network for anything, nor share a profile with another Chromium.
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    f"--window-size={WIDTH},640",
-]
 
 
 class Site:
-    """Flower's pages."""
+    """The pages of a Flower server."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
 
     def get(self, path: str) -> str:
-        """What is served there; empty while nothing is."""
+        """Return the page at *path*; empty until Flower serves it."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(self.url + path, timeout=10) as response:
@@ -136,20 +122,8 @@ Look = Callable[..., str]
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium, with a profile of its own."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        missing("chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"]:
-        options.add_argument(flag)
-    # With the driver's path given, Selenium does not look for one to download.
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
-    browser.set_page_load_timeout(60)
-    yield browser
-    browser.quit()
+    with chromium(tmp_path_factory.mktemp("chromium"), WIDTH, 640) as browser:
+        yield browser
 
 
 @pytest.fixture
@@ -186,7 +160,7 @@ def look(browser: Any, site: Site) -> Look:
 
 
 def test_the_tasks_page_shows_which_event_each_task_is_for(look: Look) -> None:
-    """Consumer, event id, cls_type, topic and state; nothing of what is in the event."""
+    """The tasks page shows the consumer, event id, cls_type, topic and state, but no content of the event."""
     shown = look("/tasks", *ORDERS, PAYMENT, "FAILURE", picture="flower-tasks.png")
     for consumer in ("book_order", "notify_customer", "charge_card"):
         assert f"shop.consumers.{consumer}" in shown
@@ -198,7 +172,7 @@ def test_the_tasks_page_shows_which_event_each_task_is_for(look: Look) -> None:
 
 
 def test_a_failed_events_page_shows_why(look: Look, site: Site) -> None:
-    """The exception, with its traceback, beside the event's id."""
+    """The page of a failed task has the exception and traceback, and the event's id."""
     failed = task_id(PAYMENT, "shop.consumers.charge_card")
     shown = look(f"/task/{failed}", "the bank declined the card", picture="flower-failure.png")
     assert "PermissionError" in shown
@@ -208,7 +182,7 @@ def test_a_failed_events_page_shows_why(look: Look, site: Site) -> None:
 
 
 def test_the_workers_pages_show_its_consumers_and_the_engines_counters(look: Look) -> None:
-    """The list has the worker, its own page what it does."""
+    """The list shows the worker, and its page the consumers and the engine's counters."""
     look("/workers", "worker-1", "Online")
     shown = look(f"/worker/{WORKER}", "shop.consumers.charge_card", tab="worker-tab-tasks")
     assert "shop.consumers.book_order" in shown
@@ -218,7 +192,7 @@ def test_the_workers_pages_show_its_consumers_and_the_engines_counters(look: Loo
 
 
 def test_prometheus_reads_each_consumers_counters(site: Site) -> None:
-    """From Flower's own exporter: events by consumer and kind, and run times."""
+    """Flower's exporter reports events and run times for each consumer."""
     for consumer in ("book_order", "notify_customer"):
         assert site.counted(consumer, "task-received") == len(ORDERS)
         assert site.counted(consumer, "task-succeeded") == len(ORDERS)

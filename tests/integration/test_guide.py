@@ -1,4 +1,4 @@
-"""The documentation, as a reader would take it: the quick start, the tests, and Django."""
+"""The documentation's quick start, page on testing and page on Django, followed step by step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from documents import ROOT, Shell, code_blocks, commands
 
 import servers
-from fakes import event_text
+from sample_events import event_text
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -26,7 +26,7 @@ def block(name: str, containing: str) -> str:
 
 
 def test_the_quick_start(tmp_path: Path) -> None:
-    """Its files and its commands, in order, on a machine with nothing configured."""
+    """The files and commands of the quick start work, in order, on a machine without configuration."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").write_text("")
     (tmp_path / "shop" / "events.py").write_text(block("index.md", "book_order"))
@@ -42,7 +42,7 @@ def test_the_quick_start(tmp_path: Path) -> None:
 
 
 def test_the_page_on_tests(tmp_path: Path) -> None:
-    """Its tests pass, on a consumer that they could be of."""
+    """The tests that the page on testing shows pass, with a consumer that fits them."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").write_text("")
     consumer = re.sub(r"    print\(.*", '    ask_the_bank(event["payload"]["order"])', block("index.md", "book_order"))
@@ -79,7 +79,7 @@ class Order(models.Model):
 
 
 def test_the_page_on_django(tmp_path: Path, sqs: servers.Sqs, broker: servers.Valkey) -> None:
-    """A worker of the project writes an order into its database, and its settings count."""
+    """The worker of the guide's Django project writes an order into its database and uses its settings."""
     pytest.importorskip("django")
     settings = block("adopt.md", "CELERY_BALOG_REGION").replace("redis://redis.internal:6379/0", broker.url)
     files = {
@@ -106,3 +106,19 @@ def test_the_page_on_django(tmp_path: Path, sqs: servers.Sqs, broker: servers.Va
             worker.wait_for("succeeded in", 60)
     with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database:
         assert database.execute("SELECT number FROM orders_order").fetchall() == [(1041,)]
+
+
+def test_the_page_on_flask(tmp_path: Path, sqs: servers.Sqs, broker: servers.Valkey) -> None:
+    """The consumer of the guide's Flask project runs in the application's context."""
+    pytest.importorskip("flask")
+    (tmp_path / "shop").mkdir()
+    application = block("adopt.md", "FlaskTask").replace("redis://redis.internal:6379/0", broker.url)
+    (tmp_path / "shop" / "__init__.py").write_text(application + "app.conf.balog_wait_time = 1\n")
+    (tmp_path / "shop" / "events.py").write_text(block("adopt.md", "current_app"))
+    with closing(sqs.client()) as client:
+        url = client.create_queue(QueueName="shop-orders")["QueueUrl"]
+        client.create_queue(QueueName="shop-orders-dead")
+        client.send_message(QueueUrl=url, MessageBody=event_text("e", "order-placed", order=1041))
+    with Shell(tmp_path, sqs.env) as shell:
+        worker = shell.start("celery -A shop worker -l INFO -c 1", ready="engine started")
+        worker.wait_for("thank you for order 1041", 60)

@@ -1,4 +1,4 @@
-"""Tasks handed from the engine to the worker beside it: finished before their message is deleted, Celery's in all."""
+"""The hand-off in real workers: tasks finish before their message is deleted, and behave like any Celery task."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pytest
 from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
-from balog_celery.task_events import LINGER
-from balog_celery.tasks import task_id
-from fakes import event_text
+from balog_celery.tasks.naming import task_id
+from balog_celery.worker.task_events import LINGER
+from sample_events import event_text
 
 METRIC = [{"name": "n", "value": 1}]
 
 
 def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, project: Project, topic: Topic) -> None:
-    """And keeps its lease until then: the task runs for ten times its visibility, and once."""
+    """A message stays in flight until its task finishes, ten visibility timeouts later, and the task runs once."""
     # So long that a machine which stands still for a while does not miss an extension.
     project.add("balog_visibility_timeout = 6")
     topic.send(event_text("s", "slow", seconds=60))
@@ -39,7 +39,7 @@ def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, proj
 def test_the_events_of_tasks_come_in_few_messages_and_all_of_them(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """For Flower and the like, in the order in which they happened to each task."""
+    """Task events are sent in few messages, and keep their order for each task."""
     with broker.client() as client, client.pubsub() as watched:
         watched.psubscribe("*celeryev*")
         started = time.monotonic()
@@ -64,7 +64,7 @@ def test_the_events_of_tasks_come_in_few_messages_and_all_of_them(
 
 
 def test_nothing_passes_the_broker(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:
-    """But for consumers with a queue that this worker does not serve."""
+    """Handed-over tasks bypass the broker; tasks for a queue that this worker does not serve are published."""
     topic.send(event_text("e", values=METRIC), event_text("o", "elsewhere"))
     start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["first", "e"] == 1 and runs["typed", "e"] == 1)
@@ -75,7 +75,7 @@ def test_nothing_passes_the_broker(start: Start, project: Project, topic: Topic,
 
 
 def test_several_pollers_hand_over_each_event_once(start: Start, project: Project, topic: Topic) -> None:
-    """Beside one another; a stop gives back at once what none of their tasks has begun."""
+    """Several pollers hand over each event once; a stop releases unstarted events at once."""
     project.add("balog_pollers = 4")
     project.add("balog_visibility_timeout = 600")
     topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(120)))
@@ -101,7 +101,7 @@ def published(broker: servers.Valkey) -> int:
 def test_a_retry_stays_with_the_worker_and_a_failure_becomes_a_dead_letter(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """Nothing passes the broker, also where a time limit or a lost child is the cause."""
+    """Retries and dead letters bypass the broker, also after a time limit or a lost child."""
     with broker.client() as client:
         client.config_resetstat()
     topic.send(event_text("f", "flaky"), event_text("d", "doomed"), event_text("l", "long"), event_text("c", "crash"))
@@ -126,7 +126,7 @@ def retries_of(project: Project, event: str) -> list[int]:
 def test_a_task_that_waits_for_its_retry_keeps_its_message_and_no_place(
     start: Start, project: Project, topic: Topic
 ) -> None:
-    """`inspect scheduled` shows it; more of them than the worker has room for keep nobody waiting."""
+    """Tasks that wait for a retry are shown by `inspect scheduled` and use no credit, however many they are."""
     project.add("balog_visibility_timeout = 8")
     topic.send(*(event_text(f"p{number}", "patient", seconds=900) for number in range(30)))
     worker = start("worker", "-l", "INFO", "-c", "1")
@@ -146,7 +146,7 @@ def test_a_task_that_waits_for_its_retry_keeps_its_message_and_no_place(
 def test_tasks_that_wait_for_their_rate_limit_hold_up_no_other_consumer(
     start: Start, project: Project, topic: Topic
 ) -> None:
-    """More of them than the worker has room for; a stop gives them back."""
+    """More rate-limited tasks than the credit do not delay other consumers; a stop releases them."""
     topic.send(*(event_text(f"r{number}", "rare") for number in range(20)))
     worker = start("worker", "-l", "INFO", "-c", "1")
     servers.wait_until(lambda: len(re.findall(r"consumers\.rare\[\S+ received", worker.output)) == 20, what="all")
@@ -162,7 +162,7 @@ def test_tasks_that_wait_for_their_rate_limit_hold_up_no_other_consumer(
 def test_a_retry_that_asks_for_more_than_time_is_done_as_asked(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey, options: dict[str, object]
 ) -> None:
-    """On the broker, if it is to differ from the first attempt; one that is not thrown is made all the same."""
+    """A retry with other options than the first attempt is published, also if the function does not raise it."""
     with broker.client() as client:
         client.config_resetstat()
     topic.send(event_text("p", "patient", seconds=0, times=2, options=options))
@@ -177,7 +177,7 @@ def test_a_retry_that_asks_for_more_than_time_is_done_as_asked(
 def test_a_retry_with_a_long_countdown_is_left_to_the_broker(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """Its message is not kept for hours."""
+    """A retry with a long countdown is published, so its message is not held for hours."""
     topic.send(event_text("p", "patient", seconds=3700))
     start("worker", "-l", "INFO", "-c", "1")
     servers.wait_until(lambda: topic.left() == 0, what="the delete")
@@ -185,7 +185,7 @@ def test_a_retry_with_a_long_countdown_is_left_to_the_broker(
 
 
 def test_a_stop_gives_back_what_waits_for_its_retry(start: Start, project: Project, topic: Topic) -> None:
-    """At once: the next worker need not wait for its visibility timeout."""
+    """A stop releases tasks that wait for a retry, so the next worker gets them at once."""
     project.add("balog_visibility_timeout = 600")
     topic.send(event_text("p", "patient", seconds=300))
     worker = start("worker", "-l", "INFO", "-c", "1")
@@ -197,7 +197,7 @@ def test_a_stop_gives_back_what_waits_for_its_retry(start: Start, project: Proje
 
 
 def test_a_lost_broker_neither_loses_nor_doubles_a_retry(start: Start, project: Project, topic: Topic) -> None:
-    """Celery forgets what waits; whoever handed it over does not."""
+    """After a lost broker, which makes Celery forget waiting tasks, each retry still runs once."""
     with servers.Valkey() as own:
         project.add(f"broker_url = {own.url!r}")
         worker = start("worker", "-l", "INFO", "-c", "1")
@@ -234,7 +234,7 @@ SQSQueue.send = unreachable
 def test_a_dead_letter_that_cannot_be_made_yet_keeps_its_message(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """It is not run again for that."""
+    """While a dead letter cannot be made, the message is kept and the function is not called again."""
     with broker.client() as client:
         client.config_resetstat()
     with (project.folder / "proj" / "consumers.py").open("a") as file:
@@ -255,7 +255,7 @@ def test_a_dead_letter_that_cannot_be_made_yet_keeps_its_message(
 def test_a_stop_finishes_what_runs_and_gives_back_the_rest_at_once(
     start: Start, project: Project, topic: Topic
 ) -> None:
-    """Nothing runs twice, nothing waits for its visibility timeout."""
+    """A stop finishes running tasks and releases the others: nothing runs twice or waits for a visibility timeout."""
     project.add("balog_visibility_timeout = 600")
     topic.send(*(event_text(f"s{number}", "slow", seconds=2) for number in range(8)))
     worker = start("worker", "-l", "INFO", "-c", "2")
@@ -271,7 +271,10 @@ def test_a_stop_finishes_what_runs_and_gives_back_the_rest_at_once(
 
 @pytest.mark.parametrize("victim", ["engine", "worker"])
 def test_a_killed_engine_or_worker_loses_nothing(start: Start, project: Project, topic: Topic, victim: str) -> None:
-    """What was in flight is delivered again: at once if the engine lives to give it back, else by its visibility."""
+    """After a kill, events in flight come again.
+
+    At once if the engine can release them, else after the visibility timeout.
+    """
     project.add("balog_visibility_timeout = 5")
     project.add(QUICK_RESTORE)
     topic.send(*(event_text(f"s{number}", "slow", seconds=1) for number in range(6)))
@@ -288,7 +291,7 @@ def test_a_killed_engine_or_worker_loses_nothing(start: Start, project: Project,
 
 
 def test_a_broker_that_is_restarted_interrupts_nothing_for_long(start: Start, project: Project, topic: Topic) -> None:
-    """While the worker is not connected it is handed nothing; then it goes on."""
+    """While its broker restarts the worker gets no tasks, and then it goes on."""
     with servers.Valkey() as own:
         project.add(f"broker_url = {own.url!r}")
         worker = start("worker", "-l", "INFO", "-c", "1")
@@ -314,7 +317,7 @@ def told(project: Project, *arguments: str, answer: str) -> bool:
 
 
 def test_a_revoked_task_is_not_run(start: Start, project: Project, topic: Topic) -> None:
-    """Its message is done: that is what was asked for. Rate limits can be changed as ever."""
+    """A revoked task does not run and its message is deleted; rate limits can still be changed remotely."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     revoked = task_id("r", "proj.consumers.slow")
     assert told(project, "revoke", revoked, answer="flagged as revoked")

@@ -1,4 +1,4 @@
-"""``balog_celery.install`` in apps that have tasks, settings and habits of their own."""
+"""``balog_celery.install`` in apps that have their own tasks and settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from documents import ROOT
 import balog_celery
 import servers
 from balog_celery.errors import ConfigurationError
-from fakes import event_text
+from sample_events import event_text
 
 #: The consumers of the app.
 EVENTS = """
@@ -79,7 +79,7 @@ class Shop:
         return self.start("-m", "celery", "-A", "shop", *arguments, ready=ready)
 
     def told(self, code: str) -> Any:
-        """What Python says to *code*, in a process of its own, that prints JSON."""
+        """Return the JSON that *code* prints in a Python process of its own."""
         command = [sys.executable, "-W", "error", "-c", textwrap.dedent(code)]
         env = {**os.environ, **self.env}
         answer = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
@@ -111,7 +111,7 @@ def shop(tmp_path: Path, sqs: servers.Sqs, broker: servers.Valkey, queue_name: s
 
 
 def test_the_app_keeps_its_tasks_and_gains_the_consumers(shop: Shop, send: Callable[..., None]) -> None:
-    """One worker runs both, each on the queues that it was routed to."""
+    """One worker runs the app's own tasks and the consumers, each on the queue that it is routed to."""
     shop.write(
         "app.conf.task_routes = {'shop.add': {'queue': 'sums'}}",
         "balog_celery.install(app, packages=['shop_events'])",
@@ -125,7 +125,7 @@ def test_the_app_keeps_its_tasks_and_gains_the_consumers(shop: Shop, send: Calla
 
 
 def test_consumers_are_listed_with_the_apps_own_default_queue(shop: Shop) -> None:
-    """Where the tasks go is what the app's routing says; a worker is handed those of its default queue."""
+    """`balog consumers` shows the queues of the app's routing; tasks of its default queue are handed over."""
     listing = shop.celery("balog", "consumers")
     assert listing.wait(60) == 0
     rows = {line.split()[0]: line.split()[1:6] for line in listing.output.splitlines()}
@@ -135,7 +135,7 @@ def test_consumers_are_listed_with_the_apps_own_default_queue(shop: Shop) -> Non
 
 
 def test_consumers_are_published_where_a_worker_cannot_be_handed_tasks(shop: Shop) -> None:
-    """And the list says so: not every transport works in an event loop."""
+    """`balog consumers` shows that tasks are published where the transport does not work in an event loop."""
     shop.write("app.conf.broker_url = 'memory://'", "balog_celery.install(app, packages=['shop_events'])")
     listing = shop.celery("balog", "consumers")
     assert listing.wait(60) == 0
@@ -143,7 +143,7 @@ def test_consumers_are_published_where_a_worker_cannot_be_handed_tasks(shop: Sho
 
 
 def test_modules_are_left_out_as_the_settings_say(app: Celery) -> None:
-    """A text is one of them; names may be relative to the package."""
+    """``balog_ignore`` leaves out modules; a text is one entry, and names may be relative to the package."""
     app.conf.update(balog_packages="examples.metrics", balog_ignore=".consumers")
     balog_celery.install(app)
     app.loader.import_default_modules()
@@ -151,7 +151,7 @@ def test_modules_are_left_out_as_the_settings_say(app: Celery) -> None:
 
 
 def test_a_configuration_is_looked_for_in_the_current_folder(tmp_path: Path) -> None:
-    """Not in a checkout of this package that happens to be on the path."""
+    """The configuration is read from the current folder, not from a checkout of this package on the path."""
     code = "from balog_celery.celery import app; print(app.conf.get('balog_packages'))"
     for text, packages in [("", "None"), ("balog_packages = ['mine']", "['mine']")]:
         if text:
@@ -162,7 +162,7 @@ def test_a_configuration_is_looked_for_in_the_current_folder(tmp_path: Path) -> 
 
 
 def test_importing_the_app_imports_no_consumer(shop: Shop) -> None:
-    """A web process that only sends tasks must not pay for them, nor make an import cycle."""
+    """Importing the app imports no consumers, which a web process does not need."""
     assert shop.told(
         """
         import json, sys, shop
@@ -173,7 +173,7 @@ def test_importing_the_app_imports_no_consumer(shop: Shop) -> None:
 
 
 def test_a_worker_without_dash_a_starts_its_engine_as_well(shop: Shop, send: Callable[..., None]) -> None:
-    """The engine's process finds the app by the module that holds it."""
+    """A worker started without ``-A`` starts its engine with the module that holds the app."""
     send(event_text("e", "plain"))
     code = "import shop; shop.app.worker_main(['worker', '-l', 'INFO', '-c', '1'])"
     worker = shop.start("-c", code, ready="engine started")
@@ -181,7 +181,7 @@ def test_a_worker_without_dash_a_starts_its_engine_as_well(shop: Shop, send: Cal
 
 
 def test_an_app_that_no_other_process_can_find_is_told_so(shop: Shop) -> None:
-    """At start, with what to do about it."""
+    """An app that no other process can import stops the worker at start, with advice."""
     script = shop.folder / "main.py"
     script.write_text((shop.folder / "shop.py").read_text() + "\napp.worker_main(['worker', '-l', 'INFO', '-c', '1'])")
     worker = shop.start("main.py")
@@ -191,7 +191,7 @@ def test_an_app_that_no_other_process_can_find_is_told_so(shop: Shop) -> None:
 
 
 def test_a_consumer_module_that_cannot_be_imported_stops_the_worker_with_its_cause(shop: Shop) -> None:
-    """The error is the module's own."""
+    """An import error in a consumer module stops the worker and names its cause."""
     (shop.folder / "shop_events.py").write_text("import no_such_library\n")
     worker = shop.celery("worker", "-l", "INFO", "-c", "1")
     assert worker.wait(60) != 0
@@ -199,7 +199,7 @@ def test_a_consumer_module_that_cannot_be_imported_stops_the_worker_with_its_cau
 
 
 def test_a_consumer_module_that_raises_stops_the_worker_with_its_cause(shop: Shop) -> None:
-    """Also where the error is one that libraries like to swallow."""
+    """An exception in a consumer module stops the worker and names its cause, even one that libraries swallow."""
     for error in ("ValueError", "AttributeError", "ImportError"):
         (shop.folder / "shop_events.py").write_text(f"raise {error}('the true cause')\n")
         worker = shop.celery("worker", "-l", "INFO", "-c", "1")
@@ -208,7 +208,7 @@ def test_a_consumer_module_that_raises_stops_the_worker_with_its_cause(shop: Sho
 
 
 def test_a_worker_without_consumers_runs_without_an_engine(shop: Shop) -> None:
-    """There is nothing to listen to, and it says so; the app's own tasks are executed."""
+    """A worker without consumers logs that it runs no engine, and executes the app's own tasks."""
     (shop.folder / "shop_events.py").write_text("")
     worker = shop.celery("worker", "-l", "INFO", "-c", "1", ready=" ready.")
     assert shop.told("import json, shop; print(json.dumps(shop.add.delay(1, 2).get(timeout=30)))") == 3
@@ -217,7 +217,7 @@ def test_a_worker_without_consumers_runs_without_an_engine(shop: Shop) -> None:
 
 
 def test_a_worker_may_be_told_to_run_no_engine_by_its_settings(shop: Shop, send: Callable[..., None]) -> None:
-    """``engine=False`` is for machines that only execute."""
+    """With ``engine=False`` a worker only executes tasks."""
     shop.write("balog_celery.install(app, packages=['shop_events'], engine=False)")
     worker = shop.celery("worker", "-l", "INFO", "-c", "1", ready=" ready.")
     engine = shop.celery("balog", "engine", ready="engine started")
@@ -225,11 +225,11 @@ def test_a_worker_may_be_told_to_run_no_engine_by_its_settings(shop: Shop, send:
     worker.wait_for("plain e")
     assert "engine started" not in worker.output
     engine.signal_group(2)
-    assert engine.wait(60) == 0
+    assert engine.wait(60) == 130
 
 
 def test_a_shell_command_without_install_says_what_to_do(shop: Shop) -> None:
-    """The command is there for every app of the environment."""
+    """A `balog` command of an app without install() fails with advice."""
     shop.write()
     listing = shop.celery("balog", "consumers")
     assert listing.wait(60) != 0
@@ -245,7 +245,7 @@ def app() -> Iterator[Celery]:
 
 
 def test_the_configuration_wins_over_what_install_was_given(app: Celery) -> None:
-    """Whether it comes before or after; what it leaves open is as it was given."""
+    """The configuration wins over install(), set before or after it; other arguments stay."""
     balog_celery.install(app, packages=["a"], region="eu-west-1", wait_time=5)
     app.conf.balog_region = "eu-central-1"
     assert app.balog.settings.region == "eu-central-1"
@@ -254,7 +254,7 @@ def test_the_configuration_wins_over_what_install_was_given(app: Celery) -> None
 
 
 def test_the_configuration_wins_also_where_it_was_read_before(app: Celery) -> None:
-    """An app may be configured when it is installed in."""
+    """The configuration wins also if it was read before install()."""
     app.conf.update(balog_region="eu-central-1", balog_packages=["b"])
     assert app.conf.balog_region == "eu-central-1"
     balog_celery.install(app, packages=["a"], region="eu-west-1")
@@ -263,7 +263,7 @@ def test_the_configuration_wins_also_where_it_was_read_before(app: Celery) -> No
 
 
 def test_the_configuration_wins_from_an_object(app: Celery) -> None:
-    """As most apps have it."""
+    """Settings given as an object, as most apps do, win over those given to install()."""
 
     class Config:
         balog_region = "eu-central-1"
@@ -281,7 +281,7 @@ def test_the_configuration_wins_from_an_object(app: Celery) -> None:
     ],
 )
 def test_settings_are_named_as_celerys_are(app: Celery, namespace: str | None, names: dict[str, Any]) -> None:
-    """Behind a namespace, as Django projects have it, and in capitals; what is set in the code wins."""
+    """Settings are read behind a namespace, as in Django, and in capitals; those set in code win."""
     app.config_from_object(type("Config", (), names), namespace=namespace)
     balog_celery.install(app, packages=["a"], region="eu-west-1")
     app.conf.balog_wait_time = 3
@@ -290,7 +290,7 @@ def test_settings_are_named_as_celerys_are(app: Celery, namespace: str | None, n
 
 
 def test_a_misspelt_setting_behind_a_namespace_is_an_error(app: Celery) -> None:
-    """It would be a default in silence."""
+    """A misspelt setting behind a namespace is an error instead of silently being a default."""
     app.config_from_object(type("Config", (), {"CELERY_BALOG_REGOIN": "x"}), namespace="CELERY")
     balog_celery.install(app)
     with pytest.raises(ConfigurationError, match="did you mean balog_region"):
@@ -304,7 +304,7 @@ def test_one_package_needs_no_list(app: Celery) -> None:
 
 
 def test_an_unknown_setting_is_an_error_where_it_is_written(app: Celery) -> None:
-    """It names the nearest one; one in the configuration is an error as soon as that is looked at."""
+    """An unknown setting is an error that names the nearest one, as soon as the settings are read."""
     with pytest.raises(ConfigurationError, match="did you mean balog_region"):
         balog_celery.install(app, packages=["a"], regoin="eu-west-1")
     with pytest.raises(ConfigurationError, match="bad value 'soon' for setting balog_wait_time"):
@@ -317,7 +317,7 @@ def test_an_unknown_setting_is_an_error_where_it_is_written(app: Celery) -> None
 
 @pytest.mark.parametrize(("accepted", "well"), [(["pickle"], False), (["pickle", "json"], True), (None, True)])
 def test_an_app_that_refuses_json_is_told_so(app: Celery, accepted: list[str] | None, well: bool) -> None:
-    """At start: its worker would throw away every event that its engine had published."""
+    """An app that does not accept JSON is refused at start: its worker would discard every event."""
     app.conf.accept_content = accepted
     balog_celery.install(app)
     with nullcontext() if well else pytest.raises(ConfigurationError, match=r"accept_content = \['pickle'\].*'json'"):
@@ -342,7 +342,7 @@ def installed(app: Celery, when: str, **config: Any) -> Celery:
 
 @WHEN
 def test_settings_of_the_users_own_are_kept(app: Celery, when: str) -> None:
-    """Ours are for what was left open."""
+    """Celery settings that the user has set keep their values."""
     installed(app, when, worker_prefetch_multiplier=4, worker_send_task_events=False)
     assert app.conf.worker_prefetch_multiplier == 4
     assert app.conf.worker_send_task_events is False
@@ -351,7 +351,7 @@ def test_settings_of_the_users_own_are_kept(app: Celery, when: str) -> None:
 
 @WHEN
 def test_what_was_left_open_is_filled_in(app: Celery, when: str) -> None:
-    """A prefetched task cannot go to an idle worker, and Flower needs the events."""
+    """Prefetch and task events get this package's defaults if the user has not set them."""
     installed(app, when, task_default_queue="own")
     assert app.conf.worker_prefetch_multiplier == 1
     assert app.conf.worker_send_task_events is True
@@ -369,7 +369,7 @@ ROUTES |= {"list of a dict": [{"own.add": {"queue": "sums"}}], "list of both": [
 @pytest.mark.parametrize("when", ["before", "object"])
 @pytest.mark.parametrize("form", ROUTES)
 def test_routes_of_the_users_own_are_kept(app: Celery, form: str, when: str) -> None:
-    """In every form that Celery takes; the user's come first, a consumer's queue where they say nothing."""
+    """The user's routes, in each form that Celery accepts, come first; others go to the consumer's queue."""
     installed(app, when, task_routes=ROUTES[form])
     consumer = _consumer("own.consumers")
     app.balog._routes.add(consumer)
@@ -383,7 +383,7 @@ def test_routes_of_the_users_own_are_kept(app: Celery, form: str, when: str) -> 
 
 
 def test_routes_that_are_set_after_all_else_leave_consumers_theirs(app: Celery) -> None:
-    """Also where the app has routed before: a consumer's queue must not be forgotten in silence."""
+    """Routes that are set late keep the consumers' queues, even after the app has routed a task."""
     balog_celery.install(app)
     consumer = _consumer("own.consumers")
     app.balog.hub.add_consumer(consumer)
@@ -401,14 +401,14 @@ def _consumer(module: str) -> Any:
 
 
 def test_installing_twice_is_an_error(app: Celery) -> None:
-    """It says to name all packages at once."""
+    """Installing twice is an error that says to name all packages in one call."""
     balog_celery.install(app, packages=["a"])
     with pytest.raises(ConfigurationError, match=r"installed in <Celery own.*name all packages in one call"):
         balog_celery.install(app, packages=["b"])
 
 
 def test_two_apps_do_not_meet(app: Celery) -> None:
-    """Each has its own settings, hub and steps."""
+    """Two apps in one process have separate settings, hubs and steps."""
     other = Celery("other", broker="memory://", set_as_current=False)
     assert balog_celery.install(app, packages=["a"]) is app
     balog_celery.install(other, packages=["b"])

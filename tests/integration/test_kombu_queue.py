@@ -1,4 +1,4 @@
-"""KombuQueue on a real RabbitMQ and a real Redis: what engines rely on, in good times and bad."""
+"""KombuQueue on a real RabbitMQ and a real Redis: what engines rely on, with and without faults."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from kombu import Connection, Exchange, Producer
 from kombu import Queue as BrokerQueue
 
 import servers
-from balog_celery.consumers.kombu import KombuQueue
-from balog_celery.dead_letters import DeadLetters
-from balog_celery.decoders import DECODERS, reader_of
+from balog_celery.brokers.kombu_queue import KombuQueue
+from balog_celery.dead_letters.reader import DeadLetter
+from balog_celery.dead_letters.scan import QueueScan
+from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
-from balog_celery.letters import Letter
-from balog_celery.queues import Message, OutgoingMessage
-from balog_celery.walk import Walk
-from fakes import event_text
+from balog_celery.events.decoders import DECODERS, reader_of
+from balog_celery.sqs.messages import Message, OutgoingMessage
+from sample_events import event_text
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -42,13 +42,13 @@ def queue(server: Any) -> Iterator[KombuQueue]:
 
 @pytest.fixture
 def redis_queue(valkey_server: servers.Valkey) -> Iterator[KombuQueue]:
-    """The same, on Redis."""
+    """A queue on Redis."""
     yield from a_queue(valkey_server.url, visibility_timeout=2)
 
 
 @pytest.fixture
 def rabbitmq_queue(rabbitmq: servers.RabbitMQ) -> Iterator[KombuQueue]:
-    """The same, on RabbitMQ."""
+    """A queue on RabbitMQ."""
     yield from a_queue(rabbitmq.url)
 
 
@@ -60,13 +60,13 @@ def a_queue(url: str, **options: Any) -> Iterator[KombuQueue]:
 
 
 def received(queue: KombuQueue, timeout: float = 60.0) -> Message:
-    """The next message."""
+    """Receive the next message."""
     (message,) = servers.wait_until(lambda: queue.receive(1, 1), timeout, "a message")
     return message
 
 
 def test_what_is_sent_is_received_and_deleted(queue: KombuQueue) -> None:
-    """In order, as text, with a handle for each receive; and nothing twice."""
+    """Sent texts are received in order, each once, with a handle that deletes it."""
     assert queue.send([OutgoingMessage(f"é{number}", {"reason": "r"}) for number in range(12)]) == []
     first, rest = queue.receive(10, 1), queue.receive(10, 1)
     assert [message.body for message in first + rest] == [f"é{number}" for number in range(12)]
@@ -77,14 +77,14 @@ def test_what_is_sent_is_received_and_deleted(queue: KombuQueue) -> None:
 
 
 def test_a_receive_waits_for_a_message_but_not_long(queue: KombuQueue) -> None:
-    """A stop waits for the poll under way."""
+    """A receive waits for a message, but not long, because a stop waits for it."""
     before = time.monotonic()
     assert queue.receive(10, 20) == []
     assert 0.9 < time.monotonic() - before < 15
 
 
 def test_a_message_that_is_given_back_comes_again_at_once(queue: KombuQueue) -> None:
-    """With the same id, another handle, and the count of receives."""
+    """A released message comes again at once, with the same id, another handle and a higher receive count."""
     queue.send([OutgoingMessage("a")])
     message = received(queue)
     assert queue.change_visibility([message.handle], 0) == []
@@ -98,7 +98,7 @@ def test_a_message_that_is_given_back_comes_again_at_once(queue: KombuQueue) -> 
 
 
 def test_what_was_not_settled_goes_back_when_the_queue_is_closed(server: Any, queue: KombuQueue) -> None:
-    """At once."""
+    """Closing the queue releases its unsettled messages at once."""
     queue.send([OutgoingMessage("a"), OutgoingMessage("b")])
     one, two = queue.receive(10, 1)
     assert queue.delete([one.handle]) == []
@@ -108,7 +108,7 @@ def test_what_was_not_settled_goes_back_when_the_queue_is_closed(server: Any, qu
 
 
 def test_a_message_in_flight_is_nobody_elses(server: Any, queue: KombuQueue) -> None:
-    """Not even while it is extended."""
+    """A message in flight is not received by another queue object, not even between extensions."""
     queue.send([OutgoingMessage("a")])
     message = received(queue)
     with closing(KombuQueue(queue.name, server.url)) as other:
@@ -119,7 +119,7 @@ def test_a_message_in_flight_is_nobody_elses(server: Any, queue: KombuQueue) -> 
 
 @pytest.mark.parametrize("content_type", ["application/x-python-serialize", "application/json", "a/b", None])
 def test_bodies_are_taken_as_they_are(server: Any, queue: KombuQueue, content_type: str | None) -> None:
-    """Whatever their publisher calls them: nothing is unpickled, and what is no text comes out as it went in."""
+    """A body is received as it was sent, whatever its content type: it is not unpickled, and bytes are kept."""
     body = pickle.dumps(_Bomb()) + b"\xff"
     with Connection(server.url) as connection:
         Producer(connection.channel()).publish(
@@ -141,7 +141,7 @@ class _Bomb:
 
 
 def test_a_lost_connection_is_made_anew(queue: KombuQueue, server: Any) -> None:
-    """What was in flight is not lost: on RabbitMQ it comes again, on Redis it can still be deleted."""
+    """A new connection loses nothing: on RabbitMQ messages come again, on Redis they can still be deleted."""
     queue.send([OutgoingMessage("a")])
     message = received(queue)
     server.kill()
@@ -168,8 +168,8 @@ def works(queue: KombuQueue) -> bool:
 def test_a_frozen_broker_does_not_freeze_its_callers(
     queue: KombuQueue, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every call ends, with an error; and it goes on when the broker does."""
-    monkeypatch.setattr("balog_celery.consumers.kombu.TIMEOUT", 1.0)
+    """Each call to a frozen broker ends with an error, and calls succeed when it goes on."""
+    monkeypatch.setattr("balog_celery.brokers.kombu_queue.TIMEOUT", 1.0)
     with closing(KombuQueue(queue.name, server.url)) as impatient:
         impatient.send([OutgoingMessage("a")])
         message = received(impatient)
@@ -192,7 +192,7 @@ def test_a_frozen_broker_does_not_freeze_its_callers(
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_has_a_connection_of_its_own(queue: KombuQueue) -> None:
-    """And leaves its parent's alone, even if another thread of the parent was using it just then."""
+    """A forked child opens its own connection and leaves its parent's alone, even if another thread used it."""
     queue.send([OutgoingMessage("a")])
     message = received(queue)
     busy, forked = threading.Event(), threading.Event()
@@ -220,7 +220,7 @@ def test_a_forked_child_has_a_connection_of_its_own(queue: KombuQueue) -> None:
 
 
 def test_a_missing_queue_is_an_error(rabbitmq: servers.RabbitMQ) -> None:
-    """Also for what is sent to it, which the broker would confirm, and drop."""
+    """Using a missing queue is an error, also for a send, which RabbitMQ would confirm and drop."""
     with closing(KombuQueue("no-such", rabbitmq.url)) as queue:
         assert not queue.exists()
         with pytest.raises(QueueNotFound, match="there is no queue 'no-such' on the broker"):
@@ -232,7 +232,7 @@ def test_a_missing_queue_is_an_error(rabbitmq: servers.RabbitMQ) -> None:
 
 
 def test_a_refused_user_is_an_error_without_the_password(rabbitmq: servers.RabbitMQ) -> None:
-    """It says where to look."""
+    """The error for a refused user says what to check, without the password."""
     url = rabbitmq.url.replace("guest:guest", "guest:hush-hush")
     with closing(KombuQueue("q", url)) as queue, pytest.raises(AccessDenied) as error:
         queue.receive(1, 0)
@@ -241,7 +241,7 @@ def test_a_refused_user_is_an_error_without_the_password(rabbitmq: servers.Rabbi
 
 
 def test_an_existing_queue_stays_as_it_is(rabbitmq: servers.RabbitMQ, rabbitmq_queue: KombuQueue) -> None:
-    """Whatever it was made with; a quorum queue counts its deliveries."""
+    """An existing queue is used whatever its arguments are; a quorum queue counts its deliveries."""
     name = f"{rabbitmq_queue.name}-quorum"
     with Connection(rabbitmq.url) as connection:
         BrokerQueue(name, channel=connection.channel(), queue_arguments={"x-queue-type": "quorum"}).queue_declare()
@@ -255,7 +255,7 @@ def test_an_existing_queue_stays_as_it_is(rabbitmq: servers.RabbitMQ, rabbitmq_q
 
 
 def envelope(body: Any = "b", headers: Any = None, info: Any = None, **properties: Any) -> str:
-    """What is nearly kombu's envelope."""
+    """An item that resembles kombu's envelope."""
     properties = {"delivery_tag": "t", "delivery_info": {} if info is None else info, **properties}
     return json.dumps({"properties": properties, "headers": {} if headers is None else headers, "body": body})
 
@@ -285,7 +285,7 @@ FOREIGN = [
 def test_whatever_is_pushed_into_a_list_on_redis_is_a_message(
     redis_queue: KombuQueue, valkey_server: servers.Valkey, item: str
 ) -> None:
-    """A plain LPUSH of JSON, and what only looks like kombu's envelope: as a body, over and over, until deleted."""
+    """Any item pushed to a Redis list is delivered as a body, again and again until it is deleted."""
     with valkey_server.client() as client:
         client.lpush(redis_queue.name, item)
         for _ in range(2):
@@ -299,7 +299,7 @@ def test_whatever_is_pushed_into_a_list_on_redis_is_a_message(
 def test_what_nobody_keeps_any_more_comes_again_on_redis(
     redis_queue: KombuQueue, valkey_server: servers.Valkey
 ) -> None:
-    """After its visibility timeout, to whatever engine; one that extends it keeps it."""
+    """On Redis an unextended message comes again after its visibility timeout; an extended one does not."""
     redis_queue.send([OutgoingMessage("kept"), OutgoingMessage("abandoned")])
     kept, abandoned = redis_queue.receive(2, 1)
     with closing(KombuQueue(redis_queue.name, valkey_server.url, visibility_timeout=2)) as other:
@@ -318,10 +318,26 @@ def test_what_nobody_keeps_any_more_comes_again_on_redis(
     assert redis_queue.delete([kept.handle]) == []
 
 
+@pytest.mark.parametrize("extended", [False, True])
+def test_who_receives_or_extends_says_for_how_long_on_redis(valkey_server: servers.Valkey, extended: bool) -> None:
+    """On Redis the visibility of each receive and extension counts, not the settings of the topic's other engines."""
+    for queue in a_queue(valkey_server.url, visibility_timeout=600):
+        queue.send([OutgoingMessage("short"), OutgoingMessage("long")])
+        short, long = queue.receive(1, 1, 900 if extended else 1)[0], queue.receive(1, 1)[0]
+        if extended:
+            assert queue.change_visibility([short.handle], 1) == []
+        with closing(KombuQueue(queue.name, valkey_server.url, visibility_timeout=600)) as other:
+            again = received(other)
+            assert again.body == "short"
+            assert other.receive(1, 0) == []
+            assert other.delete([again.handle]) == []
+        assert queue.delete([long.handle]) == []
+
+
 def test_on_redis_a_message_goes_back_to_where_it_came_from(
     redis_queue: KombuQueue, valkey_server: servers.Valkey
 ) -> None:
-    """Not by its exchange, which may lead to other queues, or to none; priorities are kept."""
+    """On Redis a released message goes back to its own queue and priority, not through its exchange."""
     exchange = Exchange(f"x-{redis_queue.name}", "topic")
     with Connection(valkey_server.url) as connection:
         channel = connection.channel()
@@ -340,7 +356,7 @@ def test_on_redis_a_message_goes_back_to_where_it_came_from(
 
 
 def test_a_key_prefix_is_kept_to(valkey_server: servers.Valkey) -> None:
-    """As with Celery on a Redis that is shared."""
+    """A global key prefix of the transport is kept, as Celery does on a shared Redis."""
     options = {"global_keyprefix": f"p-{uuid.uuid4().hex}:"}
     with (
         closing(KombuQueue("events", valkey_server.url, transport_options=options)) as queue,
@@ -358,7 +374,7 @@ def test_a_key_prefix_is_kept_to(valkey_server: servers.Valkey) -> None:
 
 
 def test_a_body_of_kombus_own_making_is_read(redis_queue: KombuQueue, valkey_server: servers.Valkey) -> None:
-    """What ``Producer.publish`` serialises and compresses, too."""
+    """Bodies that ``Producer.publish`` serialised and compressed are read."""
     event = json.loads(event_text("e"))
     with Connection(valkey_server.url) as connection:
         Producer(connection.channel()).publish(event, routing_key=redis_queue.name, compression="zlib")
@@ -368,7 +384,7 @@ def test_a_body_of_kombus_own_making_is_read(redis_queue: KombuQueue, valkey_ser
 def test_what_a_kill_interrupts_comes_again_on_redis(
     redis_queue: KombuQueue, valkey_server: servers.Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right after Redis handed a message over: no process dies there on demand, so that kombu's next step is broken."""
+    """A message comes again on Redis if the process ends right after Redis has handed it over."""
     redis_queue.send([OutgoingMessage("published")])
     with valkey_server.client() as client:
         client.lpush(redis_queue.name, "not json", envelope(headers=[]))
@@ -391,15 +407,15 @@ def test_what_a_kill_interrupts_comes_again_on_redis(
 
 
 def test_dead_letters_are_walked_through(queue: KombuQueue) -> None:
-    """Letters of one event for several consumers are told apart; what is not deleted goes back, with what is known."""
+    """A scan tells the letters of one event for several consumers apart, and releases them with their attributes."""
     letters, read = DeadLetters(lambda _: queue, "{topic}-dead"), reader_of(DECODERS["auto"])
     for number in range(12):
-        assert letters.put(event_text("e"), "events", "failed", consumer=f"c{number}")
+        assert letters.send(event_text("e"), "events", "failed", consumer=f"c{number}")
     servers.wait_until(lambda: queue.attributes()["ApproximateNumberOfMessages"] == "12", 20, "the letters")
-    with Walk(queue) as walk:
+    with QueueScan(queue) as walk:
         seen = []
         for batch in walk:
-            seen += [Letter.read(message, read) for message in batch]
+            seen += [DeadLetter.read(message, read) for message in batch]
             walk.delete(batch[:1])
     assert {letter.consumer for letter in seen} == {f"c{number}" for number in range(12)}
     servers.wait_until(lambda: queue.attributes()["ApproximateNumberOfMessages"] == "10", 20, "what went back")

@@ -1,4 +1,4 @@
-"""The local stack: real processes that come, go and are killed."""
+"""The local stack with real processes that start, end and are killed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ import redis
 from celery import Celery
 from kombu import Connection, Queue
 
-from balog_celery import install, local
+from balog_celery import install
+from balog_celery.dev import local_stack
+from balog_celery.dev.moto_server import DUMMY_CREDENTIALS
+from balog_celery.dev.transport import TRANSPORT_OPTIONS
 from balog_celery.errors import BalogError
-from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage
+from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, OutgoingMessage
 from servers import Program, alive, wait_until
 
 HOLD = """
 import json, signal, sys
-from balog_celery import local
-stack = local.hold(sys.argv[1])
+from balog_celery.dev import local_stack
+stack = local_stack.hold(sys.argv[1])
 print(json.dumps({"pid": stack.pid, "endpoint_url": stack.endpoint_url}), flush=True)
 print("holding", flush=True)
 signal.pause()
@@ -40,11 +43,12 @@ signal.pause()
 CONSUME = """
 import signal, sys
 from kombu import Connection, Queue
-from balog_celery import local
-stack = local.hold(sys.argv[1])
-options = dict(local.TRANSPORT_OPTIONS)
+from balog_celery.dev import local_stack
+from balog_celery.dev.transport import TRANSPORT_OPTIONS
+stack = local_stack.hold(sys.argv[1])
+options = dict(TRANSPORT_OPTIONS)
 if sys.argv[2] == "named":
-    options.update(local.consumer_options(sys.argv[1]))
+    options.update(local_stack.consumer_options(sys.argv[1]))
 connection = Connection(stack.broker_url, transport_options=options)
 channel = connection.channel()
 channel.basic_qos(0, 2, False)
@@ -58,12 +62,12 @@ signal.pause()
 
 FORK = """
 import os, signal, sys, time
-from balog_celery import local
-local.hold(sys.argv[1])
+from balog_celery.dev import local_stack
+local_stack.hold(sys.argv[1])
 child = os.fork()
 if child == 0:
     try:
-        local.consumer_options(sys.argv[1])
+        local_stack.consumer_options(sys.argv[1])
     except RuntimeError:
         print(f"the child holds nothing {os.getpid()}", flush=True)  # in one write
     signal.pause()
@@ -73,10 +77,10 @@ signal.pause()
 
 @pytest.fixture
 def state_dir(tmp_path: Path) -> Iterator[Path]:
-    """A folder for a stack; whatever was started in it is gone after the test."""
+    """A folder for a stack; everything that was started in it ends with the test."""
     state_dir = tmp_path / ".balog"
     yield state_dir
-    local.release(state_dir)
+    local_stack.release(state_dir)
     wait_until(lambda: not processes(state_dir), what="the end of the stack")
 
 
@@ -85,29 +89,32 @@ def processes(state_dir: Path) -> list[int]:
     listing = subprocess.run(
         ["ps", "-eww", "-o", "pid=,stat=,args="], capture_output=True, text=True, check=True
     ).stdout
-    ours = (f"balog_celery.local {state_dir}", f"valkey-server unixsocket:{local.broker_url(state_dir)[15:]}")
+    ours = (
+        f"balog_celery.dev.guardian {state_dir}",
+        f"valkey-server unixsocket:{local_stack.broker_url(state_dir)[15:]}",
+    )
     lines = [line.split(None, 2) for line in listing.splitlines() if any(text in line for text in ours)]
     return [int(pid) for pid, state, _ in lines if not state.startswith("Z")]
 
 
 def program(script: str, *args: str | Path) -> Program:
     """A Python script in a process of its own."""
-    root = str(Path(local.__file__).absolute().parents[1])
+    root = str(Path(local_stack.__file__).absolute().parents[1])
     return Program([sys.executable, "-c", script, *args], env={"PYTHONPATH": root}, name="script")
 
 
 def holding(process: Program) -> dict[str, Any]:
-    """What a process that runs HOLD got, once it has it."""
+    """Yield the stack that a process which runs HOLD has got."""
     found: dict[str, Any] = json.loads(process.wait_for("holding").splitlines()[0])
     return found
 
 
-def broker(stack: local.LocalStack) -> redis.Redis:
+def broker(stack: local_stack.LocalStack) -> redis.Redis:
     """A client of the stack's Valkey."""
     return redis.Redis(unix_socket_path=stack.broker_url.removeprefix("redis+socket://"), socket_timeout=5)
 
 
-def broker_answers(stack: local.LocalStack) -> bool:
+def broker_answers(stack: local_stack.LocalStack) -> bool:
     """Whether the stack's Valkey answers a PING."""
     try:
         with broker(stack) as client:
@@ -116,9 +123,9 @@ def broker_answers(stack: local.LocalStack) -> bool:
         return False
 
 
-def sqs(stack: local.LocalStack) -> Any:
+def sqs(stack: local_stack.LocalStack) -> Any:
     """A client of the stack's SQS."""
-    return boto3.client("sqs", endpoint_url=stack.endpoint_url, **local.DUMMY_CREDENTIALS)
+    return boto3.client("sqs", endpoint_url=stack.endpoint_url, **DUMMY_CREDENTIALS)
 
 
 def gone(state_dir: Path) -> bool:
@@ -127,9 +134,9 @@ def gone(state_dir: Path) -> bool:
 
 
 def test_it_is_a_broker_and_an_sqs(state_dir: Path) -> None:
-    """Both answer as soon as it is held, and the stack is where it was said to be."""
-    stack = local.hold(state_dir)
-    assert stack.broker_url == local.broker_url(state_dir)
+    """Broker and SQS answer as soon as the stack is held, at the addresses that it reports."""
+    stack = local_stack.hold(state_dir)
+    assert stack.broker_url == local_stack.broker_url(state_dir)
     assert broker_answers(stack)
     with closing(sqs(stack)) as client:
         url = client.create_queue(QueueName="events")["QueueUrl"]
@@ -139,8 +146,8 @@ def test_it_is_a_broker_and_an_sqs(state_dir: Path) -> None:
 
 
 def test_its_sqs_has_an_s3_beside_it_for_large_bodies(state_dir: Path) -> None:
-    """A project with a payload bucket runs as it is, with a bucket of its own."""
-    local.hold(state_dir)
+    """A project with a payload bucket works with the local stack, whose S3 has the bucket."""
+    local_stack.hold(state_dir)
     app = install(Celery("proj"), local=True, state_dir=str(state_dir), payload_bucket="payloads")
     queue = app.balog.connect("events")
     queue.create()
@@ -150,17 +157,19 @@ def test_its_sqs_has_an_s3_beside_it_for_large_bodies(state_dir: Path) -> None:
 
 
 def test_holding_twice_is_holding_once(state_dir: Path) -> None:
-    """One release undoes it."""
-    assert local.hold(state_dir) == local.hold(state_dir) == local.find(state_dir)
-    local.release(state_dir)
+    """Holding the stack twice needs one release only."""
+    assert local_stack.hold(state_dir) == local_stack.hold(state_dir) == local_stack.find(state_dir)
+    local_stack.release(state_dir)
     wait_until(lambda: gone(state_dir), what="the end of the stack")
-    assert local.find(state_dir) is None
+    assert local_stack.find(state_dir) is None
 
 
 def test_another_process_finds_it(state_dir: Path) -> None:
-    """With nothing but the folder's name, and from the folder above."""
-    stack = local.hold(state_dir)
-    script = "from balog_celery import local; stack = local.find('.balog'); print(stack.pid, stack.endpoint_url)"
+    """Another process finds the stack by its folder, also by a relative path."""
+    stack = local_stack.hold(state_dir)
+    script = (
+        "from balog_celery.dev.local_stack import find; stack = find('.balog'); print(stack.pid, stack.endpoint_url)"
+    )
     process = program(script)
     process.cwd = state_dir.parent
     with process:
@@ -169,27 +178,27 @@ def test_another_process_finds_it(state_dir: Path) -> None:
 
 
 def test_processes_that_start_at_once_share_one_stack(state_dir: Path) -> None:
-    """Whoever comes second waits for the first."""
+    """Processes that start at once share one stack: the later ones wait for the first."""
     with program(HOLD, state_dir) as one, program(HOLD, state_dir) as two, program(HOLD, state_dir) as three:
         assert holding(one) == holding(two) == holding(three)
         assert len(processes(state_dir)) == 2
 
 
 def test_it_lives_until_its_last_user_has_gone(state_dir: Path) -> None:
-    """The one who started it may leave before the others."""
+    """The stack outlives the process that started it, until its last user has ended."""
     with program(HOLD, state_dir) as first:
         found = holding(first)
-        stack = local.hold(state_dir)
+        stack = local_stack.hold(state_dir)
         assert stack.pid == found["pid"]
     wait_until(lambda: len(list((state_dir / "users").iterdir())) == 1, what="the first to be forgotten")
-    assert local.find(state_dir) == stack
+    assert local_stack.find(state_dir) == stack
     assert broker_answers(stack)
-    local.release(state_dir)
+    local_stack.release(state_dir)
     wait_until(lambda: gone(state_dir), what="the end of the stack")
 
 
 def test_it_ends_when_its_only_user_is_killed(state_dir: Path) -> None:
-    """The kernel tells, so nothing is left over."""
+    """The stack ends when its only user is killed, because the kernel releases the lock."""
     with program(HOLD, state_dir) as user:
         holding(user)
         user.signal(signal.SIGKILL)
@@ -198,36 +207,36 @@ def test_it_ends_when_its_only_user_is_killed(state_dir: Path) -> None:
 
 
 def test_whoever_comes_while_it_ends_gets_a_new_one(state_dir: Path) -> None:
-    """There is no moment at which a start meets half a stack."""
+    """A process that starts while the stack ends gets a new, complete one."""
     for _ in range(3):
         with program(HOLD, state_dir) as user:
             holding(user)
-        stack = local.hold(state_dir)
+        stack = local_stack.hold(state_dir)
         assert broker_answers(stack)
         with closing(sqs(stack)) as client:
             client.list_queues()
-        local.release(state_dir)
+        local_stack.release(state_dir)
 
 
 def test_a_forked_child_does_not_hold_it(state_dir: Path) -> None:
-    """A pool process that outlives its worker does not keep the stack alive."""
+    """A forked child, such as one that outlives its worker, does not keep the stack alive."""
     with program(FORK, state_dir) as parent:
         child = int(parent.wait_for("the child holds nothing").split()[-1])
-        assert local.find(state_dir) is not None
+        assert local_stack.find(state_dir) is not None
         parent.signal(signal.SIGKILL)
         wait_until(lambda: gone(state_dir), what="the end of the stack")
         assert alive(child)
 
 
 def test_a_killed_guardian_is_replaced(state_dir: Path) -> None:
-    """The next to hold the stack gets a new one with the old data, at the old address, and no second Valkey runs."""
-    stack = local.hold(state_dir)
+    """After a killed guardian the next user gets a new one with the same data and address, and one Valkey."""
+    stack = local_stack.hold(state_dir)
     with broker(stack) as client:
         client.set("key", "value")
         wait_until(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0)
     os.kill(stack.pid, signal.SIGKILL)
-    wait_until(lambda: local.find(state_dir) is None, what="the end of the guardian")
-    again = local.hold(state_dir)
+    wait_until(lambda: local_stack.find(state_dir) is None, what="the end of the guardian")
+    again = local_stack.hold(state_dir)
     assert again.pid != stack.pid
     assert again.endpoint_url == stack.endpoint_url
     with broker(again) as client:
@@ -236,21 +245,21 @@ def test_a_killed_guardian_is_replaced(state_dir: Path) -> None:
 
 
 def test_a_left_over_valkey_is_ended_first(state_dir: Path) -> None:
-    """Also one that hangs: two would write to the same files."""
-    stack = local.hold(state_dir)
+    """A Valkey of a killed guardian is ended first, even if it hangs: two servers would write to the same files."""
+    stack = local_stack.hold(state_dir)
     with broker(stack) as client:
         valkey = int(client.info("server")["process_id"])
     os.kill(valkey, signal.SIGSTOP)
     os.kill(stack.pid, signal.SIGKILL)
-    wait_until(lambda: local.find(state_dir) is None, what="the end of the guardian")
-    again = local.hold(state_dir)
+    wait_until(lambda: local_stack.find(state_dir) is None, what="the end of the guardian")
+    again = local_stack.hold(state_dir)
     assert broker_answers(again)
     assert not alive(valkey)
 
 
 def test_a_killed_valkey_comes_back(state_dir: Path) -> None:
-    """At the same address, with its data."""
-    stack = local.hold(state_dir)
+    """A killed Valkey is restarted at the same address with its data."""
+    stack = local_stack.hold(state_dir)
     with broker(stack) as client:
         client.set("key", "value")
         # It may put off writing for as long as the disk is busy.
@@ -259,29 +268,29 @@ def test_a_killed_valkey_comes_back(state_dir: Path) -> None:
     wait_until(lambda: broker_answers(stack), what="Valkey")
     with broker(stack) as client:
         assert client.get("key") == b"value"
-    assert local.find(state_dir) == stack
+    assert local_stack.find(state_dir) == stack
 
 
 def test_the_guardian_ends_cleanly_when_it_is_told_to(state_dir: Path) -> None:
-    """SIGTERM ends it with its servers; Ctrl-C is not for it."""
-    stack = local.hold(state_dir)
+    """SIGTERM ends the guardian with its servers, and Ctrl-C does not."""
+    stack = local_stack.hold(state_dir)
     os.kill(stack.pid, signal.SIGINT)
     os.kill(stack.pid, signal.SIGTERM)
     wait_until(lambda: gone(state_dir), what="the end of the stack")
 
 
 def test_it_ends_when_its_folder_is_removed(state_dir: Path) -> None:
-    """Nobody could find it any more."""
-    local.hold(state_dir)
+    """The stack ends when its folder is removed, as no process could find it again."""
+    local_stack.hold(state_dir)
     # What is written meanwhile may bring a folder back, so until it succeeds.
     wait_until(lambda: subprocess.run(["rm", "-rf", str(state_dir)]).returncode == 0)
     wait_until(lambda: not processes(state_dir), what="the end of the stack")
-    assert broker_answers(local.hold(state_dir))
+    assert broker_answers(local_stack.hold(state_dir))
 
 
 def test_only_this_user_can_reach_the_broker(state_dir: Path) -> None:
-    """Its folder and its socket are closed to others, and git does not see them."""
-    local.hold(state_dir)
+    """Other users cannot reach the broker's folder and socket, and git ignores them."""
+    local_stack.hold(state_dir)
     assert stat.S_IMODE(state_dir.stat().st_mode) == 0o700
     assert stat.S_IMODE((state_dir / "valkey.sock").stat().st_mode) == 0o600
     assert (state_dir / ".gitignore").read_text() == "*\n"
@@ -291,8 +300,8 @@ def test_only_this_user_can_reach_the_broker(state_dir: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_listens_beyond_this_machine(state_dir: Path) -> None:
-    """One port, on the loopback interface."""
-    stack = local.hold(state_dir)
+    """The stack listens on one port of the loopback interface only."""
+    stack = local_stack.hold(state_dir)
     sockets = set()
     for pid in processes(state_dir):
         for fd in Path(f"/proc/{pid}/fd").iterdir():
@@ -308,39 +317,39 @@ def test_nothing_listens_beyond_this_machine(state_dir: Path) -> None:
 
 @pytest.mark.parametrize("name", ["long-" * 20, "with space"])
 def test_any_folder_will_do(tmp_path: Path, name: str) -> None:
-    """One whose path is too long for a socket, or does not fit into a URL, has the socket elsewhere."""
+    """A folder whose path is too long for a socket, or does not fit into a URL, gets its socket elsewhere."""
     folder = tmp_path / name
     folder.mkdir()
     state_dir = folder / ".balog"
-    stack = local.hold(state_dir)
+    stack = local_stack.hold(state_dir)
     try:
         assert broker_answers(stack)
-        with Connection(stack.broker_url, transport_options=local.TRANSPORT_OPTIONS) as connection:
+        with Connection(stack.broker_url, transport_options=TRANSPORT_OPTIONS) as connection:
             connection.connect()
         socket_folder = Path(stack.broker_url.removeprefix("redis+socket://")).parent
         assert stat.S_IMODE(socket_folder.stat().st_mode) == 0o700
     finally:
-        local.release(state_dir)
+        local_stack.release(state_dir)
         wait_until(lambda: gone(state_dir), what="the end of the stack")
     assert not socket_folder.exists()
 
 
 def test_a_start_that_fails_says_why(state_dir: Path) -> None:
-    """The end of the log is in the error, and nothing is left running or held."""
+    """A failed start leaves nothing running, and its error has the end of the log."""
     (state_dir / "appendonlydir").mkdir(parents=True)
     (state_dir / "appendonlydir" / "appendonly.aof.manifest").write_text("nonsense\n")
     with pytest.raises(BalogError, match=r"(?s)did not start.*local\.log.*[Mm]anifest"):
-        local.hold(state_dir)
+        local_stack.hold(state_dir)
     assert gone(state_dir)
     with pytest.raises(RuntimeError, match="does not hold"):
-        local.consumer_options(state_dir)
+        local_stack.consumer_options(state_dir)
 
 
 @pytest.mark.parametrize("kind", ["named", "plain"])
 def test_tasks_of_a_killed_consumer_come_back(state_dir: Path, kind: str) -> None:
-    """In their order: at once while others go on if it had a name of its own, else when the stack starts anew."""
-    stack = local.hold(state_dir)
-    with Connection(stack.broker_url, transport_options=local.TRANSPORT_OPTIONS) as connection:
+    """Tasks of a killed consumer come back in order: at once if it was named, else at the next start of the stack."""
+    stack = local_stack.hold(state_dir)
+    with Connection(stack.broker_url, transport_options=TRANSPORT_OPTIONS) as connection:
         with connection.Producer() as producer:
             for number in range(4):
                 producer.publish(number, routing_key="work", declare=[Queue("work")])
@@ -349,10 +358,10 @@ def test_tasks_of_a_killed_consumer_come_back(state_dir: Path, kind: str) -> Non
             consumer.signal(signal.SIGKILL)
             consumer.wait()
         if kind == "plain":
-            local.release(state_dir)
+            local_stack.release(state_dir)
             wait_until(lambda: gone(state_dir), what="the end of the stack")
-            local.hold(state_dir)
-    with Connection(stack.broker_url, transport_options=local.TRANSPORT_OPTIONS) as connection:
+            local_stack.hold(state_dir)
+    with Connection(stack.broker_url, transport_options=TRANSPORT_OPTIONS) as connection:
         queue = Queue("work")(connection.default_channel)
         wait_until(lambda: queue.queue_declare(passive=True).message_count == 4, what="the tasks")
         messages = [queue.get() for _ in range(4)]
@@ -363,16 +372,16 @@ def test_tasks_of_a_killed_consumer_come_back(state_dir: Path, kind: str) -> Non
 
 
 def test_tasks_of_a_living_consumer_are_left_alone(state_dir: Path) -> None:
-    """Also when the guardian has to be replaced while it works on them."""
-    stack = local.hold(state_dir)
+    """Tasks of a living consumer are not restored, even if the guardian is replaced meanwhile."""
+    stack = local_stack.hold(state_dir)
     with Connection(stack.broker_url) as connection, connection.Producer() as producer:
         for number in range(2):
             producer.publish(number, routing_key="work", declare=[Queue("work")])
     with program(CONSUME, state_dir, "named") as consumer:
         consumer.wait_for("taken")
         os.kill(stack.pid, signal.SIGKILL)
-        wait_until(lambda: local.find(state_dir) is None, what="the end of the guardian")
-        with broker(local.hold(state_dir)) as client:
+        wait_until(lambda: local_stack.find(state_dir) is None, what="the end of the guardian")
+        with broker(local_stack.hold(state_dir)) as client:
             assert client.llen("work") == 0
             (index,) = client.keys("unacked_index:*")
             assert client.zcard(index) == 2

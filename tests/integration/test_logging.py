@@ -6,8 +6,8 @@ from documents import ROOT, code_blocks
 from project import Project, Start, Topic
 
 import servers
-from balog_celery.records import FacilityRecord, decode
-from fakes import event_text
+from balog_celery.events.records import FacilityRecord, decode
+from sample_events import event_text
 
 METRIC = [{"name": "n", "value": 1}]
 
@@ -21,7 +21,7 @@ def records(program: servers.Program) -> list[FacilityRecord]:
 
 
 def test_the_schema_formatter_formats_all_that_a_worker_logs(start: Start, project: Project, topic: Topic) -> None:
-    """Worker, engine, tasks and their tracebacks are records, and the worker's line says which event it has."""
+    """SchemaFormatter writes the lines of worker, engine, tasks and tracebacks as records, and names the event."""
     for block in code_blocks((ROOT / "docs" / "observing.md").read_text(), "python"):
         project.add(block)
     topic.send(event_text("e1", values=METRIC), event_text("e2", "doomed"))
@@ -35,10 +35,10 @@ def test_the_schema_formatter_formats_all_that_a_worker_logs(start: Start, proje
     shown = f"<Event e1 cls_type=metrics topic={topic.name}>"
     for channel, text in [
         ("celery.apps.worker", "ready."),
-        ("balog_celery.consumers.engine", "engine started"),
+        ("balog_celery.engine.engine", "engine started"),
         ("celery.worker.strategy", f"received: ({shown},)"),
         ("celery.app.trace", "proj.consumers.first"),
-        ("balog_celery.tasks", "failed for good on event e2"),
+        ("balog_celery.tasks.dead_letter", "failed for good on event e2"),
     ]:
         found = servers.wait_until(lambda: logged(channel, text), 40, f"{text} of {channel}")  # noqa: B023
         assert found.payload.cls_type == "log"

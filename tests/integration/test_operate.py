@@ -21,10 +21,10 @@ import servers
 from balog_celery import install
 from balog_celery.cli import balog as group
 from balog_celery.consumers import Consumer, ConsumerOperator, consumer_config
-from balog_celery.dead_letters import DeadLetters
-from balog_celery.queues import SQSQueue
-from balog_celery.tasks import read_shown
-from fakes import event_text
+from balog_celery.dead_letters.writer import DeadLetters
+from balog_celery.sqs.diagnostics import oldest_message_age
+from balog_celery.sqs.queues import SQSQueue
+from sample_events import event_text
 
 Balog = Callable[..., Result]
 METRIC = [{"name": "n", "value": 1}]
@@ -96,17 +96,21 @@ def tasks(broker: servers.Valkey) -> Counter[tuple[str, str]]:
     """The tasks that wait on the broker: consumer and event."""
     with broker.client() as client:
         headers = [json.loads(message)["headers"] for message in client.lrange("celery", 0, -1)]
-    return Counter((one["task"], read_shown(one["argsrepr"])[0]) for one in headers)
+    return Counter((one["task"], one["balog_event"]["id"]) for one in headers)
 
 
 def test_dead_letters_are_listed_and_shown_and_stay(balog: Balog, topic: Topic) -> None:
-    """As a table and as JSON; filtered by what is in them; letters of other topics are not there."""
+    """Dead letters are listed as a table and as JSON, filtered, and stay in their queue.
+
+    One that claims to come from another topic than its queue's is listed without what it says of its failure.
+    """
     die(topic, event_text("d1", "doomed"), consumer=DOOMED)
     die(topic, event_text("m1", values=METRIC), consumer=FIRST)
     die(topic, "not json", "undecodable")
     die(topic, event_text("x1"), of="another-topic")
     table = balog("dead", "list").stdout.splitlines()
-    assert len(table) == 4
+    assert len(table) == 5
+    assert next(line for line in table if line.startswith("x1")).split()[-1] == topic.name
     (line,) = [line for line in table if line.startswith("d1")]
     assert line.split()[-3:] == ["failed", DOOMED, "ValueError('no')"]
     listed = json.loads(balog("dead", "list", "--json", "--cls-type", "metrics", "--consumer", FIRST).stdout)
@@ -120,7 +124,7 @@ def test_dead_letters_are_listed_and_shown_and_stay(balog: Balog, topic: Topic) 
 def test_dead_letters_are_replayed_to_the_consumer_that_failed(
     balog: Balog, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """The others have finished; what has no consumer goes to its topic again; what has nowhere to go is left."""
+    """Letters go to the consumer that failed, or to their topic; those without a destination are left."""
     die(topic, event_text("m1", values=METRIC), consumer=FIRST)
     die(topic, event_text("m2", values=METRIC), "default_event_handler")
     die(topic, event_text("m3", values=METRIC), consumer="proj.consumers.gone")
@@ -129,13 +133,13 @@ def test_dead_letters_are_replayed_to_the_consumer_that_failed(
     assert (depth(topic), topic.left(), tasks(broker)) == ({"waiting": 3, "in_flight": 0}, 0, {})
     replayed = balog("dead", "replay")
     assert replayed.exit_code == 1
-    assert "1 left: there is no consumer proj.consumers.gone (any more)" in replayed.stdout
+    assert "1 left: there is no consumer proj.consumers.gone: it was renamed or removed" in replayed.stdout
     assert (depth(topic), topic.left()) == ({"waiting": 1, "in_flight": 0}, 1)
     assert tasks(broker) == {(FIRST, "m1"): 1}
 
 
 def test_what_is_replayed_is_processed_by_that_consumer_only(start: Start, project: Project, topic: Topic) -> None:
-    """From the command line to a worker; what fails again is one new dead letter, and ends the replay all the same."""
+    """A replay runs the event for its consumer only; one that fails again becomes one new dead letter."""
     die(topic, event_text("m1", values=METRIC), consumer="proj.consumers.typed")
     die(topic, event_text("d1", "doomed"), consumer="proj.consumers.doomed")
     start("worker", "-l", "INFO", "-c", "2")
@@ -149,7 +153,7 @@ def test_what_is_replayed_is_processed_by_that_consumer_only(start: Start, proje
 def test_a_file_and_a_queue_are_replayed_to_one_consumer(
     balog: Balog, tmp_path: Path, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """Or to the whole topic."""
+    """Files and queues are replayed to one consumer, or to the whole topic."""
     file = tmp_path / "events.jsonl"
     file.write_text(event_text("f1", values=METRIC) + "\n" + event_text("f2", values=METRIC))
     assert balog("replay", str(file), "--consumer", "typed", "--id", "f2").exit_code == 0
@@ -168,7 +172,7 @@ def test_a_file_and_a_queue_are_replayed_to_one_consumer(
 def test_a_replay_that_is_stopped_half_way_loses_nothing(
     start: Start, topic: Topic, broker: servers.Valkey, number: int
 ) -> None:
-    """Each event is in the dead-letter queue or on its way to its consumer; the rest is replayed later."""
+    """After an interrupted replay each event is in the dead-letter queue or sent; the next replay sends the rest."""
     events = {f"m{index}" for index in range(20)}
     for event in sorted(events):
         die(topic, event_text(event, values=METRIC), consumer="proj.consumers.first")
@@ -182,14 +186,14 @@ def test_a_replay_that_is_stopped_half_way_loses_nothing(
     assert len(published) + sum(left.values()) >= 20
     if number == signal.SIGINT:
         assert left["in_flight"] == 0
-        assert "stopped: interrupted; what was not replayed is where it was" in replay.output
+        assert "stopped: interrupted; the other events are where they were" in replay.output
         assert start("balog", "dead", "replay", ready=None).wait(120) == 0
         assert set(tasks(broker)) == {("proj.consumers.first", event) for event in events}
         assert depth(topic) == {"waiting": 0, "in_flight": 0}
 
 
 def test_dead_letters_are_dropped(balog: Balog, topic: Topic) -> None:
-    """Those that are meant, and only when it is said twice."""
+    """The selected dead letters are dropped, after a confirmation."""
     for event in ("a", "b", "c"):
         die(topic, event_text(event, "doomed"), consumer=DOOMED)
     assert "would drop 2" in balog("dead", "drop", "--id", "a", "--id", "b", "--dry-run").stdout
@@ -201,7 +205,7 @@ def test_dead_letters_are_dropped(balog: Balog, topic: Topic) -> None:
 
 
 def test_tail_shows_what_workers_do_with_the_events_of_a_topic(start: Start, project: Project, topic: Topic) -> None:
-    """Received, started and how it ended, and the queue is not touched."""
+    """`balog tail` shows received, started and finished tasks, and receives no messages."""
     start("worker", "-l", "INFO", "-c", "1")
     tail = start("balog", "tail", topic.name, "--json", "--count", "3", ready="watching ")
     topic.send(event_text("d1", "doomed"))
@@ -215,15 +219,15 @@ def test_tail_shows_what_workers_do_with_the_events_of_a_topic(start: Start, pro
 
 
 def test_tail_ends_well_at_ctrl_c(start: Start, topic: Topic) -> None:
-    """That is how one ends it."""
+    """`balog tail` ends at Ctrl-C with exit code 130 and no traceback."""
     tail = start("balog", "tail", topic.name, ready="watching ")
     tail.signal(signal.SIGINT)
-    assert tail.wait(60) == 0
+    assert tail.wait(60) == 130
     assert "Traceback" not in tail.output
 
 
 def test_topics_tells_what_is_in_the_queues(balog: Balog, topic: Topic) -> None:
-    """Waiting, in flight and dead; a queue that is missing is told, with exit code 1."""
+    """`balog topics` counts waiting, in-flight and dead messages, and exits with 1 if a queue is missing."""
     topic.send("a", "b", "c")
     topic.client.receive_message(QueueUrl=topic.url, MaxNumberOfMessages=1, VisibilityTimeout=600)
     die(topic, "d")
@@ -241,7 +245,7 @@ def test_topics_tells_what_is_in_the_queues(balog: Balog, topic: Topic) -> None:
 def test_topics_tells_for_how_long_the_oldest_message_has_waited(
     balog: Balog, topic: Topic, sqs: servers.Sqs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As CloudWatch last heard; where it does not answer, the rest is told all the same."""
+    """`balog topics` shows CloudWatch's age of the oldest message, and the counts even without CloudWatch."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", sqs.endpoint_url)
     (row,) = json.loads(balog("topics", "--json").stdout)
     assert row["oldest"] is None
@@ -259,7 +263,7 @@ def test_topics_tells_for_how_long_the_oldest_message_has_waited(
     assert row["oldest"] == 42
     # Another region is another client, which looks where CloudWatch is.
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDWATCH", f"http://127.0.0.1:{servers.free_port()}")
-    assert SQSQueue(topic.name, region="eu-west-1", endpoint_url=sqs.endpoint_url).oldest() is None
+    assert oldest_message_age(SQSQueue(topic.name, region="eu-west-1", endpoint_url=sqs.endpoint_url)) is None
 
 
 def findings(done: Result) -> dict[tuple[str, str], str]:
@@ -269,7 +273,7 @@ def findings(done: Result) -> dict[tuple[str, str], str]:
 def test_check_is_content_with_what_works(
     balog: Balog, app: Celery, start: Start, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """With a worker, everything is looked at and told."""
+    """`balog check` reports OK for everything with a running worker."""
     app.conf.result_backend = broker.url
     start("worker", "-l", "INFO", "-c", "1", "--no-engine")
 
@@ -284,14 +288,14 @@ def test_check_is_content_with_what_works(
     assert {level for level, _ in found} == {"OK"}
     about = f"topic {topic.name}"
     assert {name for _, name in found} == {
-        "settings", "consumers", "credentials", about, f"{about}, visibility", f"{about}, dead letters", "broker",
-        "result backend", "once", "workers",
+        "settings", "consumers", "engine", "credentials", about, f"{about}, visibility", f"{about}, dead letters",
+        "broker", "result backend", "once", "workers",
     }  # fmt: skip
     assert found["OK", "credentials"].startswith("from env; region us-east-1; SQS at http://127.0.0.1:")
 
 
 def test_check_tells_what_is_wrong_and_what_to_do(balog: Balog, app: Celery, topic: Topic) -> None:
-    """All of it in one go; no secret is shown."""
+    """`balog check` reports all problems in one run, with advice and without secrets."""
     topic.client.set_queue_attributes(
         QueueUrl=topic.url,
         Attributes={
@@ -326,7 +330,7 @@ def test_check_tells_what_is_wrong_and_what_to_do(balog: Balog, app: Celery, top
 
 
 def test_check_tells_whether_a_fifo_topic_will_be_refused(balog: Balog, app: Celery) -> None:
-    """Before the engine does, at its start."""
+    """`balog check` reports a FIFO topic that the engine would refuse at start."""
     app.balog.operator.topic = "orders.fifo"
     for name in ("orders.fifo", "orders-dead.fifo"):
         SQSQueue(name).create()
@@ -343,7 +347,7 @@ def test_check_tells_whether_a_fifo_topic_will_be_refused(balog: Balog, app: Cel
 def test_check_looks_for_the_payload_bucket(
     topic: Topic, broker: servers.Valkey, sqs: servers.Sqs, tmp_path: Path, dispatch: str
 ) -> None:
-    """A misspelt one would make a dead letter of every pointer; and a FIFO topic that is published is told as well."""
+    """`balog check` reports a missing payload bucket, and a FIFO topic whose tasks are published."""
     app = Celery("operate", broker=broker.url, set_as_current=False)
     app.conf.update(balog_once_url=broker.url, balog_status_dir=str(tmp_path / "status"), balog_dispatch=dispatch)
     install(app, packages=[__name__], operator=Operator("orders.fifo"), payload_bucket=("there", "nowhere"))
@@ -360,13 +364,13 @@ def test_check_looks_for_the_payload_bucket(
 
 
 def test_letters_of_a_fifo_topic_are_all_seen_and_replayed(balog: Balog, app: Celery) -> None:
-    """Though a FIFO queue hides the rest of a group, and takes a body only once in five minutes."""
+    """All letters of a FIFO topic are listed and replayed, despite message groups and deduplication."""
     app.balog.operator.topic = "orders.fifo"
     letters = DeadLetters(SQSQueue, "{topic}-dead")
     for name in ("orders.fifo", "orders-dead.fifo"):
         SQSQueue(name).create()
     for number in range(12):
-        assert letters.put(event_text("o", values=METRIC), "orders.fifo", "failed", consumer=f"c{number}")
+        assert letters.send(event_text("o", values=METRIC), "orders.fifo", "failed", consumer=f"c{number}")
     listed = json.loads(balog("dead", "list", "--json").stdout)
     assert {one["consumer"] for one in listed} == {f"c{number}" for number in range(12)}
     replayed = json.loads(balog("dead", "replay", "--all-consumers", "--json").stdout)

@@ -59,8 +59,8 @@ def test_sqs_is_empty_again_and_other_processes_find_it(balog_sqs):
 
 #: Makes this machine one that lacks the local stack.
 LACKING = """
-import balog_celery.local
-balog_celery.local.available = lambda: "the local stack needs moto: pip install it"
+import balog_celery.dev.local_stack
+balog_celery.dev.local_stack.available = lambda: "the local stack needs moto: pip install it"
 """
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -88,13 +88,13 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_the_fixtures_are_real_and_each_test_finds_them_empty(run: Run) -> None:
-    """Records, broker, SQS and a queue."""
+    """The fixtures provide records, a broker, an SQS and a queue, empty for each test."""
     done = run()
     assert "5 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_without_the_local_stack_they_skip_and_say_why(run: Run) -> None:
-    """On a laptop; what needs no server runs."""
+    """Without the local stack the plugin's tests are skipped with the reason; tests without a server run."""
     done = run(LACKING)
     assert "1 passed, 4 skipped" in done.stdout, done.stdout + done.stderr
     assert "the local stack needs moto: pip install it" in done.stdout
@@ -102,7 +102,7 @@ def test_without_the_local_stack_they_skip_and_say_why(run: Run) -> None:
 
 
 def test_in_ci_they_fail(run: Run) -> None:
-    """A missing server is a fault there."""
+    """With ``CI=true`` a missing server fails the tests."""
     done = run(LACKING, CI="true")
     assert "1 passed, 4 errors" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""SQSQueue against a real SQS server, and where there is none."""
+"""SQSQueue against a real SQS server, and against endpoints without one."""
 
 from __future__ import annotations
 
@@ -16,23 +16,29 @@ import pytest
 from botocore.exceptions import ClientError
 
 import servers
-from balog_celery import queues
+from balog_celery.brokers.connections import is_too_large
 from balog_celery.consumers import Consumer, ConsumerHub
-from balog_celery.consumers.sqs import SQSEngine
+from balog_celery.dead_letters.writer import DeadLetters, Outcome
+from balog_celery.engine.sqs_engine import SQSEngine
 from balog_celery.errors import AccessDenied, BalogError, ConfigurationError, QueueError, QueueNotFound
-from balog_celery.queues import MAX_MESSAGE_BYTES, OutgoingMessage, SQSQueue, is_bad_message, is_too_large_for_sqs
+from balog_celery.events.mark import read_mark
+from balog_celery.sqs import clients
+from balog_celery.sqs.diagnostics import access_of
+from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, OutgoingMessage, TypedValue
+from balog_celery.sqs.queues import SQSQueue
+from balog_celery.sqs.translation import is_bad_message
 
 SECRETS = {"aws_access_key_id": "KEYID-0451", "aws_secret_access_key": "hush-1", "aws_session_token": "hush-2"}
 
 
 @pytest.fixture(autouse=True, params=["direct", "client"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Whether SQS is called past boto3's client where that is possible: nobody must see a difference."""
+    """How SQS is called: on the fast path, or through boto3's client. Tests expect the same results."""
     if request.param == "client":
-        monkeypatch.setattr(queues, "direct_calls", lambda *_: None)
-    queues._clients._forget()
+        monkeypatch.setattr(clients, "needs_client", lambda _client: "a test")
+    clients.clients.forget()
     yield request.param
-    queues._clients._forget()
+    clients.clients.forget()
 
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def queue(queue_name: str) -> SQSQueue:
 
 @pytest.fixture
 def client(sqs: servers.Sqs) -> Iterator[Any]:
-    """boto3 itself."""
+    """boto3's client of SQS."""
     with closing(sqs.client()) as client:
         yield client
 
@@ -53,7 +59,7 @@ def texts(*bodies: str) -> list[OutgoingMessage]:
 
 
 def test_what_is_sent_is_received(queue: SQSQueue) -> None:
-    """Unchanged, with what the queue knows of it; it stays invisible then."""
+    """A message is received unchanged with the queue's attributes, and is then invisible."""
     assert queue.send(texts(' {"a": "é"}\n', "two")) == []
     before = time.time() * 1000
     messages = queue.receive(10, 5)
@@ -69,7 +75,7 @@ def test_what_is_sent_is_received(queue: SQSQueue) -> None:
 
 
 def test_attributes_travel(queue: SQSQueue, client: Any) -> None:
-    """As texts."""
+    """Message attributes are sent and received as texts."""
     assert queue.send([OutgoingMessage("x", {"reason": "failed", "topic": "é"})]) == []
     (raw,) = client.receive_message(QueueUrl=queue.url, MessageAttributeNames=["All"])["Messages"]
     assert raw["MessageAttributes"] == {
@@ -78,21 +84,22 @@ def test_attributes_travel(queue: SQSQueue, client: Any) -> None:
     }
 
 
-def test_attributes_that_were_asked_for_are_received(queue_name: str, client: Any) -> None:
-    """Those that are texts, and no others."""
-    queue = SQSQueue(queue_name, message_attributes=("text", "bytes"))
+def test_all_attributes_are_received(queue_name: str, client: Any) -> None:
+    """A message comes with its attributes: texts by themselves, others with their types."""
+    queue = SQSQueue(queue_name)
     attributes = {
         "text": {"DataType": "String", "StringValue": "yes"},
         "bytes": {"DataType": "Binary", "BinaryValue": b"no"},
-        "other": {"DataType": "String", "StringValue": "no"},
+        "other": {"DataType": "Number", "StringValue": "1"},
     }
     client.send_message(QueueUrl=queue.url, MessageBody="body", MessageAttributes=attributes)
     (message,) = queue.receive(10, 5)
-    assert message.attributes == {"text": "yes"}
+    assert message.attributes == {"text": "yes", "other": "1"}
+    assert message.typed == {"bytes": TypedValue("Binary", b"no"), "other": TypedValue("Number", "1")}
 
 
 def test_one_receive_gives_ten_at_most(queue: SQSQueue) -> None:
-    """And no more than was asked for."""
+    """A receive returns at most ten messages, and at most the requested number."""
     assert queue.send(texts(*"abcdefghij")) == []
     assert queue.send(texts("k", "l")) == []
     assert len(queue.receive(3, 0)) == 3
@@ -100,7 +107,7 @@ def test_one_receive_gives_ten_at_most(queue: SQSQueue) -> None:
 
 
 def test_a_delete_is_for_good(queue: SQSQueue, client: Any) -> None:
-    """Of the messages whose handles were given, and no others."""
+    """A delete removes exactly the messages of the given handles."""
     queue.send(texts(*"abc"))
     messages = queue.receive(10, 5)
     assert queue.delete([message.handle for message in messages if message.body != "b"]) == []
@@ -109,7 +116,7 @@ def test_a_delete_is_for_good(queue: SQSQueue, client: Any) -> None:
 
 
 def test_what_was_not_deleted_is_told_by_its_position(queue: SQSQueue) -> None:
-    """SQS answers 200 all the same."""
+    """A failed delete in a successful answer is reported by its position."""
     queue.send(texts("a"))
     (message,) = queue.receive(10, 5)
     (failure,) = queue.delete([message.handle, "no handle"])
@@ -120,7 +127,7 @@ def test_what_was_not_deleted_is_told_by_its_position(queue: SQSQueue) -> None:
 
 
 def test_a_message_given_back_comes_again_with_its_count(queue: SQSQueue) -> None:
-    """At once; its id is the same, its handle another."""
+    """A released message comes again at once, with the same id, another handle and a higher receive count."""
     queue.send(texts("a"))
     (first,) = queue.receive(10, 5)
     assert queue.change_visibility([first.handle], 0) == []
@@ -132,15 +139,15 @@ def test_a_message_given_back_comes_again_with_its_count(queue: SQSQueue) -> Non
 
 
 def test_an_extended_message_stays_away(queue_name: str) -> None:
-    """Longer than it would have, and one that is not comes back."""
-    queue = SQSQueue(queue_name, visibility_timeout=4)
+    """An extended message stays invisible longer; another one comes back."""
+    queue = SQSQueue(queue_name)
     queue.send(texts("a", "b"))
-    messages = {message.body: message for message in queue.receive(10, 5)}
+    messages = {message.body: message for message in queue.receive(10, 5, 4)}
     assert queue.change_visibility([messages["a"].handle], 600) == []
     again: list[str] = []
 
     def returned() -> bool:
-        again.extend(message.body for message in queue.receive(10, 1))
+        again.extend(message.body for message in queue.receive(10, 1, 4))
         return "b" in again
 
     servers.wait_until(returned, what="the message that was not extended")
@@ -148,14 +155,14 @@ def test_an_extended_message_stays_away(queue_name: str) -> None:
 
 
 def test_a_handle_that_cannot_be_extended_is_told(queue: SQSQueue) -> None:
-    """By its position, as with a delete."""
+    """A failed extension is reported by its position, as a failed delete is."""
     (failure,) = queue.change_visibility(["no handle"], 60)
     assert failure.index == 0
     assert failure.sender_fault
 
 
 def test_a_topic_may_be_a_url(queue: SQSQueue, sqs: servers.Sqs) -> None:
-    """It is then used as it is, and named by its end."""
+    """A topic may be a URL, which is used unchanged and whose last part is the queue's name."""
     by_url = SQSQueue(queue.url)
     assert by_url.name == queue.name
     assert by_url.url == queue.url
@@ -164,21 +171,38 @@ def test_a_topic_may_be_a_url(queue: SQSQueue, sqs: servers.Sqs) -> None:
     assert SQSQueue(queue.url + "/").name == queue.name
 
 
+def test_a_url_of_no_queue_does_not_exist(queue: SQSQueue) -> None:
+    """A URL without a queue does not exist, in the account where SQS looks."""
+    assert SQSQueue(queue.url).exists()
+    assert not SQSQueue(f"{queue.url}-missing").exists()
+
+
+def test_dead_letters_of_a_url_are_sent_beside_it(queue: SQSQueue) -> None:
+    """Dead letters of a URL's topic go to the dead-letter queue beside it, if that exists."""
+    dead_letters = DeadLetters(SQSQueue, "{topic}-dead")
+    assert dead_letters.send("body", queue.url, "failed") is Outcome.NO_QUEUE
+    beside = SQSQueue(f"{queue.name}-dead")
+    beside.create()
+    assert DeadLetters(SQSQueue, "{topic}-dead").send("body", queue.url, "failed") is Outcome.KEPT
+    (message,) = beside.read(10, 5, 30)
+    assert (message.body, read_mark(message.attributes)["topic"]) == ("body", queue.url)
+
+
 def test_it_knows_whether_it_exists(queue: SQSQueue, sqs: servers.Sqs) -> None:
-    """Without an error."""
+    """`exists` answers without raising an error."""
     assert queue.exists()
     assert not SQSQueue("no-such-queue").exists()
 
 
 def test_it_tells_its_attributes(queue: SQSQueue) -> None:
-    """By SQS's names."""
+    """`attributes` returns the queue's attributes by SQS's names."""
     attributes = queue.attributes()
     assert attributes["VisibilityTimeout"] == "30"
     assert attributes["QueueArn"].endswith(f":{queue.name}")
 
 
 def test_creating_it_twice_is_creating_it_once(sqs: servers.Sqs) -> None:
-    """What is in it stays."""
+    """Creating an existing queue keeps it and its messages."""
     queue = SQSQueue("made")
     queue.create()
     queue.send(texts("a"))
@@ -187,7 +211,7 @@ def test_creating_it_twice_is_creating_it_once(sqs: servers.Sqs) -> None:
 
 
 def test_a_fifo_queue_is_one_by_its_suffix(sqs: servers.Sqs) -> None:
-    """Messages are in one group, and so in order."""
+    """A queue with the suffix .fifo is FIFO, and its messages are in one group and in order."""
     queue = SQSQueue("made.fifo")
     queue.create()
     assert queue.attributes()["FifoQueue"] == "true"
@@ -196,7 +220,7 @@ def test_a_fifo_queue_is_one_by_its_suffix(sqs: servers.Sqs) -> None:
 
 
 def test_a_fifo_queue_keeps_the_group_that_is_given(sqs: servers.Sqs) -> None:
-    """And says so when it gives the message; without content-based deduplication as well."""
+    """A FIFO queue sends and returns the given message group, also without content-based deduplication."""
     with closing(sqs.client()) as client:
         client.create_queue(QueueName="plain.fifo", Attributes={"FifoQueue": "true"})
     queue = SQSQueue("plain.fifo")
@@ -215,7 +239,7 @@ def test_a_fifo_queue_keeps_the_group_that_is_given(sqs: servers.Sqs) -> None:
 
 @pytest.mark.parametrize("call", ["url", "receive", "delete", "change_visibility", "send", "attributes"])
 def test_a_missing_queue_is_named(sqs: servers.Sqs, call: str) -> None:
-    """By every call, with what to do."""
+    """Each call to a missing queue raises an error that names the queue and the remedy."""
     queue = SQSQueue("no-such-queue")
     calls: dict[str, Any] = {
         "url": lambda: queue.url,
@@ -231,14 +255,14 @@ def test_a_missing_queue_is_named(sqs: servers.Sqs, call: str) -> None:
 
 
 def test_a_missing_queue_of_a_url_is_named(queue: SQSQueue) -> None:
-    """A URL is not looked up first."""
+    """The error for a URL without a queue names it, although a URL is not looked up first."""
     missing = SQSQueue(queue.url.replace(queue.name, "no-such-queue"))
     with pytest.raises(QueueNotFound, match="'no-such-queue'"):
         missing.receive(1, 0)
 
 
 def test_a_queue_that_was_deleted_and_made_anew_is_found(queue: SQSQueue, client: Any) -> None:
-    """The error in between is told, and nothing of it is kept."""
+    """After a queue is deleted and created again, one call fails and the next ones find it."""
     queue.send(texts("a"))
     client.delete_queue(QueueUrl=queue.url)
     with pytest.raises(QueueNotFound):
@@ -248,7 +272,7 @@ def test_a_queue_that_was_deleted_and_made_anew_is_found(queue: SQSQueue, client
 
 
 def test_a_body_that_is_too_large_does_not_hide_those_that_were_sent(queue: SQSQueue) -> None:
-    """Either SQS tells which one it refused, or the whole call is an error and nothing was sent."""
+    """Of a batch with a body that is too large, SQS sends the others or nothing, and reports which."""
     oversize = "x" * (MAX_MESSAGE_BYTES + 1)
     error, failures = None, []
     try:
@@ -266,7 +290,7 @@ def test_a_body_that_is_too_large_does_not_hide_those_that_were_sent(queue: SQSQ
 
 
 def test_an_error_says_whether_a_message_was_at_fault(queue: SQSQueue) -> None:
-    """Then to send it again would never help."""
+    """The error of a send says whether a message is at fault, so that sending it again cannot help."""
     with pytest.raises(QueueError) as error:
         queue.send(texts("x" * (MAX_MESSAGE_BYTES + 1)))
     assert is_bad_message(error.value)
@@ -276,28 +300,28 @@ def test_an_error_says_whether_a_message_was_at_fault(queue: SQSQueue) -> None:
 
 
 def test_boto3_says_that_a_message_is_too_large(queue: SQSQueue, client: Any) -> None:
-    """As it does where SQS is Celery's broker; of other troubles it does not."""
+    """A message that is too large for SQS as Celery's broker is recognised by boto3's error."""
     with pytest.raises(ClientError) as error:
         client.send_message(QueueUrl=queue.url, MessageBody="x" * (MAX_MESSAGE_BYTES + 1))
-    assert is_too_large_for_sqs(error.value)
+    assert is_too_large(error.value)
     half = "x" * (MAX_MESSAGE_BYTES // 2 + 1)
     entries = [{"Id": name, "MessageBody": half} for name in "ab"]
     with pytest.raises(ClientError) as error:
         client.send_message_batch(QueueUrl=queue.url, Entries=entries)
-    assert is_too_large_for_sqs(error.value)
+    assert is_too_large(error.value)
     with pytest.raises(ClientError) as error:
         client.send_message(QueueUrl=queue.url, MessageBody="x", DelaySeconds=5000)
-    assert not is_too_large_for_sqs(error.value)
+    assert not is_too_large(error.value)
 
 
 def test_a_size_is_counted_as_sqs_does() -> None:
-    """Bytes, not characters, and the attributes with their names and types."""
+    """A size counts bytes of the body and the attributes' names, types and values."""
     assert OutgoingMessage("é").size() == 2
     assert OutgoingMessage("x", {"né": "é"}).size() == 1 + 3 + 6 + 2
 
 
 def test_an_endpoint_where_nobody_listens_is_an_error_within_seconds(sqs: servers.Sqs) -> None:
-    """One of ours, that names the queue."""
+    """An endpoint that nothing listens on is an error within seconds that names the queue."""
     queue = SQSQueue("events", endpoint_url=f"http://127.0.0.1:{servers.free_port()}")
     before = time.monotonic()
     with pytest.raises(QueueError, match=r"'events'.*EndpointConnectionError"):
@@ -306,7 +330,7 @@ def test_an_endpoint_where_nobody_listens_is_an_error_within_seconds(sqs: server
 
 
 def test_an_endpoint_that_is_no_url_is_an_error(sqs: servers.Sqs) -> None:
-    """Before anything is connected to."""
+    """An endpoint that is not a URL is an error before anything is connected to."""
     with pytest.raises(QueueError, match="nonsense"):
         _ = SQSQueue("events", endpoint_url="nonsense").url
 
@@ -339,7 +363,7 @@ def bare(tmp_path: Path) -> dict[str, str | None]:
 
 @pytest.fixture
 def bare_boto3(bare: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process, in that environment."""
+    """Use only the given environment for boto3."""
     for name, value in bare.items():
         if value is None:
             monkeypatch.delenv(name, raising=False)
@@ -349,7 +373,7 @@ def bare_boto3(bare: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("bare_boto3")
 def test_without_credentials_access_is_denied(sqs_server: servers.Sqs) -> None:
-    """The error says which permission is asked for, and to check the credentials."""
+    """Without credentials the error names the missing permission, and says to check the credentials."""
     # A region that no other test uses: a client is kept, with the credentials that it was made with.
     queue = SQSQueue("events", region="eu-north-1", endpoint_url=sqs_server.endpoint_url)
     with pytest.raises(AccessDenied, match=r"'events'.*sqs:GetQueueUrl.*check the credentials.*NoCredentials") as error:
@@ -359,13 +383,13 @@ def test_without_credentials_access_is_denied(sqs_server: servers.Sqs) -> None:
 
 @pytest.fixture
 def refusing() -> Iterator[tuple[str, list[str]]]:
-    """A server's URL, and the error codes with which it refuses one call each: no emulator looks at credentials."""
+    """A server's URL, and the error code with which it refuses all calls: no emulator looks at credentials."""
     codes: list[str] = []
 
     class Refuse(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
-            answer = json.dumps({"__type": f"com.amazon.coral.service#{codes.pop()}", "message": "no\nway"}).encode()
+            answer = json.dumps({"__type": f"com.amazon.coral.service#{codes[0]}", "message": "no\nway"}).encode()
             self.send_response(403)
             self.send_header("Content-Type", "application/x-amz-json-1.0")
             self.send_header("Content-Length", str(len(answer)))
@@ -385,7 +409,7 @@ def refusing() -> Iterator[tuple[str, list[str]]]:
 
 @pytest.mark.parametrize("code", ["InvalidClientTokenId", "SignatureDoesNotMatch", "AccessDenied", "SomethingNew"])
 def test_credentials_that_are_refused_are_told(refusing: tuple[str, list[str]], code: str) -> None:
-    """With SQS's own code and words, and what to check."""
+    """Refused credentials are reported with SQS's code and text, and with what to check."""
     url, codes = refusing
     codes.append(code)
     queue = SQSQueue("events", region="us-east-1", endpoint_url=url, **SECRETS)
@@ -398,7 +422,7 @@ def test_credentials_that_are_refused_are_told(refusing: tuple[str, list[str]], 
 
 @pytest.mark.usefixtures("bare_boto3")
 def test_without_a_region_the_error_says_where_to_set_one(sqs_server: servers.Sqs) -> None:
-    """An error of ours, not boto3's."""
+    """Without a region the error is this package's, and says where to set one."""
     with pytest.raises(QueueError, match=r"no AWS region.*balog_region.*AWS_DEFAULT_REGION") as error:
         _ = SQSQueue("events", endpoint_url=sqs_server.endpoint_url, **SECRETS).url
     assert error.value.code == "NoRegionError"
@@ -417,7 +441,7 @@ def test_without_a_region_the_error_says_where_to_set_one(sqs_server: servers.Sq
 def test_an_engine_that_can_make_no_client_ends_at_start(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
 ) -> None:
-    """It would try for ever what cannot work, and look healthy."""
+    """An engine that can never make a client ends at start, instead of retrying and looking healthy."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     hub = ConsumerHub()
@@ -431,10 +455,9 @@ def test_an_engine_that_can_make_no_client_ends_at_start(
 
 @pytest.mark.usefixtures("bare_boto3")
 def test_a_region_is_read_from_an_aws_url() -> None:
-    """A worker may listen to queues of several."""
+    """The region is read from an AWS URL, so a worker may use queues of several regions."""
     queue = SQSQueue("https://sqs.eu-west-3.amazonaws.com/123456789012/events", **SECRETS)
-    assert queue._client.meta.region_name == "eu-west-3"
-    assert queue._client.meta.endpoint_url == "https://sqs.eu-west-3.amazonaws.com"
+    assert access_of(queue)[:2] == ("eu-west-3", "https://sqs.eu-west-3.amazonaws.com")
 
 
 class Gate(BaseHTTPRequestHandler):
@@ -456,7 +479,7 @@ class Gate(BaseHTTPRequestHandler):
 
 @pytest.mark.usefixtures("bare_boto3")
 def test_expired_credentials_are_looked_up_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By boto3's chain, at the next call: here in a file that somebody renews."""
+    """Expired credentials are looked up again by boto3's chain at the next call."""
     file = tmp_path / "credentials"
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
     with ThreadingHTTPServer(("127.0.0.1", 0), Gate) as server:
@@ -476,7 +499,7 @@ def test_expired_credentials_are_looked_up_anew(tmp_path: Path, monkeypatch: pyt
 
 
 def test_no_secret_is_shown(sqs: servers.Sqs) -> None:
-    """Neither by the object nor by its errors, their causes included."""
+    """Neither the object's repr nor its errors and their causes show a secret."""
     shown: list[str] = []
     for endpoint in (sqs.endpoint_url, f"http://127.0.0.1:{servers.free_port()}", "nonsense"):
         queue = SQSQueue("no-such-queue", region="us-east-1", endpoint_url=endpoint, **SECRETS)
@@ -493,31 +516,31 @@ def test_no_secret_is_shown(sqs: servers.Sqs) -> None:
 
 FORK = """
 import json, os, sys, threading
-from balog_celery import queues
+from balog_celery.sqs.clients import clients
 from balog_celery.queues import OutgoingMessage, SQSQueue
 
 queue = SQSQueue(sys.argv[1])
 queue.send([OutgoingMessage("parent")])
-mine = queue._client
+mine = clients.get(queue.connection)
 # Held over the fork, as a thread that makes a client at that moment would.
-queues._clients._lock.acquire()
+clients._lock.acquire()
 reader, writer = os.pipe()
 child = os.fork()
 if child == 0:
     queue.send([OutgoingMessage("child")])
-    os.write(writer, json.dumps({"same": queue._client is mine}).encode())
+    os.write(writer, json.dumps({"same": clients.get(queue.connection) is mine}).encode())
     os._exit(0)
-queues._clients._lock.release()
+clients._lock.release()
 os.close(writer)
 answer = json.loads(os.read(reader, 1000))
 _, status = os.waitpid(child, 0)
 queue.send([OutgoingMessage("parent again")])
-print(json.dumps({**answer, "status": status, "kept": queue._client is mine}), flush=True)
+print(json.dumps({**answer, "status": status, "kept": clients.get(queue.connection) is mine}), flush=True)
 """
 
 
 def test_a_forked_child_has_a_client_of_its_own(queue: SQSQueue, sqs: servers.Sqs) -> None:
-    """It shares no connection with its parent, nor waits for a lock that nobody will release."""
+    """A forked child makes its own client, and does not wait for a lock that its parent held."""
     with servers.Program([sys.executable, "-W", "ignore", "-c", FORK, queue.name], env=sqs.env) as program:
         assert program.wait(60) == 0, program.output
         assert json.loads(program.output) == {"same": False, "status": 0, "kept": True}

@@ -1,7 +1,11 @@
-"""What a production night does: brokers that hang, fill up and die, handlers that kill, duplicates, frozen pollers."""
+"""Faults of production.
+
+Brokers that hang, fill up or die, functions that kill their child, duplicates, frozen pollers.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,14 +18,14 @@ from celery import Celery
 from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
-from fakes import event_text
+from sample_events import event_text
 
 METRIC = [{"name": "n", "value": 1}]
 
 
 @pytest.fixture
 def own_broker(project: Project) -> Iterator[servers.Valkey]:
-    """A Valkey of this test's own, to be hurt; the project uses it."""
+    """A Valkey for this test's faults, which the project uses."""
     with servers.Valkey() as server:
         project.add(f"broker_url = {server.url!r}")
         project.add("balog_publish_timeout = 2")
@@ -33,7 +37,7 @@ def own_broker(project: Project) -> Iterator[servers.Valkey]:
 def test_a_broker_that_hangs_or_dies_loses_nothing(
     start: Start, project: Project, topic: Topic, own_broker: servers.Valkey, trouble: str
 ) -> None:
-    """Publishing fails in bounded time, nothing is deleted meanwhile, and it goes on by itself."""
+    """While the broker hangs or is down, publishing fails in bounded time and nothing is deleted; then it goes on."""
     engine = start("balog", "engine", ready="engine started")
     topic.send(event_text("before", values=METRIC))
     servers.wait_until(lambda: topic.left() == 0, what="the delete")
@@ -54,7 +58,7 @@ def test_a_broker_that_hangs_or_dies_loses_nothing(
 def test_a_frozen_rabbitmq_gets_no_credit_for_what_it_did_not_take(
     start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
 ) -> None:
-    """An unconfirmed publish would "succeed": the commit is what counts."""
+    """A frozen RabbitMQ confirms nothing, so no message is deleted."""
     project.add(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\nbalog_publish_timeout = 2")
     engine = start("balog", "engine", ready="engine started")
     topic.send(event_text("before", values=METRIC))
@@ -74,7 +78,7 @@ def test_a_frozen_rabbitmq_gets_no_credit_for_what_it_did_not_take(
 def test_a_task_that_is_too_large_for_its_broker_holds_up_no_other(
     start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
 ) -> None:
-    """Its event is a dead letter: it would never be taken, however often it was tried."""
+    """A task that is too large for its broker becomes a dead letter and does not hold up others."""
     project.add(f"broker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}")
     # SQS counts a quotation mark as two bytes, and as a task's argument it takes four.
     large = event_text("large", values=METRIC, filler='"' * 300_000)
@@ -93,7 +97,7 @@ def test_a_task_that_is_too_large_for_its_broker_holds_up_no_other(
 
 
 def test_a_full_broker_loses_nothing(start: Start, project: Project, topic: Topic, own_broker: servers.Valkey) -> None:
-    """Redis refuses to store more: nothing is deleted, and it goes on when there is room."""
+    """While Redis is full nothing is deleted, and it goes on when there is room."""
     engine = start("balog", "engine", ready="engine started")
     with own_broker.client() as client:
         client.config_set("maxmemory", "1")
@@ -107,27 +111,27 @@ def test_a_full_broker_loses_nothing(start: Start, project: Project, topic: Topi
 
 
 def test_a_queue_that_no_worker_serves_is_reported(start: Start, project: Project, topic: Topic) -> None:
-    """With what to do about it."""
+    """A queue that no worker serves is logged with advice."""
     topic.send(event_text("e", "elsewhere"))
     worker = start("worker", "-l", "INFO", "-c", "1")
     worker.wait_for("tasks wait in other, which no worker serves: start one with -Q other")
 
 
 def status(project: Project, topic: Topic) -> dict[str, Any]:
-    """What the one engine of a project says of the topic."""
+    """Return the status of the topic from the project's only engine."""
     (file,) = (project.folder / "status").glob("engine-*.json")
     return dict(json.loads(file.read_text())["topics"][topic.name])
 
 
 def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, broker: servers.Valkey) -> None:
-    """Above the high-water mark nothing is received, until the workers have caught up."""
+    """Above the high-water mark nothing is received until the workers have caught up."""
     project.add("balog_high_water = 20")
     engine = start("balog", "engine", ready="engine started")
     topic.send(*(event_text(f"a{number}", values=METRIC) for number in range(30)))
     engine.wait_for("nothing is received for it until they are fewer")
 
     def at_rest() -> bool:
-        """Its status tells when the poll that was under way has ended, and what came of it is deleted."""
+        """Return whether the current poll has ended and its messages are deleted."""
         now = status(project, topic)
         return now["doing"] == "paused" and now["in_flight"] == 0
 
@@ -142,7 +146,7 @@ def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, 
 
 
 def test_an_event_that_kills_its_child_is_not_run_for_ever(start: Start, project: Project, topic: Topic) -> None:
-    """After its retries it is a dead letter, and others go on."""
+    """An event that kills its pool child becomes a dead letter after its retries, and other events are processed."""
     topic.send(event_text("c", "crash"))
     start("worker", "-l", "INFO", "-c", "1")
     servers.wait_until(lambda: topic.dead(), what="the dead letter")
@@ -155,7 +159,7 @@ def test_an_event_that_kills_its_child_is_not_run_for_ever(start: Start, project
 
 
 def test_once_skips_what_was_finished(start: Start, project: Project, topic: Topic) -> None:
-    """Whatever worker gets the event again."""
+    """`once` skips a finished event in whichever worker gets it again."""
     topic.send(event_text("s", "single"))
     one = start("worker", "-l", "INFO", "-c", "1", "-n", "one@h")
     project.wait_for(lambda runs: runs["single-done", "s"] == 1)
@@ -167,26 +171,26 @@ def test_once_skips_what_was_finished(start: Start, project: Project, topic: Top
 
 
 def test_once_lets_no_two_attempts_run_at_a_time(start: Start, project: Project, topic: Topic) -> None:
-    """The second looks again later."""
+    """With `once` a second attempt waits for the first."""
     topic.send(event_text("s", "single", seconds=10))
     worker = start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: runs["single", "s"] == 1)
     topic.send(event_text("s", "single", seconds=10))
-    worker.wait_for("is being run for event s: looking again later")
+    worker.wait_for("is processing event s elsewhere: trying again later")
     worker.wait_for("has finished event s before: skipped")
     assert project.runs() == {("single", "s"): 1, ("single-done", "s"): 1}
 
 
-def health(project: Project) -> subprocess.CompletedProcess[str]:
+def health(project: Project, command: str = "health") -> subprocess.CompletedProcess[str]:
     env = {**os.environ, **project.env}
-    command = [*CELERY, "balog", "health"]
-    return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
+    argv = [*CELERY, "balog", command]
+    return subprocess.run(argv, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_health_tells_a_running_engine_from_none_and_from_a_frozen_one(
     start: Start, project: Project, topic: Topic
 ) -> None:
-    """By its exit code, and in words."""
+    """`balog health` tells a running engine from none and from a frozen one, by exit code and text."""
     assert health(project).returncode == 1
     assert "no engine of this app runs" in health(project).stderr
     worker = start("worker", "-l", "INFO", "-c", "1")
@@ -195,18 +199,35 @@ def test_health_tells_a_running_engine_from_none_and_from_a_frozen_one(
     assert health(project).returncode == 0
     servers.wait_until(lambda: f"topic {topic.name}: polling" in health(project).stdout, what="the first poll")
     (pid,) = engine_pids(worker)
+    assert f"OK    engine {pid}: " in health(project, "check").stdout
     os.kill(pid, signal.SIGSTOP)
     try:
+        # Its worker replaces it some seconds after that.
         frozen = servers.wait_until(lambda: (h := health(project)).returncode and h, what="the verdict")
-        (problem,) = inspect(project, "balog")["problems"]
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
     assert f"the engine (pid {pid}) hangs" in frozen.stderr
-    assert f"the engine (pid {pid}) hangs" in problem
+
+
+def test_a_worker_that_stands_still_is_given_nothing_and_told_of(start: Start, project: Project, topic: Topic) -> None:
+    """A worker whose event loop is blocked gets no tasks, and health reports it."""
+    topic.send(event_text("before", values=METRIC))
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    project.wait_for(lambda runs: runs["first", "before"] == 1)
+    os.kill(worker.pid, signal.SIGSTOP)
+    try:
+        topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(30)))
+        servers.wait_until(lambda: "says nothing" in status(project, topic)["reason"], what="the reason")
+        assert not status(project, topic)["back_pressure"]
+    finally:
+        os.kill(worker.pid, signal.SIGCONT)
+    project.wait_for(lambda runs: all(runs["first", f"e{number}"] for number in range(30)))
+    servers.wait_until(lambda: status(project, topic)["doing"] == "polling", what="the next poll")
 
 
 def test_inspect_shows_the_engines_counters(start: Start, project: Project, topic: Topic) -> None:
-    """By a command of their own, and in what Flower's page of the worker shows."""
+    """The engine's counters are shown by `inspect balog` and by `inspect stats`, which Flower's worker page shows."""
     topic.send(event_text("e", values=METRIC))
     start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["first", "e"] == 1)
@@ -223,7 +244,7 @@ def test_inspect_shows_the_engines_counters(start: Start, project: Project, topi
 
 
 def test_no_secret_is_shown_by_any_command(start: Start, project: Project, topic: Topic) -> None:
-    """Nor is one in the log, or on a command line."""
+    """No secret appears in the output of a command, in the log or on a command line."""
     secrets = ["s3cr3t-of-redis", "s3cr3t-of-aws", "s3cr3t-token"]
     project.add(f"balog_once_url = 'redis://:{secrets[0]}@127.0.0.1:1/0'")
     project.add(f"balog_aws_access_key_id = 'AKIA'\nbalog_aws_secret_access_key = {secrets[1]!r}")
@@ -231,7 +252,7 @@ def test_no_secret_is_shown_by_any_command(start: Start, project: Project, topic
     topic.send(event_text("e", values=METRIC), event_text("s", "single"))
     worker = start("worker", "-l", "DEBUG", "-c", "1")
     project.wait_for(lambda runs: runs["first", "e"] == 1)
-    worker.wait_for("the marks of once= cannot be read")
+    worker.wait_for("the idempotency store cannot be read")
     report = start("report", ready=None)
     assert report.wait(60) == 0
     listing = subprocess.run(["ps", "-wweo", "args="], capture_output=True, text=True, check=True).stdout
@@ -243,7 +264,7 @@ def test_no_secret_is_shown_by_any_command(start: Start, project: Project, topic
 def test_a_pickled_task_is_refused_whatever_is_on_the_broker(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """JSON only: unpickling would run what somebody put there."""
+    """A pickled task on the broker is refused, because unpickling could run foreign code."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     with Celery("somebody", broker=broker.url, set_as_current=False) as app:
         app.conf.task_serializer = "pickle"
@@ -257,7 +278,7 @@ def test_a_pickled_task_is_refused_whatever_is_on_the_broker(
 def test_a_full_task_queue_stops_its_topic_with_hand_off_too(
     start: Start, project: Project, topic: Topic, broker: servers.Valkey
 ) -> None:
-    """Its tasks are published, as the worker beside the engine does not serve it."""
+    """A full task queue that this worker does not serve stops its topic with hand-off, too."""
     project.add("balog_high_water = 20")
     worker = start("worker", "-l", "INFO", "-c", "1")
     topic.send(*(event_text(f"a{number}", "elsewhere") for number in range(30)))
@@ -270,7 +291,7 @@ def test_a_full_task_queue_stops_its_topic_with_hand_off_too(
 
 
 def test_a_wait_for_room_in_the_worker_is_no_illness(start: Start, project: Project, topic: Topic) -> None:
-    """The poller has more than the worker takes, and polls again when that is done."""
+    """A poller that waits for room in the worker is healthy, and polls again afterwards."""
     project.add("balog_visibility_timeout = 5")
     # A receive of ten that two consumers want, behind as many slow ones.
     topic.send(*(event_text(f"s{number}", "slow", seconds=8) for number in range(4)))
@@ -287,7 +308,7 @@ def test_a_wait_for_room_in_the_worker_is_no_illness(start: Start, project: Proj
 def test_a_queue_that_is_deleted_and_made_anew_is_listened_to_again(
     start: Start, project: Project, topic: Topic
 ) -> None:
-    """The engine says what is missing, and goes on."""
+    """When a queue is deleted and created again, the engine logs what is missing and goes on."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     worker.wait_for("engine started")
     topic.client.delete_queue(QueueUrl=topic.url)
@@ -305,7 +326,7 @@ def other{number}(event):
 
 
 def test_twenty_idle_and_broken_topics_do_not_slow_a_busy_one(start: Start, project: Project, topic: Topic) -> None:
-    """Ten have nothing, ten are gone."""
+    """Ten empty and ten missing queues do not slow a busy topic down."""
     names = [f"{topic.name}-{number}" for number in range(20)]
     urls = [topic.client.create_queue(QueueName=name)["QueueUrl"] for name in names]
     with (project.folder / "proj" / "consumers.py").open("a") as file:
@@ -336,7 +357,7 @@ def test_twenty_idle_and_broken_topics_do_not_slow_a_busy_one(start: Start, proj
 def test_a_cold_shutdown_loses_nothing(
     start: Start, project: Project, topic: Topic, numbers: tuple[int, ...], config: str
 ) -> None:
-    """What it killed is run again by the next worker."""
+    """Tasks that a cold shutdown killed run again in the next worker."""
     project.add(QUICK_RESTORE)
     project.add(config + "\nbalog_visibility_timeout = 5")
     topic.send(*(event_text(f"s{number}", "slow", seconds=2) for number in range(4)))

@@ -1,4 +1,4 @@
-"""Events of other sources, over real servers: S3 notifications by SNS through a worker, and bodies that are in S3."""
+"""Events of other sources over real servers: S3 notifications by SNS through a worker, and bodies in S3."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 from project import CELERY, Project, Start, Topic, stop
 
 import servers
-from balog_celery.dead_letters import DeadLetters, Outcome
+from balog_celery.dead_letters.writer import DeadLetters, Outcome
 from balog_celery.errors import QueueError
-from balog_celery.handlers import SQSHandler
-from balog_celery.queues import MAX_MESSAGE_BYTES, Message, OutgoingMessage, SQSQueue
-from fakes import event_text
+from balog_celery.producer.handlers import SQSHandler
+from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, Message, OutgoingMessage
+from balog_celery.sqs.queues import SQSQueue
+from sample_events import event_text
 
 UPLOADS = """
 import os
@@ -44,7 +45,7 @@ BUCKET = "payloads"
 
 @pytest.fixture
 def client(sqs: servers.Sqs) -> Iterator[Callable[[str], Any]]:
-    """Makes clients of boto3."""
+    """Makes boto3 clients."""
     with ExitStack() as stack:
         clients: dict[str, Any] = {}
 
@@ -83,7 +84,7 @@ def keys(s3: Any) -> list[str]:
 def test_an_s3_notification_reaches_its_consumer_by_sns(
     start: Start, project: Project, topic: Topic, client: Callable[[str], Any]
 ) -> None:
-    """S3 tells SNS, which tells SQS; a worker runs those who want what was done to the object."""
+    """An S3 notification sent by SNS to SQS runs the consumers of its event type in a worker."""
     (project.folder / "proj" / "uploads.py").write_text(UPLOADS)
     s3, sns = client("s3"), client("sns")
     arn = sns.create_topic(Name="uploads")["TopicArn"]
@@ -108,7 +109,7 @@ def test_an_s3_notification_reaches_its_consumer_by_sns(
         "aws.s3.ObjectCreated:Copy",
     }
     servers.wait_until(lambda: topic.left() == 0, 60, "the deletes")
-    assert "(cls_type aws.s3.ObjectRemoved:Delete, schema 2.1): it is deleted" in worker.output
+    assert "(cls_type aws.s3.ObjectRemoved:Delete, schema 2.1): deleted" in worker.output
     assert stop(worker) == 0
     assert "Traceback" not in worker.output
     assert topic.dead() == []
@@ -123,15 +124,15 @@ def send_large(project: Project, topic: Topic, *lines: str) -> subprocess.Comple
 
 
 def test_a_large_record_is_not_sent_without_a_bucket(project: Project, topic: Topic) -> None:
-    """Nor are the others of its file; it says what to do."""
+    """`balog send` of a too large record without a bucket sends none of its file, and gives advice."""
     refused = send_large(project, topic, event_text("a"), event_text("b", text="x" * MAX_MESSAGE_BYTES))
     assert refused.returncode == 1
-    assert "line 2 of large.jsonl is larger than a message may be, 1048576 bytes: set balog_payload" in refused.stderr
+    assert f"line 2 of large.jsonl is larger than a message to {topic.name} may be, 1048576 bytes" in refused.stderr
     assert topic.left() == 0
 
 
 def test_large_records_are_sent_and_consumed(start: Start, project: Project, topic: Topic, s3: Any) -> None:
-    """`balog send` puts them into the bucket, and so does a dead letter."""
+    """`balog send` and dead letters store large records in the bucket, and a worker consumes them."""
     (project.folder / "proj" / "uploads.py").write_text(UPLOADS)
     project.add(f"balog_payload_bucket = {BUCKET!r}")
     large = event_text("b", "big", text="x" * MAX_MESSAGE_BYTES, fails=True)
@@ -149,7 +150,7 @@ def test_large_records_are_sent_and_consumed(start: Start, project: Project, top
 
 
 def test_a_body_beyond_the_limit_goes_through_s3(queue: SQSQueue, s3: Any, client: Callable[[str], Any]) -> None:
-    """As the Extended Client Library writes it; smaller ones stay in the message; sent again it is no second object."""
+    """A body over the limit is stored in S3 like the Extended Client Library does, once even if it is sent again."""
     large = "é" * (MAX_MESSAGE_BYTES // 2 + 1)
     for _ in range(2):
         assert queue.send([OutgoingMessage("small"), OutgoingMessage(large, {"reason": "failed"})]) == []
@@ -170,12 +171,12 @@ def test_a_body_beyond_the_limit_goes_through_s3(queue: SQSQueue, s3: Any, clien
 
 
 def test_a_dead_letter_beyond_the_limit_keeps_its_attributes(queue_name: str, s3: Any) -> None:
-    """They have room, for its body is elsewhere."""
+    """A dead letter over the limit keeps its attributes, because its body is in S3."""
     large = "x" * (MAX_MESSAGE_BYTES + 1)
     dead = SQSQueue(f"{queue_name}-dead", payload_buckets=[BUCKET])
     dead.create()
     letters = DeadLetters(lambda name: SQSQueue(name, payload_buckets=[BUCKET]), "{topic}-dead")
-    assert letters.put(large, queue_name, "failed", consumer="c") is Outcome.KEPT
+    assert letters.send(large, queue_name, "failed", consumer="c") is Outcome.KEPT
     (message,) = dead.receive(1, 5)
     assert message.body == large
 
@@ -184,7 +185,7 @@ def test_a_dead_letter_beyond_the_limit_keeps_its_attributes(queue_name: str, s3
     "cls", ["software.amazon.payloadoffloading.PayloadS3Pointer", "com.amazon.sqs.javamessaging.MessageS3Pointer"]
 )
 def test_what_the_extended_client_library_sent_is_received(queue: SQSQueue, s3: Any, cls: str) -> None:
-    """Whichever of its versions, and whatever became of the attribute."""
+    """Messages of each version of the Extended Client Library are received, with or without their attribute."""
     s3.put_object(Bucket=BUCKET, Key="k/é", Body="hé".encode())
     queue.send([OutgoingMessage(json.dumps([cls, {"s3BucketName": BUCKET, "s3Key": "k/é"}], separators=(",", ":")))])
     (message,) = queue.receive(10, 5)
@@ -201,7 +202,7 @@ def test_what_the_extended_client_library_sent_is_received(queue: SQSQueue, s3: 
     ],
 )
 def test_a_body_that_can_never_be_had_is_told(queue_name: str, s3: Any, key: str, bucket: str, problem: str) -> None:
-    """The message comes as it is, with the reason, and the others beside it."""
+    """A body that can never be read is the message's problem, and the other messages are received."""
     s3.create_bucket(Bucket="others")
     s3.put_object(Bucket="others", Key="k", Body=b"secret")
     s3.put_object(Bucket=BUCKET, Key="large", Body=b"x" * 101)
@@ -218,7 +219,7 @@ def test_a_body_that_can_never_be_had_is_told(queue_name: str, s3: Any, key: str
 
 
 def test_without_a_bucket_no_pointer_is_followed(queue_name: str, s3: Any) -> None:
-    """Nobody can have a consumer read an object that it was not meant to."""
+    """Without a bucket no pointer is followed, so senders cannot make a consumer read other objects."""
     s3.put_object(Bucket=BUCKET, Key="k", Body=b"secret")
     queue = SQSQueue(queue_name)
     queue.send([pointer("k")])
@@ -228,13 +229,13 @@ def test_without_a_bucket_no_pointer_is_followed(queue_name: str, s3: Any) -> No
 
 
 def test_trouble_with_s3_is_not_the_messages_fault(queue_name: str, s3: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """It is left out, to come again; where all that came are, it is an error, for the loop to back off."""
+    """During an outage of S3 messages are left out to come again; if none is left, the receive fails and backs off."""
     s3.put_object(Bucket=BUCKET, Key="k", Body=b"body")
     nobody = f"http://127.0.0.1:{servers.free_port()}"
-    broken = SQSQueue(queue_name, payload_buckets=[BUCKET], s3_endpoint_url=nobody, visibility_timeout=1)
+    broken = SQSQueue(queue_name, payload_buckets=[BUCKET], s3_endpoint_url=nobody)
     broken.send([pointer("k")])
     with pytest.raises(QueueError, match=r"s3:GetObject on bucket 'payloads' failed \(EndpointConnectionError"):
-        broken.receive(10, 5)
+        broken.receive(10, 5, 1)
     broken.send([OutgoingMessage("other")])
     seen: list[str] = []
 
@@ -242,10 +243,10 @@ def test_trouble_with_s3_is_not_the_messages_fault(queue_name: str, s3: Any, cap
         if broken.attributes()["ApproximateNumberOfMessages"] != "2":
             return False  # one of them would come alone, again and again
         try:
-            seen.extend(message.body for message in broken.receive(10, 1))
+            seen.extend(message.body for message in broken.receive(10, 1, 1))
         except QueueError:
             return False
-        return "other" in seen and "comes again, for its body cannot be read now" in caplog.text
+        return "other" in seen and "will be received again, because its body cannot be read now" in caplog.text
 
     with caplog.at_level(logging.WARNING):
         servers.wait_until(left_out, 60, "a receive of both")
@@ -255,7 +256,7 @@ def test_trouble_with_s3_is_not_the_messages_fault(queue_name: str, s3: Any, cap
 
 
 def test_a_bucket_that_is_missing_is_named(queue_name: str, sqs: servers.Sqs) -> None:
-    """Nothing was sent."""
+    """A missing bucket is named in the error, and nothing was sent."""
     queue = SQSQueue(queue_name, payload_buckets=["no-such-bucket"])
     with pytest.raises(QueueError, match=r"s3:PutObject on bucket 'no-such-bucket' failed \(NoSuchBucket"):
         queue.send([OutgoingMessage("x" * (MAX_MESSAGE_BYTES + 1))])
@@ -264,7 +265,7 @@ def test_a_bucket_that_is_missing_is_named(queue_name: str, sqs: servers.Sqs) ->
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1"])
 def test_creating_a_queue_creates_its_bucket(sqs: servers.Sqs, region: str) -> None:
-    """Twice is once, in any region."""
+    """Creating a queue creates its bucket once, in any region."""
     for _ in range(2):
         queue = SQSQueue("made", region=region, payload_buckets=[f"made-{region}"])
         queue.create()
@@ -272,7 +273,7 @@ def test_creating_a_queue_creates_its_bucket(sqs: servers.Sqs, region: str) -> N
 
 
 def test_the_handler_ships_large_records_to_a_bucket(queue: SQSQueue, s3: Any) -> None:
-    """In batches with the others; without a bucket they are refused."""
+    """SQSHandler sends large records through a bucket, and refuses them without one."""
     handler = SQSHandler(queue.name, bucket=BUCKET, linger=3600)
     handler.setFormatter(logging.Formatter("%(message)s"))
     texts = [f"{number} " + "x" * MAX_MESSAGE_BYTES * (number % 2) for number in range(6)]
@@ -280,7 +281,7 @@ def test_the_handler_ships_large_records_to_a_bucket(queue: SQSQueue, s3: Any) -
         for text in texts:
             handler.handle(logging.LogRecord("app", logging.INFO, __file__, 1, text, (), None))
         assert handler.flush(60)
-        assert handler.stats() == {"sent": 6, "dropped": 0, "refused": 0, "waiting": 0}
+        assert handler.stats() == {"sent": 6, "dropped": 0, "refused": 0, "withheld": 0, "waiting": 0}
     finally:
         handler.close()
     seen: set[str] = set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import servers
 from balog_celery import SQSHandler, get_logger
-from balog_celery.records import decode
+from balog_celery.events.records import decode
 
 
 def received(sqs: servers.Sqs, queue_name: str, count: int) -> list[str]:
@@ -26,7 +26,7 @@ def received(sqs: servers.Sqs, queue_name: str, count: int) -> list[str]:
 
 
 def test_records_reach_the_queue(sqs: servers.Sqs, queue_name: str) -> None:
-    """Each once, as it was logged: ours and plain ones."""
+    """Records of this package's loggers and of plain ones reach the queue, each once."""
     logger = logging.getLogger("test.shipping")
     handler = SQSHandler(queue_name)
     logger.addHandler(handler)
@@ -39,7 +39,7 @@ def test_records_reach_the_queue(sqs: servers.Sqs, queue_name: str) -> None:
     finally:
         logger.removeHandler(handler)
         handler.close()
-    assert handler.stats() == {"sent": 24, "dropped": 0, "refused": 0, "waiting": 0}
+    assert handler.stats() == {"sent": 24, "dropped": 0, "refused": 0, "withheld": 0, "waiting": 0}
     records = [decode(body) for body in received(sqs, queue_name, 24)]
     numbers = sorted(record.payload.number for record in records if record.payload.cls_type == "test-ship")  # type: ignore[attr-defined]
     assert numbers == list(range(23))
@@ -47,7 +47,7 @@ def test_records_reach_the_queue(sqs: servers.Sqs, queue_name: str) -> None:
 
 
 def test_a_queue_that_is_made_later_gets_what_was_logged_before(sqs: servers.Sqs) -> None:
-    """Nothing is lost while it is missing."""
+    """Records that were logged while the queue was missing are sent when it exists."""
     handler = SQSHandler("test-later", linger=3600)
     handler.handle(logging.LogRecord("app", logging.INFO, __file__, 1, "early", (), None))
     assert not handler.flush(0.2)

@@ -1,4 +1,4 @@
-"""One trace from a logger's call through SQS and Celery to each consumer's function, and metrics: real programs."""
+"""Traces from a logger's call through SQS and Celery to each function, and metrics, with real programs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Told:
-    """What the programs of a project told OpenTelemetry."""
+    """The spans and metrics that a project's programs have exported."""
 
     def __init__(self, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
         self.project = project
@@ -135,7 +135,7 @@ def told(project: Project, sqs: servers.Sqs, monkeypatch: pytest.MonkeyPatch) ->
 def test_one_trace_leads_from_the_logger_to_every_task(
     start: Start, project: Project, topic: Topic, told: Told, dispatch: str
 ) -> None:
-    """Retries are in it too; every process tells of its part."""
+    """One trace leads from the logger to every task and retry, with spans of each process."""
     project.add(f"balog_dispatch = {dispatch!r}\nimport set_up")
     worker = start("worker", "-l", "DEBUG", "-c", "2")
     told.log(topic)
@@ -181,7 +181,7 @@ def test_one_trace_leads_from_the_logger_to_every_task(
 def test_without_a_provider_nothing_is_asked_for_and_nothing_told(
     start: Start, project: Project, topic: Topic, told: Told
 ) -> None:
-    """Messages may carry a trace all the same; it ends there."""
+    """Without a provider no attributes are requested, and an incoming trace ends."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     told.log(topic)
     project.wait_for(lambda runs: len(runs) == 3)
@@ -191,7 +191,7 @@ def test_without_a_provider_nothing_is_asked_for_and_nothing_told(
 
 
 def test_the_trace_is_in_message_attributes(topic: Topic, told: Told) -> None:
-    """As W3C Trace Context; there is no state, so no attribute of it."""
+    """The trace context is in W3C message attributes, without an empty state."""
     told.log(topic)
     (message, *_) = topic.client.receive_message(
         QueueUrl=topic.url, MaxNumberOfMessages=10, MessageAttributeNames=[*TRACE_CONTEXT], WaitTimeSeconds=1

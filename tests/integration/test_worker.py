@@ -1,4 +1,4 @@
-"""Real workers: an event from SQS to the consumers' functions, over real brokers."""
+"""Real workers: events from SQS to the consumers' functions, over real brokers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
-from fakes import event_text
+from sample_events import event_text
 
 
 @pytest.mark.parametrize("dispatch", ["publish", "hand-off"])
@@ -21,7 +21,7 @@ from fakes import event_text
 def test_events_reach_every_consumer_and_leave_the_queue(
     start: Start, project: Project, topic: Topic, pool: str, dispatch: str
 ) -> None:
-    """Once each, as a dict or as the record, whatever the pool, and whether they pass the broker or not."""
+    """Each event reaches every matching consumer once and leaves the queue, in every pool and dispatch mode."""
     project.add(f"balog_dispatch = {dispatch!r}")
     topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": "1.5"}]) for number in range(12)))
     worker = start("worker", "-l", "INFO", "-P", pool, "-c", "2")
@@ -37,7 +37,7 @@ def test_events_reach_every_consumer_and_leave_the_queue(
 def test_a_worker_on_rabbitmq_does_the_same(
     start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
 ) -> None:
-    """Tasks are published in a transaction there."""
+    """On RabbitMQ each event reaches every consumer, with tasks published in a transaction."""
     project.add(f"balog_dispatch = 'publish'\nbroker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\n")
     topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": 1}]) for number in range(12)))
     worker = start("worker", "-l", "INFO", "-c", "2")
@@ -50,7 +50,7 @@ def test_a_worker_on_rabbitmq_does_the_same(
 def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(
     start: Start, project: Project, topic: Topic, dispatch: str
 ) -> None:
-    """Retries are the task's own; the dead letter names consumer and error; the loop goes on."""
+    """Tasks retry by their own options; a permanent failure becomes a dead letter with consumer and error."""
     project.add(f"balog_dispatch = {dispatch!r}")
     topic.send(event_text("f", "flaky"), event_text("d", "doomed"), "not json", event_text("l", "long"))
     worker = start("worker", "-l", "INFO", "-c", "2")
@@ -78,7 +78,7 @@ def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(
 
 
 def test_a_consumers_queue_is_where_its_tasks_go(start: Start, project: Project, topic: Topic) -> None:
-    """A worker that serves that queue executes them, without an engine of its own."""
+    """Tasks of a consumer with its own queue are executed by a worker that serves it."""
     topic.send(event_text("e", "elsewhere"))
     start("worker", "-l", "INFO", "-c", "1", "-n", "one@h")
     other = start("worker", "-l", "INFO", "-c", "1", "-Q", "other", "-n", "two@h", "--no-engine")
@@ -87,7 +87,7 @@ def test_a_consumers_queue_is_where_its_tasks_go(start: Start, project: Project,
 
 
 def test_inspect_shows_the_tasks_and_which_event_they_run(start: Start, project: Project, topic: Topic) -> None:
-    """Not a wall of JSON."""
+    """`inspect active` shows which event a task has, not its content."""
     topic.send(event_text("e", "slow", seconds=300))
     start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "e"] == 1)
@@ -100,7 +100,7 @@ def test_inspect_shows_the_tasks_and_which_event_they_run(start: Start, project:
 
 
 def test_a_stop_gives_the_engine_up_first_and_finishes_what_runs(start: Start, project: Project, topic: Topic) -> None:
-    """A task that runs at SIGTERM finishes; an event that was not taken stays in the queue."""
+    """At SIGTERM a running task finishes, and unstarted events stay in SQS."""
     topic.send(event_text("s", "slow", seconds=3))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
@@ -110,7 +110,7 @@ def test_a_stop_gives_the_engine_up_first_and_finishes_what_runs(start: Start, p
 
 
 def test_a_killed_engine_is_started_anew(start: Start, project: Project, topic: Topic) -> None:
-    """The worker goes on, and so do the events."""
+    """A killed engine is restarted, and events are processed."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     worker.wait_for("engine started")
     (pid,) = engine_pids(worker)
@@ -122,7 +122,7 @@ def test_a_killed_engine_is_started_anew(start: Start, project: Project, topic: 
 
 
 def test_an_engine_does_not_outlive_its_worker(start: Start, project: Project) -> None:
-    """Not even a worker that was killed."""
+    """An engine ends with its worker, even a killed one."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     worker.wait_for("engine started")
     (pid,) = engine_pids(worker)
@@ -131,7 +131,7 @@ def test_an_engine_does_not_outlive_its_worker(start: Start, project: Project) -
 
 
 def test_ctrl_c_stops_worker_and_engine(start: Start, project: Project) -> None:
-    """It reaches the whole group; the exit code is Celery's own for it."""
+    """Ctrl-C stops worker and engine, with Celery's exit code."""
     worker = start("worker", "-l", "INFO", "-c", "1")
     worker.wait_for("engine started")
     (pid,) = engine_pids(worker)
@@ -142,7 +142,7 @@ def test_ctrl_c_stops_worker_and_engine(start: Start, project: Project) -> None:
 
 
 def test_a_killed_worker_loses_nothing(start: Start, project: Project, topic: Topic) -> None:
-    """Its unacknowledged task is run again, by the next one."""
+    """The unacknowledged task of a killed worker runs again in the next one."""
     project.add(QUICK_RESTORE)
     project.add("balog_visibility_timeout = 5")
     topic.send(event_text("s", "slow", seconds=2))
@@ -161,19 +161,19 @@ def failing(start: Start, *arguments: str) -> Iterator[servers.Program]:
 
 
 def test_a_missing_queue_stops_the_worker_at_start(start: Start, project: Project) -> None:
-    """With an error that names it."""
+    """A missing queue stops the worker at start, with an error that names it."""
     project.topic = "no-such-queue"
     with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
-        assert "Error: there is no queue 'no-such-queue'" in worker.output
+        assert "CRITICAL/Engine] the engine cannot start: there is no queue 'no-such-queue'" in worker.output
 
 
 def test_missing_credentials_stop_the_worker_at_start(project: Project, sqs: servers.Sqs) -> None:
-    """With one line that says what boto3 lacked and for what."""
+    """Missing credentials stop the worker at start, with one line of boto3's reason and the permission."""
     lacking = dict.fromkeys(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"])
     env = {**project.env, **sqs.env, **lacking}
     with servers.Program([*CELERY, "worker", "-c", "1"], env=env, cwd=project.folder) as worker:
         assert worker.wait() != 0
-        (line,) = [line for line in worker.output.splitlines() if line.startswith("Error: ")]
+        (line,) = [line for line in worker.output.splitlines() if "the engine cannot start: " in line]
         assert f"access to queue '{project.topic}' was refused for sqs:GetQueueUrl" in line
         assert "NoCredentialsError" in line
         assert "Traceback" not in worker.output
@@ -185,30 +185,30 @@ def test_missing_credentials_stop_the_worker_at_start(project: Project, sqs: ser
         ("balog_regoin = 'x'", "unknown setting balog_regoin: did you mean balog_region?"),
         ("balog_wait_time = 'soon'", "bad value 'soon' for setting balog_wait_time"),
         ("balog_operator = 'proj.nothing:operator'", "balog_operator = 'proj.nothing:operator' cannot be imported"),
-        ("balog_packages = ['no_such_package']", "No module named 'no_such_package'"),
+        ("balog_packages = ['no_such_package']", "names 'no_such_package', and there is no such package"),
         ("import no_such_module", "No module named 'no_such_module'"),
     ],
 )
 def test_a_wrong_configuration_stops_the_worker_with_its_cause(
     start: Start, project: Project, config: str, message: str
 ) -> None:
-    """Not with Celery's fallback to some other broker."""
+    """A wrong configuration stops the worker with its cause, instead of falling back to another broker."""
     project.add(config)
     with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
         assert message in worker.output
 
 
 def test_consumers_are_listed_with_what_they_want(start: Start, project: Project) -> None:
-    """A table, one line each."""
+    """`balog consumers` prints a table with a line for each consumer."""
     listing = start("balog", "consumers", ready=None)
     assert listing.wait(60) == 0
     (line,) = [line for line in listing.output.splitlines() if line.startswith("proj.consumers.first")]
     assert line.split()[1:6] == [project.topic, "metrics", "<1.0", "celery", "hand-off"]
-    assert "rate_limit='1000/s'" in line
+    assert "rate_limit=1000/s" in line
 
 
 def test_send_sends_the_records_of_a_file(start: Start, project: Project, topic: Topic) -> None:
-    """All of them, or none if one is no record."""
+    """`balog send` sends all records of a file, or none if one is not a record."""
     file = project.folder / "events.jsonl"
     file.write_text("".join(event_text(f"e{number}") + "\n" for number in range(25)))
     assert start("balog", "send", str(file), ready=None).wait(60) == 0

@@ -1,7 +1,6 @@
-"""What this package uses of Celery and kombu without their documentation saying so: it must still be as it was.
+"""What this package needs of Celery and kombu beyond their documentation.
 
-A failure here after an upgrade names what to look at in ``dispatch.py``, ``hand_off.py``, ``task_events.py``,
-``worker.py`` or ``tasks.py``.
+A failure here after an upgrade names what to look at in ``celery_compat`` or ``brokers/connections.py``.
 """
 
 from __future__ import annotations
@@ -11,16 +10,21 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from weakref import WeakSet
 
+import kombu
 import pytest
+from billiard import Process, current_process
+from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery import Celery, Signature, Task, bootsteps, signals
-from celery.app import autoretry, routes
+from celery.app import autoretry, routes, trace
 from celery.app.task import extract_exec_options
 from celery.app.trace import build_tracer
+from celery.concurrency import prefork
 from celery.concurrency.base import BasePool
 from celery.events import EventDispatcher
 from celery.exceptions import CDeprecationWarning, Retry, TimeLimitExceeded, WorkerLostError, WorkerShutdown
@@ -28,14 +32,19 @@ from celery.utils.imports import cwd_in_path, symbol_by_name
 from celery.utils.nodenames import anon_nodename
 from celery.worker import components, control, state, strategy
 from celery.worker.consumer import Consumer, Events, Tasks
-from celery.worker.request import Request
-from kombu import Connection, Producer
+from celery.worker.request import create_request_cls
+from kombu import Connection, Exchange, Producer
+from kombu import Queue as KombuQueue
 from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 
+from balog_celery.brokers.kombu_compat import batch
+from balog_celery.celery_compat.worker import HookedRequest
 from balog_celery.consumers.options import ROUTING_OPTIONS, TASK_OPTIONS
-from balog_celery.hand_off import HandedTask, HandOffStep
-from balog_celery.task_events import TaskEventsStep
+from balog_celery.dispatch.hand_off_message import HandOffMessage
+from balog_celery.tasks.context import HandOffContext
+from balog_celery.worker.hand_off_step import HandOffStep
+from balog_celery.worker.task_events import TaskEventsStep
 
 #: Read by Celery where a task is registered.
 AUTORETRY_OPTIONS = {
@@ -46,6 +55,16 @@ AUTORETRY_OPTIONS = {
     "retry_jitter",
     "retry_kwargs",
 }
+
+#: Nothing is reported to an engine.
+NO_CHANNEL: Any = None
+#: Options of Celery 5.7.
+NEW_OPTIONS = {"acks_on_failure", "acks_on_timeout", "retry_on_worker_lost"}
+
+#: Celery's request; before 5.7 with what its methods do since then.
+Request: Any = HookedRequest.__base__
+
+since_5_7 = pytest.mark.skipif(kombu.VERSION < (5, 7), reason="Celery and kombu have it since 5.7")
 
 TASK_ID = "0b0f5c55-3f0a-5b7c-9a3e-5a5a5a5a5a5a"
 
@@ -65,7 +84,7 @@ def app() -> Iterator[Celery]:
 
 
 def message(app: Celery, **more: Any) -> Any:
-    """A task message as dispatch.py has it made."""
+    """A task message as publish.py has it made."""
     options = {
         "argsrepr": "(<Event>,)",
         "kwargsrepr": "{}",
@@ -81,11 +100,11 @@ def message(app: Celery, **more: Any) -> Any:
 
 
 def sent(app: Celery, messages: list[Any], **options: Any) -> list[Any]:
-    """What a broker hands over of *messages*, sent as dispatch.py does."""
+    """Return the messages that a broker delivers for *messages*, sent as by publish.py."""
     route = app.amqp.router.route({"queue": None}, "contract.task", (), {}, app.tasks["contract.task"])
     with app.connection_for_write() as connection:
         producer = app.amqp.Producer(connection, auto_declare=False)
-        with producer.batch():
+        with batch(producer):
             for one in messages:
                 app.amqp.send_task_message(
                     producer,
@@ -105,7 +124,7 @@ def sent(app: Celery, messages: list[Any], **options: Any) -> list[Any]:
 
 
 def test_a_task_message_is_made_of_what_dispatch_gives(app: Celery) -> None:
-    """Four parts; the headers say what a worker and Flower go by."""
+    """A task message has four parts, with the headers that a worker and Flower read."""
     headers, properties, (args, kwargs, _embed), sent_event = message(app)
     assert (headers["id"], headers["root_id"], headers["task"]) == (TASK_ID, TASK_ID, "contract.task")
     assert headers["lang"] == "py"
@@ -122,20 +141,20 @@ def test_a_task_message_is_made_of_what_dispatch_gives(app: Celery) -> None:
 
 
 def test_an_expiry_in_seconds_becomes_a_moment(app: Celery) -> None:
-    """As with ``Task.apply_async``."""
+    """An expiry in seconds becomes a time, as by ``Task.apply_async``."""
     headers, *_ = message(app, expires=60)
     assert headers["expires"] > "2000-01-01"
 
 
 def test_a_sent_event_is_made_where_it_is_asked_for(app: Celery) -> None:
-    """It is what makes Flower show a task before a worker has it."""
+    """`task-sent` is made if the app asks for it; Flower then shows a task before a worker has it."""
     *_, sent_event = message(app, create_sent_event=True)
     assert sent_event["uuid"] == TASK_ID
     assert sent_event["args"] == "(<Event>,)"
 
 
 def test_the_functions_take_what_dispatch_gives() -> None:
-    """By the names of their parameters, so that a new meaning of a position is noticed."""
+    """Celery's functions have the parameters, by name, that this package passes."""
     app = Celery("contract", broker="memory://", set_as_current=False)
     create = inspect.signature(app.amqp.create_task_message).parameters
     assert list(create)[:4] == ["task_id", "name", "args", "kwargs"]
@@ -156,7 +175,7 @@ def test_the_functions_take_what_dispatch_gives() -> None:
 
 
 def test_a_broker_hands_over_what_was_sent(app: Celery) -> None:
-    """Body, id and arguments; the message is what a worker would get of ``apply_async``."""
+    """A broker delivers the body, id and arguments as from ``apply_async``."""
     (received,) = sent(app, [message(app)])
     assert json.loads(received.body)[:2] == [["the text"], {}]
     assert received.headers["id"] == TASK_ID
@@ -172,7 +191,7 @@ def test_a_broker_hands_over_what_was_sent(app: Celery) -> None:
 
 
 def test_a_priority_and_a_compression_travel(app: Celery) -> None:
-    """They are options of the route."""
+    """Priority and compression of a route are in the message."""
     (received,) = sent(app, [message(app)], priority=3, compression="gzip")
     assert received.properties["priority"] == 3
     assert received.headers["compression"] == "application/x-gzip"
@@ -180,7 +199,7 @@ def test_a_priority_and_a_compression_travel(app: Celery) -> None:
 
 
 def test_both_publish_signals_fire(app: Celery) -> None:
-    """Instrumentation such as OpenTelemetry's hangs on them, and may add headers."""
+    """Publishing fires both signals, whose receivers may add headers."""
     seen: list[tuple[str, str]] = []
 
     def before(sender: str, headers: dict[str, Any], **_: Any) -> None:
@@ -202,19 +221,20 @@ def test_both_publish_signals_fire(app: Celery) -> None:
 
 
 def test_a_batch_ends_with_all_of_it_sent(app: Celery) -> None:
-    """In order; on a transport that has no batches, one by one."""
+    """A batch's commit sends all messages in order; a transport without transactions sends each at once."""
     messages = [message(app, argsrepr=str(number)) for number in range(12)]
     assert [one.headers["argsrepr"] for one in sent(app, messages)] == [str(number) for number in range(12)]
 
 
+@since_5_7
 def test_a_batch_takes_no_more_than_it_says_and_ten_fit() -> None:
-    """A receive's tasks, a few consumers each, must fit into one batch."""
+    """A batch has room for a receive's tasks of a few consumers."""
     default = inspect.signature(Producer.batch).parameters["max_size"].default
     assert default >= 100
 
 
 def test_a_connection_is_dropped_without_waiting(app: Celery) -> None:
-    """``collect`` takes a limit; ``driver_type`` is what the options of the transports are chosen by."""
+    """``collect`` takes a timeout, and ``driver_type`` names the transport."""
     assert "socket_timeout" in inspect.signature(Connection.collect).parameters
     connection = app.connection_for_write(connect_timeout=1.0)
     assert connection.connect_timeout == 1.0
@@ -227,7 +247,7 @@ def test_a_connection_is_dropped_without_waiting(app: Celery) -> None:
 
 
 def test_an_amqp_channel_has_transactions() -> None:
-    """Publishing to RabbitMQ relies on them."""
+    """An AMQP channel has transactions."""
     from amqp import Channel
 
     assert callable(Channel.tx_select)
@@ -235,7 +255,7 @@ def test_an_amqp_channel_has_transactions() -> None:
 
 
 def test_a_route_is_a_queue_and_its_options(app: Celery) -> None:
-    """Routers are functions that are given a task's name."""
+    """Routers are functions of a task's name, and a route has the queue and options."""
     app.conf.task_routes = (lambda name, *_, **__: {"queue": "other", "priority": 7},)
     route = app.amqp.router.route({"queue": None}, "contract.task", (), {}, app.tasks["contract.task"])
     assert route["queue"].name == "other"
@@ -244,7 +264,7 @@ def test_a_route_is_a_queue_and_its_options(app: Celery) -> None:
 
 
 def test_a_flag_asks_a_worker_for_a_warm_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``should_stop`` is looked at by the worker's loops; None and False mean no."""
+    """``should_stop`` asks a worker's loops for a warm stop; None and False do not."""
     assert state.should_stop is None
     state.maybe_shutdown()
     monkeypatch.setattr(state, "should_stop", 1)
@@ -253,7 +273,7 @@ def test_a_flag_asks_a_worker_for_a_warm_stop(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_workers_steps_are_where_they_were() -> None:
-    """The engine's step names two of them as what it needs, and is told of each kind of stop."""
+    """Celery has the steps that the engine's step requires, and calls it at each kind of stop."""
     assert {components.Pool.name, components.Timer.name} == {
         "celery.worker.components.Pool",
         "celery.worker.components.Timer",
@@ -265,21 +285,21 @@ def test_a_workers_steps_are_where_they_were() -> None:
 
 
 def test_the_remaining_names_are_there() -> None:
-    """Used by integration.py and celery.py."""
+    """The names that integration.py and celery.py use exist."""
     assert symbol_by_name("json:loads") is json.loads
     with cwd_in_path():
         pass
     assert signals.import_modules.providing_args is not None
 
 
-@pytest.mark.parametrize("name", sorted(TASK_OPTIONS - ROUTING_OPTIONS - AUTORETRY_OPTIONS - {"compression"}))
+@pytest.mark.parametrize("name", sorted(TASK_OPTIONS - ROUTING_OPTIONS - AUTORETRY_OPTIONS - {"base", "compression"}))
 def test_a_task_option_is_an_attribute_of_celerys_task(name: str) -> None:
-    """A misspelt or renamed one would be set, and never be looked at."""
-    assert name in vars(Task)
+    """Each task option is an attribute of Celery's Task. Some are new in 5.7 (``missing_options``)."""
+    assert (name in vars(Task)) == (name not in NEW_OPTIONS or kombu.VERSION >= (5, 7))
 
 
 def test_no_task_option_of_celerys_is_left_out() -> None:
-    """But for what is ours to say; a new one is added on purpose."""
+    """Each of Celery's task options is allowed for consumers, except those that this package sets."""
     ours = {"Request", "Strategy", "abstract", "from_config", "name", "request_stack", "serializer", "typing"}
     attributes = {
         name
@@ -291,7 +311,7 @@ def test_no_task_option_of_celerys_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", sorted(AUTORETRY_OPTIONS))
 def test_a_retry_option_is_looked_at_by_celery(name: str) -> None:
-    """It is an attribute of the task, if there is one."""
+    """Celery reads a retry option from an attribute of the task."""
 
     class Probe:
         asked: ClassVar[set[str]] = set()
@@ -306,13 +326,14 @@ def test_a_retry_option_is_looked_at_by_celery(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["compression", "expires", "priority", "queue", "soft_time_limit", "time_limit"])
 def test_a_publishing_option_is_read_from_a_task(name: str) -> None:
-    """By ``apply_async``, so that a retry has it as well."""
+    """``apply_async`` reads a publishing option from the task, so retries have it as well."""
     assert extract_exec_options(SimpleNamespace(**{name: 1}))[name] == 1
 
 
+@since_5_7
 @pytest.mark.parametrize("name", sorted(ROUTING_OPTIONS))
 def test_a_routing_option_on_a_task_is_deprecated(app: Celery, name: str) -> None:
-    """Which is why a router gives it."""
+    """A routing option on a task is deprecated, so a router gives it."""
     task = type("Routed", (Task,), {"name": "contract.routed", "run": lambda self: None, name: "1"})()
     with pytest.warns(CDeprecationWarning, match=f"The '{name}' task attribute"):
         app.register_task(task)
@@ -339,7 +360,7 @@ def test_a_registered_task_retries_by_itself(app: Celery) -> None:
 
 
 def test_a_task_class_with_a_call_of_its_own_is_called_by_the_worker(app: Celery) -> None:
-    """The worker goes around ``__call__`` where it is Celery's own."""
+    """A worker calls a ``__call__`` that is not Celery's own."""
     called: list[str] = []
 
     class Wrapped(Task):  # type: ignore[misc]
@@ -362,7 +383,7 @@ def test_a_task_class_with_a_call_of_its_own_is_called_by_the_worker(app: Celery
 
 @pytest.fixture
 def failures(app: Celery) -> Iterator[list[Any]]:
-    """The exceptions of which the task_failure signal told, with the arguments."""
+    """The exceptions and arguments that the task_failure signal reported."""
     told: list[Any] = []
 
     def note(sender: Any, exception: Any, args: Any, **_: Any) -> None:
@@ -375,7 +396,7 @@ def failures(app: Celery) -> Iterator[list[Any]]:
 
 
 def request(app: Celery) -> Request:
-    """What a worker's main process knows of a task that a pool child executes."""
+    """Return a worker's request for a task that a pool child executes."""
     (received,) = sent(app, [message(app)])
     return Request(
         received,
@@ -391,13 +412,13 @@ def request(app: Celery) -> Request:
 
 
 def test_a_hard_time_limit_is_told_where_the_request_is(app: Celery, failures: list[Any]) -> None:
-    """The pool child is dead by then, so this signal is the only word of it."""
+    """A hard time limit is reported to the request by task_failure only."""
     request(app).on_timeout(soft=False, timeout=5)
     assert failures == [(TimeLimitExceeded, ("the text",), True)]
 
 
 def test_a_lost_worker_is_told_where_the_request_is(app: Celery, failures: list[Any]) -> None:
-    """With a task that is not given back."""
+    """A lost child is reported to the request, and the task is not requeued."""
     try:
         raise WorkerLostError("killed")
     except WorkerLostError:
@@ -434,7 +455,7 @@ def retried(app: Celery) -> list[Any]:
 
 
 def handed(app: Celery, acknowledged: list[str]) -> Request:
-    """What hand_off.py makes a request of: a message of our own."""
+    """A request of a message that no broker has carried."""
     headers = app.amqp.create_task_message(TASK_ID, "contract.retried", (), {}, argsrepr="(<Event>,)").headers
     message = SimpleNamespace(
         headers=headers,
@@ -458,7 +479,7 @@ def handed(app: Celery, acknowledged: list[str]) -> Request:
 
 
 def test_a_retry_is_published_by_the_signature_that_the_task_makes(app: Celery, retried: list[Any]) -> None:
-    """And carries it; a signature that publishes nothing leaves no trace on the broker."""
+    """A retry is published by the signature that the task makes, and carries it."""
     task = app.tasks["contract.retried"]
     task.__trace__ = build_tracer(task.name, task, app=app)
     request = handed(app, [])
@@ -473,13 +494,13 @@ def test_a_retry_is_published_by_the_signature_that_the_task_makes(app: Celery, 
     # What a task is given travels in its properties, and not along when it is retried.
     assert context.properties["ours"] == 1.5
     assert "properties" not in context.as_execution_options()
-    # What may_stay() looks at: none of it is set by Celery.
+    # What can_wait_locally() looks at: Celery sets none of it.
     extras = [context.headers, context.chain, context.callbacks, context.errbacks, context.chord]
     assert extras == [None] * 5
 
 
 def test_a_request_that_is_taken_to_be_acknowledged_is_not_acknowledged(app: Celery, retried: list[Any]) -> None:
-    """So that its retry may stay with the worker; the rest of what Celery does is done."""
+    """A request that counts as acknowledged is not acknowledged again by a retry."""
     done: list[str] = []
     first = handed(app, done)
     assert first.message.properties["ours"] == 1.5
@@ -501,10 +522,10 @@ def test_a_request_that_is_taken_to_be_acknowledged_is_not_acknowledged(app: Cel
     assert lost._context.retries == 0
 
 
-def test_a_lost_workers_task_is_retried_by_the_method_that_hand_off_py_overrides(
+def test_a_lost_workers_task_is_retried_by_the_method_that_is_overridden(
     app: Celery, retried: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With these arguments, and nothing is acknowledged before."""
+    """The task of a lost child is retried by the overridden method, before any acknowledgement."""
     called: list[Any] = []
     monkeypatch.setattr(Request, "_retry_worker_lost", lambda *arguments: called.append(arguments[1:]) or True)
     done: list[str] = []
@@ -520,7 +541,7 @@ def test_a_lost_workers_task_is_retried_by_the_method_that_hand_off_py_overrides
 
 
 def test_a_request_in_the_timer_is_shown_as_scheduled(app: Celery, retried: list[Any]) -> None:
-    """By `inspect scheduled`: the first argument of an entry, if it is a request, with its ETA."""
+    """`inspect scheduled` shows a timer entry whose first argument is a request, with its ETA."""
     timer = Timer()  # type: ignore[no-untyped-call]
     request = handed(app, [])
     entry = timer.call_after(30, lambda request: None, (request,))  # type: ignore[no-untyped-call]
@@ -532,7 +553,7 @@ def test_a_request_in_the_timer_is_shown_as_scheduled(app: Celery, retried: list
 
 
 def test_any_thread_may_call_soon() -> None:
-    """A pool of threads tells of a retry from any of them; the loop is woken for it."""
+    """Any thread may use ``call_soon``, which wakes the loop."""
     hub = Hub()
     done: list[int] = []
     # Without being woken it would wait for this.
@@ -552,9 +573,9 @@ def test_any_thread_may_call_soon() -> None:
 
 
 def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
-    """Called as Celery's consumer calls it; the request that the pool gets answers by the two callbacks."""
-    settled: list[tuple[int, str]] = []
-    hand_off: Any = SimpleNamespace(settle=lambda task, how: settled.append((task.number, how)))
+    """A strategy accepts a task that no broker carried, and its request uses the callbacks."""
+    settled: list[tuple[int, bool]] = []
+    hand_off: Any = SimpleNamespace(settle=lambda message, released: settled.append((message.number, released)))
     headers = message(app).headers
     given: list[Any] = []
     consumer = SimpleNamespace(
@@ -576,7 +597,7 @@ def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
     for number, (method, arguments) in enumerate(
         [("acknowledge", {}), ("reject", {"requeue": True}), ("reject", {"requeue": False})]
     ):
-        task = HandedTask(hand_off, number, headers, {}, "the text", "celery", 0.0)
+        task = HandOffMessage(hand_off, NO_CHANNEL, number, headers, "the text", "celery", HandOffContext())
         execute(task, None, task.ack, task.reject, [])
         request = given.pop()
         state.reserved_requests.discard(request)
@@ -587,14 +608,14 @@ def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
             request.on_reject(None, (), **arguments)
         else:
             request.on_ack(None, ())
-    assert settled == [(0, "done"), (1, "refused"), (2, "done")]
+    assert settled == [(0, False), (1, True), (2, False)]
 
 
 def test_a_task_that_waits_for_its_rate_limit_is_at_the_end_of_its_bucket(app: Celery) -> None:
-    """And the first one, which has not to wait, is in none; the bucket says how many tokens it gets in a second."""
+    """A task that waits for its rate limit is at the end of its bucket, which has the rate."""
 
     class Limiting:
-        """What a worker's consumer has for rate limits."""
+        """The parts of a worker's consumer for rate limits."""
 
         bucket_for_task = Consumer.bucket_for_task
         reset_rate_limits = Consumer.reset_rate_limits
@@ -624,7 +645,11 @@ def test_a_task_that_waits_for_its_rate_limit_is_at_the_end_of_its_bucket(app: C
     consumer = Limiting()
     execute = strategy.default(app.tasks["contract.task"], app, consumer)
     headers = message(app).headers
-    tasks = [HandedTask(SimpleNamespace(), number, headers, {}, "the text", "celery", 0.0) for number in range(3)]  # type: ignore[arg-type]
+    owner: Any = SimpleNamespace()
+    tasks = [
+        HandOffMessage(owner, NO_CHANNEL, number, headers, "the text", "celery", HandOffContext())
+        for number in range(3)
+    ]
     bucket = consumer.task_buckets["contract.task"]
     assert bucket.fill_rate == 0.5
     waiting: list[Any] = []
@@ -637,7 +662,7 @@ def test_a_task_that_waits_for_its_rate_limit_is_at_the_end_of_its_bucket(app: C
 
 
 def test_what_hand_off_asks_of_a_running_worker_is_there(app: Celery) -> None:
-    """Its loop, its pool's size, its queues, and what runs."""
+    """A running worker has the loop, pool size, queues and request sets that the hand-off reads."""
     for method in ("add_reader", "remove_reader", "call_soon"):
         assert callable(getattr(Hub, method))
     # Each step of a consumer that has such a method is called with the loop, whenever it has (again) been connected.
@@ -652,7 +677,7 @@ def test_what_hand_off_asks_of_a_running_worker_is_there(app: Celery) -> None:
 
 
 def test_an_event_dispatcher_tells_that_events_wait(app: Celery) -> None:
-    """By an attribute that a worker's step sets, where there is an event loop; 24 of them wait for nobody."""
+    """An event dispatcher reports buffered events through the attribute that the step sets; 24 are sent at once."""
     assert symbol_by_name(*TaskEventsStep.requires) is Events
     defaults = inspect.signature(EventDispatcher).parameters
     assert (defaults["buffer_limit"].default, defaults["on_send_buffered"].default) == (24, None)
@@ -673,3 +698,99 @@ def test_an_event_dispatcher_tells_that_events_wait(app: Celery) -> None:
         made.hub = None
         Events(made).start(made)
         assert made.event_dispatcher.on_send_buffered is None
+
+
+def test_a_pool_executes_a_task_by_its_trace_attribute(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool executes a task by ``__trace__``, which Celery sets at its start and a property can wrap."""
+    given: list[Any] = []
+
+    class Traced(Task):  # type: ignore[misc]
+        name = "contract.traced"
+        __trace__ = property(lambda _: lambda *args: ("R", "I", 1.0, "R"), lambda _, tracer: given.append(tracer))
+
+    app.register_task(Traced())
+    monkeypatch.setattr(trace, "_localized", [app.tasks, ["json"], "h"])
+    assert trace.fast_trace_task("contract.traced", "i", {}, ((), {}, {}), None, None) == (1, "R", 1.0)
+    assert "task.__trace__ = build_tracer(" in inspect.getsource(prefork.process_initializer)
+    assert "task.__trace__ = build_tracer(" in inspect.getsource(Consumer.update_strategies)
+
+
+def test_a_tracer_returns_four_things_by_name(app: Celery) -> None:
+    """A tracer returns a named tuple: result or error, state, run time, text."""
+    tracer = build_tracer("contract.task", app.tasks["contract.task"], app=app)
+    done = tracer("i", ["text"], {}, {"delivery_info": {}})
+    assert (done.retval, done.info, done.retstr) == (None, None, "None")
+    failed = tracer("i", [], {}, {"delivery_info": {}})
+    assert (failed.info.state, type(failed.info.retval), failed.retval.internal) == ("FAILURE", TypeError, False)
+
+
+def test_the_request_class_is_derived_anew_for_each_task(app: Celery) -> None:
+    """The request class is derived for each task, with its own execute_using_pool and success handling."""
+
+    class Base(Request):
+        pass
+
+    derived = create_request_cls(
+        Base, app.tasks["contract.task"], SimpleNamespace(apply_async=None), "h", None, app=app
+    )
+    assert issubclass(derived, Base)
+    assert set(vars(derived)) >= {"execute_using_pool", "on_success"}
+
+
+@pytest.mark.parametrize(
+    ("name", "callers"),
+    [
+        ("_announce_revoked", {"terminate", "revoked", "on_failure"}),
+        ("_success_was_stored", {"on_failure"}),
+        ("_retry_worker_lost", {"on_failure"}),
+    ],
+)
+def test_these_methods_of_a_request_are_called_by_celerys_own(name: str, callers: set[str]) -> None:
+    """Celery's own code calls the methods of a request that are overridden."""
+    assert callable(getattr(Request, name))
+    methods = [member for kind in Request.__mro__ for member in vars(kind).items() if member[0] in callers]
+    assert {caller for caller, method in methods if f"self.{name}(" in inspect.getsource(method)} == callers
+
+
+def test_a_custom_header_wins_over_what_celery_puts_there(app: Celery) -> None:
+    """A custom header wins over Celery's own, so a published retry can control its result."""
+    (received,) = sent(app, [message(app)], headers={"ignore_result": False})
+    assert received.headers["ignore_result"] is False
+
+
+def test_a_pools_child_is_told_from_the_main_process_by_its_name() -> None:
+    """A pool child is told from the main process by its name, and knows whether it is terminating."""
+    assert current_process().name == "MainProcess"
+    assert terminate_handler_fired() is False
+    assert Process().name != "MainProcess"
+
+
+def test_a_transport_that_kombu_routes_for_stores_by_one_hook_of_its_channel(app: Celery) -> None:
+    """A transport for which kombu routes stores each message through its channel's ``_put``."""
+    stored: list[str] = []
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        exchange = Exchange(f"contract-{id(app)}", type="topic")(channel)
+        for number in range(2):
+            KombuQueue(f"contract-{id(app)}-{number}", exchange, routing_key="a.*")(channel).declare()
+        channel._put = lambda queue, message, **options: stored.append(queue)
+        for key in ("a.b", "nobody"):
+            Producer(channel).publish("x", exchange=exchange.name, routing_key=key, mandatory=True, confirm_timeout=1.0)
+    assert sorted(stored) == [f"contract-{id(app)}-{number}" for number in range(2)]
+
+
+@since_5_7
+def test_the_redis_transport_publishes_a_batch_by_its_channel() -> None:
+    """The Redis transport publishes a batch through its channel, so ``_put`` is called."""
+    from kombu.transport.redis import PublishBatch
+
+    done: list[tuple[str, bool]] = []
+    client = SimpleNamespace(pipeline=lambda **_: nullcontext(None))
+    channel = SimpleNamespace(
+        conn_or_acquire=lambda: nullcontext(client),
+        basic_publish=lambda message, *, exchange, routing_key, mandatory, _publish_batch: done.append(
+            (message, mandatory)
+        ),
+    )
+    PublishBatch(channel, 10).publish("m", exchange="e", routing_key="k", mandatory=True)
+    assert done == [("m", True)]

@@ -1,22 +1,22 @@
-"""The balog_ settings."""
+"""The ``balog_*`` settings."""
 
 from __future__ import annotations
 
 import pytest
 
 from balog_celery.errors import ConfigurationError
-from balog_celery.settings import Settings, dead_letter_name
+from balog_celery.settings import Settings
 
 
 def test_only_keys_with_the_prefix_are_read() -> None:
-    """Celery's own keys, and whatever a configuration module holds, are not ours."""
+    """Only keys with the prefix are read."""
     settings = Settings.from_conf({"balog_region": "eu-west-1", "broker_url": "x", "os": object()})
     assert settings.region == "eu-west-1"
     assert settings.wait_time == 20
 
 
 def test_a_misspelt_setting_is_an_error_that_names_the_nearest() -> None:
-    """So that it is not silently a default."""
+    """A misspelt setting is an error that names the nearest one."""
     with pytest.raises(ConfigurationError, match=r"unknown setting balog_regoin: did you mean balog_region\?"):
         Settings.from_conf({"balog_regoin": "eu-west-1"})
 
@@ -26,13 +26,13 @@ def test_a_misspelt_setting_is_an_error_that_names_the_nearest() -> None:
     [("wait_time", 21), ("wait_time", "soon"), ("engine", "perhaps"), ("drain", -1), ("dead_letter", "{env}-dead")],
 )
 def test_a_wrong_value_is_an_error_that_names_setting_and_value(key: str, value: object) -> None:
-    """And says what the setting is for."""
+    """A wrong value is an error that names the setting, the value and the setting's meaning."""
     with pytest.raises(ConfigurationError, match=rf"bad value .*{value}.* for setting balog_{key}"):
         Settings.from_conf({f"balog_{key}": value})
 
 
 def test_a_wrong_secret_is_not_shown() -> None:
-    """Neither in the error nor in the repr of the settings."""
+    """A wrong secret is neither in the error nor in the repr of the settings."""
     with pytest.raises(ConfigurationError) as error:
         Settings.from_conf({"balog_aws_secret_access_key": 123456})
     assert "123456" not in str(error.value)
@@ -40,30 +40,16 @@ def test_a_wrong_secret_is_not_shown() -> None:
 
 
 def test_one_payload_bucket_needs_no_list() -> None:
-    """Several may be read from."""
+    """One payload bucket may be given without a list."""
     assert Settings.from_conf({"balog_payload_bucket": "b"}).payload_bucket == ("b",)
     assert Settings.from_conf({"balog_payload_bucket": ["b", "c"]}).payload_bucket == ("b", "c")
 
 
 def test_one_package_needs_no_list() -> None:
-    """A text is one package, not its letters."""
+    """One package may be given without a list."""
     assert Settings.from_conf({"balog_packages": "proj.events"}).packages == ("proj.events",)
 
 
-@pytest.mark.parametrize(
-    ("template", "topic", "name"),
-    [
-        ("{topic}-dead", "events", "events-dead"),
-        ("{topic}-dead", "events.fifo", "events-dead.fifo"),
-        ("dead", "events", "dead"),
-        (None, "events", None),
-    ],
-)
-def test_the_dead_letter_queue_is_named_after_the_topic(template: str | None, topic: str, name: str | None) -> None:
-    """The suffix of a FIFO queue stays at the end."""
-    assert dead_letter_name(template, topic) == name
-
-
 def test_every_setting_is_described() -> None:
-    """The description is what errors and the documentation show."""
+    """Every setting has a description."""
     assert all(field.description for field in Settings.model_fields.values())

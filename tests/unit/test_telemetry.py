@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told: spans and their parents, metrics, and nothing where nobody listens."""
+"""Telemetry: spans and their parents, metrics, and nothing where OpenTelemetry is off."""
 
 from __future__ import annotations
 
@@ -26,25 +26,30 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import balog_celery
-from balog_celery import SQSHandler, handlers
+from balog_celery import SQSHandler
 from balog_celery.consumers import Consumer, ConsumerHub, ConsumerOperator
-from balog_celery.consumers.delivery import RECEIVES, TIMES, Job
-from balog_celery.consumers.engine import Engine
-from balog_celery.consumers.stats import Lag
-from balog_celery.dead_letters import DeadLetters
+from balog_celery.consumers.context import EVENT, KEPT, RECEIVES, TIMES
+from balog_celery.consumers.delivery import Job
+from balog_celery.dead_letters.writer import DeadLetters
+from balog_celery.dispatch.dispatcher import Readiness
+from balog_celery.engine.engine import Engine
+from balog_celery.engine.stats import Lag
 from balog_celery.errors import ConfigurationError
-from balog_celery.queues import MAX_MESSAGE_BYTES, SQSQueue
-from balog_celery.tasks import register
+from balog_celery.producer import messages
+from balog_celery.sqs.messages import MAX_MESSAGE_BYTES
+from balog_celery.sqs.queues import SQSQueue
+from balog_celery.tasks.routes import register
 from balog_celery.telemetry import OFF, OpenTelemetry, Telemetry, find
-from balog_celery.watch import TaskWatch
-from fakes import FakeQueue, event_text
+from balog_celery.worker.instrumentation import TaskInstrumentation
+from sample_events import event_text
+from scripted_sqs.observed import ObservedQueue
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{SPAN}-01"
 
 
 class Told:
-    """A telemetry with what it told, by way of OpenTelemetry's SDK."""
+    """A telemetry with what OpenTelemetry's SDK got of it."""
 
     def __init__(self, reader: MetricReader | None = None) -> None:
         self._spans = InMemorySpanExporter()
@@ -102,14 +107,17 @@ class Keeping:
     def queues_of(self, consumers: Sequence[Consumer]) -> frozenset[str]:
         return frozenset()
 
-    def ready(self, queues: frozenset[str], timeout: float) -> bool:
-        return True
+    def ready(self, queues: frozenset[str], timeout: float) -> Readiness:
+        return Readiness.READY
+
+    def room(self) -> int:
+        return 10
 
     def close(self) -> None:
         pass
 
 
-def run_until(engine: Engine, queue: FakeQueue, condition: Callable[[], bool]) -> None:
+def run_until(engine: Engine, queue: ObservedQueue, condition: Callable[[], bool]) -> None:
     """Run *engine* until *condition* holds after a call of *queue*, then stop it."""
     thread = threading.Thread(target=engine.run)
     thread.start()
@@ -132,10 +140,9 @@ def two_consumers() -> ConsumerHub:
     return hub_of(Consumer(print, "topic", name="one"), Consumer(print, "topic", name="two"))
 
 
-def queues_of(queue: FakeQueue, dead: FakeQueue | None = None) -> Callable[[str], FakeQueue]:
+def queues_of(queue: ObservedQueue, dead: ObservedQueue | None = None) -> Callable[[str], ObservedQueue]:
     """The topic's queue, and a dead-letter queue if there is one."""
-    missing = FakeQueue("topic-dead")
-    missing.present = False
+    missing = ObservedQueue("topic-dead", exists=False)
     return lambda name: queue if name == queue.name else dead or missing
 
 
@@ -143,10 +150,10 @@ def hexed(number: int) -> str:
     return f"{number:016x}"
 
 
-def test_without_a_provider_nobody_is_told() -> None:
-    """And OpenTelemetry is not even imported by an engine, a worker's modules or a handler."""
+def test_without_a_provider_telemetry_is_off() -> None:
+    """Without a provider telemetry is off, and OpenTelemetry is not imported."""
     code = (
-        "import sys, balog_celery.integration, balog_celery.handlers\n"
+        "import sys, balog_celery.integration, balog_celery.producer.handlers\n"
         "from balog_celery.telemetry import OFF, find\n"
         "assert find() is OFF and find(False) is OFF\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] == 'opentelemetry']"
@@ -162,7 +169,7 @@ def test_without_a_provider_nobody_is_told() -> None:
     ],
 )
 def test_a_provider_of_either_kind_turns_it_on(provider: str) -> None:
-    """At whatever moment it is set; False in the settings turns it off all the same."""
+    """A tracer or meter provider, set at any time, turns telemetry on; the setting False turns it off."""
     code = (
         "from balog_celery.telemetry import OFF, OpenTelemetry, find\n"
         "from opentelemetry import metrics, trace\n"
@@ -174,11 +181,11 @@ def test_a_provider_of_either_kind_turns_it_on(provider: str) -> None:
 
 
 def test_without_the_extra_everything_works_but_asking_for_it() -> None:
-    """Which is an error that says what to install."""
+    """Without the extra everything works, and asking for telemetry is an error that says what to install."""
     code = (
         "import sys\n"
         "sys.modules['opentelemetry'] = None\n"
-        "import balog_celery.integration, balog_celery.handlers\n"
+        "import balog_celery.integration, balog_celery.producer.handlers\n"
         "from balog_celery.telemetry import OFF, find\n"
         "assert find() is OFF\n"
         "find(True)"
@@ -188,14 +195,14 @@ def test_without_the_extra_everything_works_but_asking_for_it() -> None:
 
 
 def test_asked_for_it_is_on_before_a_provider_is_set() -> None:
-    """OpenTelemetry's own stand-ins do as the provider does that is set later."""
+    """With the setting True telemetry is on before a provider is set."""
     assert isinstance(find(True), OpenTelemetry)
 
 
 def test_a_record_carries_the_context_of_the_thread_that_logs(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of the thread that sends: the span of the application is the parent."""
-    monkeypatch.setattr(handlers, "find", lambda setting: told.telemetry)
-    queue = FakeQueue()
+    monkeypatch.setattr(messages, "find", lambda setting: told.telemetry)
+    queue = ObservedQueue()
     handler = SQSHandler("https://sqs.eu-west-1.amazonaws.com/1/topic", queue=queue, linger=0)
     logger = logging.Logger("app")
     logger.addHandler(handler)
@@ -221,8 +228,8 @@ def test_a_record_carries_the_context_of_the_thread_that_logs(told: Told, monkey
 
 def test_a_record_of_the_largest_size_goes_without_its_trace(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is worth more."""
-    monkeypatch.setattr(handlers, "find", lambda setting: told.telemetry)
-    queue = FakeQueue()
+    monkeypatch.setattr(messages, "find", lambda setting: told.telemetry)
+    queue = ObservedQueue()
     handler = SQSHandler("topic", queue=queue, linger=0)
     monkeypatch.setattr(handler, "format", lambda record: "x" * MAX_MESSAGE_BYTES)
     handler.handle(logging.makeLogRecord({"name": "app"}))
@@ -230,19 +237,19 @@ def test_a_record_of_the_largest_size_goes_without_its_trace(told: Told, monkeyp
     assert [(len(message.body), message.attributes) for message in queue.sent] == [(MAX_MESSAGE_BYTES, {})]
 
 
-def test_what_opentelemetry_logs_makes_no_spans(told: Told) -> None:
-    """An exporter that fails would make ever more of them."""
+def test_opentelemetrys_own_log_makes_no_spans(told: Told) -> None:
+    """OpenTelemetry's own log lines make no spans, because a failing exporter would log without end."""
     assert told.telemetry.created("topic", "opentelemetry.sdk.trace.export") == {}
     assert not told.spans
 
 
 def test_a_message_is_a_child_of_its_creation_and_the_parent_of_its_tasks(told: Told) -> None:
-    """One span for each event, linked to the creation as well; the headers of all its tasks say so."""
-    queue = FakeQueue(bodies=[event_text("e")])
-    queue.message_attributes = {"traceparent": TRACEPARENT, "tracestate": "vendor=1"}
+    """Each event has one span, a child of its creation and linked to it, and the parent of its tasks."""
+    queue = ObservedQueue()
+    queue.put(event_text("e"), attributes={"traceparent": TRACEPARENT, "tracestate": "vendor=1"})
     dispatcher = Keeping()
     engine = Engine(two_consumers(), queues_of(queue), dispatcher=dispatcher, telemetry=told.telemetry)
-    run_until(engine, queue, lambda: queue.deleted == ["h1"])
+    run_until(engine, queue, lambda: queue.deleted == ["m1"])
     (span,) = told.spans
     context = span.get_span_context()
     assert context is not None
@@ -253,7 +260,7 @@ def test_a_message_is_a_child_of_its_creation_and_the_parent_of_its_tasks(told: 
     assert span.name == "dispatch topic"
     assert span.attributes is not None
     assert span.attributes["balog.event.id"] == "e"
-    assert span.attributes["messaging.message.id"] == "m1"
+    assert span.attributes["messaging.message.id"] == queue.id_of("m1")
     (one, headers), (two, same) = dispatcher.headers
     assert (one.rpartition(".")[2], two.rpartition(".")[2]) == ("one", "two")
     assert headers is same
@@ -263,29 +270,29 @@ def test_a_message_is_a_child_of_its_creation_and_the_parent_of_its_tasks(told: 
 
 @pytest.mark.parametrize("attributes", [{}, {"traceparent": "nonsense"}])
 def test_a_message_without_a_trace_begins_one(told: Told, attributes: dict[str, str]) -> None:
-    """Each event one of its own."""
-    queue = FakeQueue(bodies=[event_text("a"), event_text("b")])
-    queue.message_attributes = attributes
+    """Each event of a message without a trace begins a trace."""
+    queue = ObservedQueue()
+    queue.put(event_text("a"), event_text("b"), attributes=attributes)
     engine = Engine(two_consumers(), queues_of(queue), dispatcher=Keeping(), telemetry=told.telemetry)
     run_until(engine, queue, lambda: len(queue.deleted) == 2)
     assert [(span.parent, len(span.links)) for span in told.spans] == [(None, 0)] * 2
     assert len({span.context.trace_id for span in told.spans if span.context}) == 2
 
 
-def test_a_dispatch_that_fails_unexpectedly_is_told(told: Told) -> None:
-    """The span says why; the message comes again, and with it another span of the trace."""
-    queue = FakeQueue(bodies=[event_text("e")])
+def test_a_dispatch_that_fails_unexpectedly_is_in_its_span(told: Told) -> None:
+    """An unexpected error of a dispatch is in its span; the redelivery adds another span to the trace."""
+    queue = ObservedQueue(bodies=[event_text("e")])
     dispatcher = Keeping()
     dispatcher.error = ValueError("no way")
     engine = Engine(two_consumers(), queues_of(queue), dispatcher=dispatcher, telemetry=told.telemetry)
-    run_until(engine, queue, lambda: queue.returned == ["h1"])
-    (span,) = told.spans
+    run_until(engine, queue, lambda: queue.released == ["m1"])
+    span, *_ = told.spans  # the released message comes again
     assert span.status.description == "no way"
     assert told.points("balog.tasks.dispatched") == []
 
 
 def test_functions_called_inline_are_in_the_trace(told: Told) -> None:
-    """As a task would be; and it is counted what became of them."""
+    """Functions that are called inline have spans like tasks, and are counted."""
     spans: list[Any] = []
 
     def fine(event: dict[str, Any]) -> None:
@@ -294,12 +301,11 @@ def test_functions_called_inline_are_in_the_trace(told: Told) -> None:
     def bad(event: dict[str, Any]) -> None:
         raise ValueError
 
-    queue, dead = FakeQueue(bodies=[event_text("e")]), FakeQueue("topic-dead")
-    queue.message_attributes = {"traceparent": TRACEPARENT}
-    queue.sent_at = int(time.time() * 1000)
+    queue, dead = ObservedQueue(), ObservedQueue("topic-dead")
+    queue.put(event_text("e"), attributes={"traceparent": TRACEPARENT})
     hub = hub_of(Consumer(fine, "topic", module="m"), Consumer(bad, "topic", module="m"))
     engine = Engine(hub, queues_of(queue, dead), telemetry=told.telemetry)
-    run_until(engine, queue, lambda: queue.deleted == ["h1"])
+    run_until(engine, queue, lambda: queue.deleted == ["m1"])
     assert [f"{context.trace_id:032x}" for context in spans] == [TRACE]
     assert told.points("balog.messages.received") == [({"topic": "topic"}, 1)]
     consumers = [{"topic": "topic", "consumer": f"m.{name}"} for name in ("fine", "bad")]
@@ -312,52 +318,63 @@ def test_functions_called_inline_are_in_the_trace(told: Told) -> None:
     assert sorted(stages, key=str) == sorted([("sent", None), ("received", None), *tasks], key=str)
 
 
-def test_what_telemetry_breaks_comes_again() -> None:
-    """The message is given back, not held for as long as its lease can be extended."""
+def test_an_event_comes_again_if_telemetry_fails() -> None:
+    """If telemetry fails, the message is released."""
 
     class Broken(Telemetry):
         def dispatching(self, topic: str, jobs: Sequence[Job]) -> AbstractContextManager[object]:
             raise RuntimeError("a span processor's fault")
 
-    queue = FakeQueue(bodies=[event_text("e")])
+    queue = ObservedQueue(bodies=[event_text("e")])
     engine = Engine(two_consumers(), queues_of(queue), dispatcher=Keeping(), telemetry=Broken())
-    run_until(engine, queue, lambda: queue.returned == ["h1"])
+    run_until(engine, queue, lambda: queue.released == ["m1"])
 
 
 def test_a_task_says_when_its_event_was_emitted_sent_and_received() -> None:
-    """Whether or not OpenTelemetry is there; and the engine's status how late the events are."""
-    queue, dispatcher = FakeQueue(bodies=[event_text("e")]), Keeping()
-    queue.sent_at = int(time.time() * 1000) - 2000
+    """A task's request has the times when its event was emitted, sent and received, with and without OpenTelemetry."""
+    queue, dispatcher, sent = ObservedQueue(), Keeping(), int(time.time() * 1000) - 2000
+    queue.put(event_text("e"), sent=sent)
     engine = Engine(two_consumers(), queues_of(queue), dispatcher=dispatcher, telemetry=OFF)
     shown: list[dict[str, Any]] = []
     queue.on["delete"] = lambda handles: shown.append(engine.status()["topics"]["topic"]["lag"])
     run_until(engine, queue, lambda: bool(shown))
     (_, headers), _ = dispatcher.headers
-    assert headers.keys() == {TIMES, RECEIVES}
+    assert headers.keys() == {EVENT, TIMES, RECEIVES, KEPT}
     assert headers[TIMES]["emitted"] == 1412694411641
-    assert headers[TIMES]["sent"] == queue.sent_at
+    assert headers[TIMES]["sent"] == sent
     assert headers[TIMES]["received"] == pytest.approx(time.time() * 1000, abs=60_000)
     assert shown[0].keys() == {"emitted", "sent"}
     assert 2.0 <= shown[0]["sent"]["last"] == shown[0]["sent"]["max"] < 60
 
 
-def test_lag_is_the_last_and_the_largest() -> None:
-    """Clocks differ: what was emitted in the future is not late."""
+def test_lag_has_percentiles_of_the_last_thousand_events() -> None:
+    """Percentiles are those of the last 1,000 events, and the largest is that since the start."""
     lag = Lag()
-    assert lag.shown() == {}
+    lag.note(emitted=0, sent=0, received=9_000_000)
+    for late in range(1, 1001):
+        lag.note(emitted=0, sent=0, received=late)
+    shown = lag.status()["emitted"]
+    assert shown == {"last": 1.0, "p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 9000.0}
+
+
+def test_lag_is_the_last_and_the_largest() -> None:
+    """Lag has the last and the largest value; a negative one counts as zero."""
+    lag = Lag()
+    assert lag.status() == {}
     lag.note(emitted=10_000, sent=11_000, received=13_000)
     lag.note(emitted=14_500, sent=0, received=14_000)
-    assert lag.shown() == {"emitted": {"last": 0.0, "max": 3.0}, "sent": {"last": 2.0, "max": 2.0}}
+    shown = {stage: (found["last"], found["max"]) for stage, found in lag.status().items()}
+    assert shown == {"emitted": (0.0, 3.0), "sent": (2.0, 2.0)}
 
 
-def test_prometheus_scrapes_what_opentelemetry_is_told() -> None:
-    """By the exporter of OpenTelemetry, with the names and labels of the documentation."""
+def test_prometheus_scrapes_the_metrics() -> None:
+    """OpenTelemetry's exporter serves Prometheus the documented metrics and labels."""
     told = Told(PrometheusMetricReader())
     try:
-        queue = FakeQueue(bodies=[event_text("e")])
+        queue = ObservedQueue(bodies=[event_text("e")])
         hub = hub_of(Consumer(lambda event: None, "topic", name="one", module="m"))
         engine = Engine(hub, queues_of(queue), telemetry=told.telemetry)
-        run_until(engine, queue, lambda: queue.deleted == ["h1"])
+        run_until(engine, queue, lambda: queue.deleted == ["m1"])
         page = prometheus_client.generate_latest().decode()
     finally:
         told.close()
@@ -371,7 +388,7 @@ def test_prometheus_scrapes_what_opentelemetry_is_told() -> None:
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
-    """An app; who listens to Celery's signals in the test does not afterwards."""
+    """An app; receivers of Celery's signals are disconnected after the test."""
     listened_to = [signals.task_prerun, signals.task_postrun, signals.task_failure]
     before = [list(signal.receivers) for signal in listened_to]
     app = Celery("telemetry", broker="memory://", set_as_current=False)
@@ -384,16 +401,16 @@ def app() -> Iterator[Celery]:
 def task_of(app: Celery, func: Callable[..., Any]) -> Any:
     """The task of a consumer of https://sqs/1/topic, with a dead-letter queue."""
     consumer = Consumer(func, "topic", module="m")
-    letters = DeadLetters(FakeQueue, "{topic}-dead")
+    letters = DeadLetters(lambda _url: ObservedQueue("topic-dead"), "{topic}-dead")
     return register(app, consumer, ConsumerOperator(), "https://sqs/1/topic", letters, None)
 
 
 def nothing(event: dict[str, Any]) -> None:
-    """A consumer's function."""
+    """Do nothing."""
 
 
 def test_tasks_are_counted_when_they_are_done(app: Celery, told: Told) -> None:
-    """Well, or for good; what comes again or is ignored is neither."""
+    """Tasks are counted when they succeed or fail for good, not when they are redelivered or ignored."""
 
     def fine(event: dict[str, Any]) -> None:
         # What handlers see of it.
@@ -411,11 +428,11 @@ def test_tasks_are_counted_when_they_are_done(app: Celery, told: Told) -> None:
     def ignored(event: dict[str, Any]) -> None:
         raise Ignore
 
-    TaskWatch(app, lambda: told.telemetry).begin()
+    TaskInstrumentation(app, lambda: told.telemetry).begin()
     tasks = [task_of(app, func) for func in (fine, bad, refused, again, ignored)]
     for task in tasks:
         task.apply(args=(event_text(),))
-    # Hard time limits and lost children are told to the main process, which did not start the task.
+    # Only the main process sees hard time limits and lost children, and it did not start the task.
     signals.task_failure.send(sender=tasks[0], exception=TimeLimitExceeded(1.0), args=(event_text(),))
     labels = {"topic": "topic"}
     assert told.points("balog.tasks.finished") == [({**labels, "consumer": "m.fine"}, 1)]
@@ -423,18 +440,18 @@ def test_tasks_are_counted_when_they_are_done(app: Celery, told: Told) -> None:
     assert failed == {"m.bad": 1, "m.refused": 1, "m.fine": 1}
 
 
-def test_at_debug_the_log_tells_how_long_everything_took(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
-    """Without OpenTelemetry."""
-    caplog.set_level(logging.DEBUG, "balog_celery.watch")
-    TaskWatch(app, lambda: OFF).begin()
+def test_at_debug_the_log_has_the_times_of_each_event(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG the log has the times of each event, without OpenTelemetry."""
+    caplog.set_level(logging.DEBUG, "balog_celery.worker.instrumentation")
+    TaskInstrumentation(app, lambda: OFF).begin()
     task_of(app, nothing).apply(args=(event_text(),))
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "balog_celery.watch"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "balog_celery.worker.instrumentation"]
     assert re.fullmatch(r"m.nothing  done: started 20\S+\+00:00, done \+0\.\d{3} s", line)
 
 
-def test_a_worker_in_which_nobody_is_interested_listens_to_no_tasks(app: Celery) -> None:
-    """From its first task on."""
-    watch = TaskWatch(app, lambda: OFF)
+def test_a_worker_without_telemetry_connects_to_no_task_signals(app: Celery) -> None:
+    """A worker without telemetry disconnects from task signals at its first task."""
+    watch = TaskInstrumentation(app, lambda: OFF)
 
     def listens() -> list[bool]:
         each = [signals.task_prerun, signals.task_postrun]
@@ -448,19 +465,19 @@ def test_a_worker_in_which_nobody_is_interested_listens_to_no_tasks(app: Celery)
 
 @pytest.mark.parametrize("setting", ["yes please", 7])
 def test_the_setting_is_yes_no_or_left_out(app: Celery, setting: Any) -> None:
-    """Anything else is an error at start."""
+    """A setting other than True, False and None is an error at start."""
     with pytest.raises(ConfigurationError, match="balog_telemetry"):
         balog_celery.install(app, telemetry=setting)
 
 
 def test_an_instrumented_client_sees_every_call(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing goes past it: the span of a receive is that of the official instrumentation."""
+    """An instrumented boto3 client sees every call, so its official instrumentation makes the spans."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     instrumentor = BotocoreInstrumentor()
     instrumentor.instrument(tracer_provider=told.tracer_provider, meter_provider=told.meter_provider)
     try:
-        # Nobody answers there: that the call was made is what counts.
+        # Nothing listens there: only the call counts.
         queue = SQSQueue("http://127.0.0.1:9/1/topic", region="eu-west-1", endpoint_url="http://127.0.0.1:9")
         with pytest.raises(balog_celery.QueueError):
             queue.delete(["handle"])

@@ -25,19 +25,19 @@ from balog_celery.text import printable
     ],
 )
 def test_what_could_forge_or_break_a_line_is_escaped(text: str, shown: str) -> None:
-    """Line breaks of every kind, terminal escapes and characters that nobody sees; other text is left alone."""
+    """Line breaks, terminal escapes and invisible characters are escaped, and other text is kept."""
     assert printable(text) == shown
 
 
 def test_any_object_will_do() -> None:
-    """Its ``str()`` is shown."""
+    """Any object is shown by its ``str()``."""
     assert printable(ValueError("no\nway")) == "no\\nway"
     assert printable(None) == "None"
     assert printable(b"\n") == "b'\\n'"
 
 
 def test_long_text_is_cut() -> None:
-    """To the limit, three dots included; one that fits is whole."""
+    """Long text is cut to the limit, including three dots."""
     assert printable("x" * 200) == "x" * 200
     assert printable("x" * 201) == "x" * 197 + "..."
     assert printable("abcdefghij", 5) == "ab..."
@@ -45,7 +45,7 @@ def test_long_text_is_cut() -> None:
 
 @given(st.text(max_size=50), st.integers(3, 60))
 def test_whatever_comes_the_result_is_one_printable_line(text: str, limit: int) -> None:
-    """And it is the text itself where that is one already."""
+    """The result is always one printable line, and printable text is returned unchanged."""
     shown = printable(text, limit)
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1

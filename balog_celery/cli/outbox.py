@@ -1,0 +1,144 @@
+"""``balog outbox``: sends the events of a transactional outbox, and shows those that SQS can never take."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import click
+from celery import Celery
+from celery.bin.base import LOG_LEVEL, handle_preload_options
+
+from ..errors import ConfigurationError
+from ..outbox.relay import Relay
+from . import output
+from .group import FiniteRange, balog, command, handle_errors, json_option, stop_on_interrupt
+
+store_option = click.option("--store", help="The outbox's dotted name; default: setting balog_outbox.")
+ids_argument = click.argument("ids", nargs=-1, type=int)
+all_option = click.option("--all", "all_rows", is_flag=True, help="All failed rows.")
+
+
+@balog.group(invoke_without_command=True)
+@store_option
+@click.option(
+    "--interval", type=FiniteRange(min=0.01), default=1.0, show_default=True, help="Seconds between idle polls."
+)
+@click.option("-l", "--loglevel", default="INFO", type=LOG_LEVEL, help="Logging level.")
+@click.option("-f", "--logfile", default=None, help="Log to this file; default: stderr.")
+@click.option("--worker-pid", type=int, hidden=True, help="The worker that it runs beside, and ends with.")
+@click.pass_context
+@handle_preload_options
+def outbox(
+    ctx: click.Context,
+    store: str | None,
+    interval: float,
+    loglevel: int,
+    logfile: str | None,
+    worker_pid: int | None,
+) -> None:
+    """Send the events of the outbox to SQS.
+
+    Rows that the application's transactions have committed are sent in batches, and deleted when SQS has confirmed
+    them. Several relays may run at once. SIGTERM or Ctrl-C stop it after the call to SQS that is under way.
+
+    \b
+    Example:
+        celery -A proj balog outbox -l INFO
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    app: Celery = ctx.obj.app
+    app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
+    with handle_errors():
+        app.loader.import_default_modules()
+        relay = Relay(app.balog.outbox(store), app.balog.connect, interval=interval)
+        signal.signal(signal.SIGTERM, lambda *_: relay.stop())
+        if worker_pid is not None:
+            # Ctrl-C reaches all of a worker's process group; the worker asks for the stop.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            threading.Thread(target=_stop_with, args=(worker_pid, relay), name="worker-end", daemon=True).start()
+        click.echo("outbox relay started", err=True)
+        with stop_on_interrupt(relay.stop):
+            relay.run()
+
+
+def _stop_with(worker_pid: int, relay: Relay) -> None:
+    """Stop the relay when its worker has ended without asking for it."""
+    while os.getppid() == worker_pid:
+        time.sleep(0.5)
+    relay.stop()
+
+
+@command(outbox)
+@store_option
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="List at most this many.")
+@json_option
+def failed(app: Celery, store: str | None, limit: int, as_json: bool) -> None:
+    """List the rows that SQS can never take.
+
+    Each holds back the later rows of its message group until it is retried or dropped.
+
+    \b
+    Example:
+        celery -A proj balog outbox failed
+    """
+    rows = app.balog.outbox(store).failed(limit)
+    if as_json:
+        output.document([{**row._asdict(), **_times(row)} for row in rows])
+        return
+    output.table(
+        ("ID", "TOPIC", "GROUP", "CREATED", "FAILED", "REASON"),
+        [(str(row.id), row.topic, row.group, *_times(row).values(), row.reason) for row in rows],
+    )
+
+
+@command(outbox)
+@ids_argument
+@all_option
+@store_option
+@json_option
+def retry(app: Celery, ids: tuple[int, ...], all_rows: bool, store: str | None, as_json: bool) -> None:
+    """Send failed rows again.
+
+    \b
+    Example:
+        celery -A proj balog outbox retry 1041
+    """
+    _check_selection(ids, all_rows)
+    _report("retried", app.balog.outbox(store).retry(ids), as_json)
+
+
+@command(outbox)
+@ids_argument
+@all_option
+@store_option
+@json_option
+def drop(app: Celery, ids: tuple[int, ...], all_rows: bool, store: str | None, as_json: bool) -> None:
+    """Delete failed rows for good.
+
+    \b
+    Example:
+        celery -A proj balog outbox drop 1041
+    """
+    _check_selection(ids, all_rows)
+    _report("dropped", app.balog.outbox(store).drop(ids), as_json)
+
+
+def _check_selection(ids: tuple[int, ...], all_rows: bool) -> None:
+    if bool(ids) == all_rows:
+        raise ConfigurationError("give either the ids of rows, as `balog outbox failed` lists them, or --all")
+
+
+def _report(done: str, count: int, as_json: bool) -> None:
+    if as_json:
+        output.document({done: count})
+    else:
+        click.echo(f"{done} {count} rows")
+
+
+def _times(row: Any) -> dict[str, str]:
+    return {"created_at": row.created_at.isoformat(), "failed_at": row.failed_at.isoformat()}

@@ -1,0 +1,100 @@
+"""``balog schema``: writes the app's contract, and compares it with an older one."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from celery import Celery
+
+from ..consumers.consumer import Consumer
+from ..consumers.operator import resolve_topic
+from ..contracts.asyncapi import Operation, asyncapi, key, payload_schema
+from ..contracts.compatibility import breaking_changes
+from ..contracts.producers import producers
+from ..errors import ConfigurationError
+from ..events.payloads import registered_payloads
+from . import output
+from .group import balog, command, json_option
+
+#: The AsyncAPI document in a folder.
+FILE = "asyncapi.json"
+
+
+@command(balog)
+@click.option(
+    "--folder", type=click.Path(file_okay=False, path_type=Path), help=f"Write {FILE} and a file for each payload here."
+)
+@click.option(
+    "--check", "old", type=click.Path(exists=True, path_type=Path), help="Compare with this file, or folder, instead."
+)
+@click.option("--title", help="The application's name; default: the Celery app's.")
+@click.option("--api-version", default="1.0.0", show_default=True, help="The contract's version.")
+@json_option
+def schema(
+    app: Celery, folder: Path | None, old: Path | None, title: str | None, api_version: str, as_json: bool
+) -> None:
+    """Write the contract: which events go where.
+
+    An AsyncAPI 3.0 document with topics as channels, types of payload as messages, and producers and consumers as
+    operations; with --folder also the JSON Schema of each payload. With --check it names each change since an older
+    contract that breaks consumers, a line each, and exits with 1 if there is one.
+
+    \b
+    Example:
+        celery -A proj balog schema --folder contract
+        celery -A proj balog schema --check contract
+    """
+    payloads = registered_payloads()
+    document = asyncapi(title or app.main or "app", api_version, payloads, _operations(app))
+    if old is not None:
+        _report(breaking_changes(_read(old / FILE if old.is_dir() else old), document), as_json)
+    elif folder is None:
+        output.document(document)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / FILE, document)
+        for cls_type, model in payloads.items():
+            _write(folder / f"{key(cls_type)}.schema.json", payload_schema(model))
+        if as_json:
+            output.document({"folder": str(folder), "payloads": [*payloads]})
+        else:
+            click.echo(f"wrote {FILE} and {len(payloads)} schemas of payloads to {folder}")
+
+
+def _operations(app: Celery) -> Iterator[Operation]:
+    for topic, consumers in app.balog.topics().items():
+        for consumer in consumers:
+            summary = (inspect.getdoc(consumer.func) or "").partition("\n")[0]
+            cls_types = tuple(sorted(consumer.cls_types or ()))
+            yield Operation("receive", consumer.task_name, topic, cls_types, summary, str(consumer.condition or ""))
+    for producer in producers():
+        # The operator resolves topics of consumers, so it is asked as if one read what this producer sends.
+        reader = Consumer(lambda event: None, producer.topic, producer.cls_types, name=producer.name)
+        yield Operation(
+            "send", producer.name, resolve_topic(app.balog.operator, reader), producer.cls_types, producer.summary
+        )
+
+
+def _report(changes: list[str], as_json: bool) -> None:
+    if as_json:
+        output.document(changes)
+    else:
+        click.echo("\n".join(changes) or "no change breaks consumers")
+    if changes:
+        raise SystemExit(1)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def _write(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,67 @@
+"""How a consumer's function is called: with its task, with the message, and by the names of its parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+from ..errors import ConfigurationError
+from .consumer import Consumer
+from .context import message_of
+from .operator import ConsumerOperator
+
+
+def prepare(consumer: Consumer, task: Any, operator: Any) -> None:
+    """Have the function of *consumer* get what it asks for beside the event: *task* first, the message by its name.
+
+    :param task: what has the ``request`` of the current event.
+    :param operator: the consumer operator; the default one passes the event alone, so the call can be checked.
+    :raises ConfigurationError: the function cannot be called so.
+    """
+    func = MethodType(consumer.function, task) if consumer.options.get("bind") else consumer.function
+    named = dict.fromkeys([consumer.message_parameter] if consumer.message_parameter else [])
+    if type(operator).process_event is ConsumerOperator.process_event:
+        _check(consumer, func, named)
+    if isinstance(consumer.arguments, Mapping):
+        func = _by_names(func)
+    if consumer.message_parameter:
+        func = _with_message(func, consumer.message_parameter, task)
+    consumer.func = func
+
+
+def _check(consumer: Consumer, func: Callable[..., Any], named: Mapping[str, Any]) -> None:
+    try:
+        signature = inspect.signature(func)
+    except (TypeError, ValueError):  # a builtin may have none
+        return
+    arguments = consumer.arguments
+    given = "the event alone" if isinstance(arguments, str) else f"the parameters {', '.join(arguments)}"
+    try:
+        if isinstance(arguments, str):
+            signature.bind(None, **named)
+        else:
+            signature.bind(**arguments, **named)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{consumer.task_name}{signature} is called with {given}, and does not accept that ({error}): change its "
+            "parameters, or set arguments= or a consumer operator that passes more"
+        ) from None
+
+
+def _by_names(func: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(func)
+    def call(arguments: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        return func(*args, **arguments, **kwargs)
+
+    return call
+
+
+def _with_message(func: Callable[..., Any], name: str, task: Any) -> Callable[..., Any]:
+    @functools.wraps(func)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return func(*args, **{name: message_of(task.request), **kwargs})
+
+    return call

@@ -1,0 +1,1 @@
+"""The contract of an application: the events that it sends and receives, and their content."""

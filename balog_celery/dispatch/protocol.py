@@ -1,0 +1,134 @@
+"""The hand-off protocol: the messages of an engine and the worker beside it, over their ``channel``.
+
+Each message is a line of JSON, ``[kind, field, ...]``, and a class here. The engine sends :class:`Task`; all other
+messages come from the worker. A job of the engine is known by its number from :class:`Task` until the worker answers
+with :class:`Done` or :class:`Released`::
+
+    engine                                  worker
+       │ ◄──────────────── Version, Open │   a new channel
+       │ Task ─────────────────────────► │   while fewer tasks than the credit are in flight
+       │ ◄──────────────────── Waiting   │   it waits for a retry or its rate limit, and needs no credit
+       │ ◄─────────────── Done, Released │   its end
+       │ ◄────── Alive, each second      │   while the worker's event loop runs
+       │ ◄───────────── Closed, Publish  │   no credit now; none ever
+
+A reader skips kinds that it does not know and fields beyond those that it knows, and new fields have defaults: engine
+and worker may be of different releases while an upgrade is under way. :data:`VERSION` is raised if that is not enough.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+#: The version of the protocol that this release speaks.
+VERSION = 1
+
+
+class Availability(enum.Enum):
+    """Whether a worker can be handed tasks."""
+
+    #: It serves the queues that it has named, up to its credit.
+    OPEN = "open"
+    #: Not now: it has not spoken yet, has lost its broker, or stops.
+    CLOSED = "closed"
+    #: Never: its pool is prefork or solo, and it has no event loop. All tasks are published.
+    PUBLISH = "publish"
+
+
+class Task(NamedTuple):
+    """Execute a task."""
+
+    number: int
+    task_id: str
+    name: str
+    argsrepr: str
+    #: An event's JSON text; for a batch a list of them.
+    argument: str | list[str]
+    headers: dict[str, Any]
+
+
+class Version(NamedTuple):
+    """The worker speaks this version."""
+
+    version: int
+
+
+class Open(NamedTuple):
+    """Hand me tasks of these queues, up to this many at a time."""
+
+    credit: int
+    queues: Sequence[str]
+    #: Those that I have consumed and that were cancelled.
+    cancelled: Sequence[str] = ()
+
+
+class Closed(NamedTuple):
+    """Hand me no tasks now."""
+
+
+class Publish(NamedTuple):
+    """I cannot be handed tasks."""
+
+
+class Waiting(NamedTuple):
+    """The task waits here for a retry or for its rate limit, so it uses no credit."""
+
+    number: int
+
+
+class Remaining(NamedTuple):
+    """Of the batch, only the events at these positions remain; the others are done."""
+
+    number: int
+    positions: Sequence[int]
+
+
+class Done(NamedTuple):
+    """The task has ended, and its message may be acknowledged."""
+
+    number: int
+
+
+class Released(NamedTuple):
+    """The task was not executed to its end, and its message must come again."""
+
+    number: int
+
+
+class Alive(NamedTuple):
+    """The worker's event loop runs."""
+
+
+Message: TypeAlias = Task | Version | Open | Closed | Publish | Waiting | Remaining | Done | Released | Alive
+
+#: The messages by their kinds on the wire.
+_KINDS: dict[str, type[Message]] = {
+    "task": Task,
+    "version": Version,
+    "open": Open,
+    "closed": Closed,
+    "publish": Publish,
+    "waiting": Waiting,
+    "left": Remaining,
+    "done": Done,
+    "refused": Released,
+    "alive": Alive,
+}
+_KIND_OF = {message: kind for kind, message in _KINDS.items()}
+
+
+def encode(message: Message) -> tuple[Any, ...]:
+    """Return *message* as a line for the channel."""
+    return (_KIND_OF[type(message)], *message)
+
+
+def decode(line: Sequence[Any]) -> Message | None:
+    """Return the message in *line*, or None if its kind is unknown.
+
+    :raises TypeError: a field is missing.
+    """
+    kind = line[0] if line else None
+    known = _KINDS.get(kind) if isinstance(kind, str) else None
+    return None if known is None else known(*line[1 : 1 + len(known._fields)])

@@ -1,0 +1,97 @@
+"""Where the worker's side of the hand-off runs: in the worker's event loop, or in a thread where it has none.
+
+Workers of gevent and eventlet have no event loop, and neither have those whose broker's transport cannot be used in
+one. In a worker of gevent or eventlet, the threads here are greenlets.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from ..threads import SupervisedThread
+from .channel import Channel
+
+logger = logging.getLogger(__name__)
+
+#: Called with the lines that have arrived, or with None at the end of the stream.
+OnLines = Callable[[Sequence[Sequence[Any]] | None], None]
+
+
+class WorkerLoop(Protocol):
+    """Makes all calls to the hand-off one after the other."""
+
+    def start_reading(self, channel: Channel, on_lines: OnLines) -> None:
+        """Have *on_lines* called with what arrives."""
+
+    def stop_reading(self, channel: Channel) -> None:
+        """Read no more from *channel*."""
+
+    def call_soon(self, call: Callable[..., None], *args: Any) -> None:
+        """Have *call* called; any thread may ask for it."""
+
+
+class HubLoop:
+    """Runs in the event loop of the worker's main process.
+
+    :param hub: the loop; its documented methods are those of asyncio.
+    """
+
+    def __init__(self, hub: Any) -> None:
+        self._hub = hub
+
+    def start_reading(self, channel: Channel, on_lines: OnLines) -> None:
+        self._hub.add_reader(channel.fileno(), lambda: on_lines(channel.receive()))
+
+    def stop_reading(self, channel: Channel) -> None:
+        self._hub.remove_reader(channel.fileno())
+
+    def call_soon(self, call: Callable[..., None], *args: Any) -> None:
+        self._hub.call_soon(call, *args)
+
+
+class ThreadLoop:
+    """Runs in a thread, and reads each channel in another one.
+
+    A channel is read to its end: one that reads until the worker has a broker again would have to be woken.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
+        self._thread: SupervisedThread | None = None
+        self._channel: Channel | None = None
+
+    def start_reading(self, channel: Channel, on_lines: OnLines) -> None:
+        if self._thread is None:
+            self._thread = SupervisedThread("the hand-off", "hand-off", self._run)
+            self._thread.start()
+        if self._channel is not channel:
+            self._channel = channel
+            threading.Thread(target=self._read, args=(channel, on_lines), name="hand-off-reader", daemon=True).start()
+
+    def stop_reading(self, channel: Channel) -> None:
+        """Do nothing: the hand-off releases what arrives while the worker has no broker."""
+
+    def call_soon(self, call: Callable[..., None], *args: Any) -> None:
+        self._calls.put((call, args))
+        if self._thread is not None:
+            self._thread.ensure_alive()
+
+    def _read(self, channel: Channel, on_lines: OnLines) -> None:
+        try:
+            while (lines := channel.receive()) is not None:
+                self.call_soon(on_lines, lines)
+        finally:
+            # Without its reader the channel is closed too, so that the engine ends and another one starts.
+            self.call_soon(on_lines, None)
+
+    def _run(self) -> None:
+        while True:
+            call, args = self._calls.get()
+            try:
+                call(*args)
+            except Exception:
+                logger.exception("unexpected error in the hand-off: it goes on")

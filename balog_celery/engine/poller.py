@@ -1,0 +1,280 @@
+"""Polls the queue of a topic."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from ..consumers.delivery import Delivery
+from ..dispatch.dispatcher import Readiness
+from ..errors import ConfigurationError, QueueError
+from ..sqs.messages import BATCH_SIZE, Message
+from ..text import printable
+from ..threads import SupervisedThread
+from . import pauses
+from .acknowledger import Acknowledger
+from .message_groups import MessageGroups
+from .outage import Outage
+from .pipeline import MessagePipeline
+from .topic import Topic
+
+logger = logging.getLogger(__name__)
+
+#: Stop receiving while this many deletes are pending.
+MAX_PENDING = 1000
+#: Stop receiving while this many messages wait for paused consumers.
+MAX_WAITING = 1000
+#: How long a poll waits meanwhile, in seconds: they are looked after when it returns.
+_HELD_WAIT = 2
+#: How often to look whether fewer messages are in flight, in seconds.
+_FULL_INTERVAL = 0.5
+#: The same where ``max_in_flight`` may allow but a few, which are soon done.
+_ROOM_INTERVAL = 0.05
+#: The shortest time between two receives that return nothing at once, in seconds: a long poll should have waited.
+_SHORTEST_POLL = 0.1
+
+
+class _Activity(NamedTuple):
+    """What a poller does: ``starting``, ``polling``, ``dispatching``, ``paused`` or ``failing``."""
+
+    doing: str
+    since: float
+    #: Why it is paused, and whether that may last: consumers are busy, their queue is cancelled, or a user wishes it.
+    reason: str = ""
+    is_back_pressure: bool = False
+
+
+class Poller:
+    """One polling thread of a topic, with its acknowledger, and for a FIFO topic the thread that keeps the order.
+
+    :param topic: the topic.
+    :param may_release: returns whether messages may be released now.
+    """
+
+    def __init__(self, topic: Topic, may_release: Callable[[], bool]) -> None:
+        name = topic.name
+        self._topic = topic
+        self._acknowledger = Acknowledger(
+            topic.queue, topic.extender, topic.stats, may_release, linger=topic.config.linger
+        )
+        self._stop = threading.Event()
+        self._pipeline = MessagePipeline(topic, self._stop)
+        self._groups = (
+            MessageGroups(name, topic.extender, self._acknowledger, partial(self._pipeline.process, has_room=False))
+            if topic.queue.is_fifo
+            else None
+        )
+        self._outage = Outage(f"polling {name}")
+        #: Whether a receive is open, which may take what is released.
+        self.is_receiving = False
+        self._polled = time.monotonic()
+        self._activity = _Activity("starting", self._polled)
+        #: When the status showed first that the dispatcher does not take what it is given; 0 if it does.
+        self._stuck_since = 0.0
+        self._misconfigured: ConfigurationError | None = None
+        self._thread = SupervisedThread(f"the poller of {name}", f"poller-{name}", self._run)
+
+    def start(self) -> None:
+        """Start polling."""
+        self._acknowledger.start()
+        if self._groups is not None:
+            self._groups.start()
+        self._thread.start()
+
+    def ensure_alive(self) -> None:
+        """Replace threads that have died.
+
+        :raises ConfigurationError: polling has ended because the dispatcher cannot serve a FIFO topic.
+        """
+        if self._misconfigured is not None:
+            raise self._misconfigured
+        self._acknowledger.ensure_alive()
+        if self._groups is not None:
+            self._groups.ensure_alive()
+        if self._thread.ensure_alive():
+            self._topic.stats.add("restarted")
+
+    def stop(self) -> None:
+        """Stop polling. Returns at once; messages that a poll still receives are released."""
+        self._stop.set()
+        if self._groups is not None:
+            self._groups.stop()
+        self._pipeline.release_held()
+
+    def join(self, deadline: float) -> bool:
+        """Wait until polling has ended. Return False if it has not by *deadline*, of ``time.monotonic()``."""
+        if self._groups is not None:
+            self._groups.join(deadline)
+        return self._thread.join(deadline)
+
+    def close(self, deadline: float) -> int:
+        """Make the pending deletes and releases. Return how many are left at *deadline*, of ``time.monotonic()``."""
+        return self._acknowledger.close(deadline)
+
+    def process(self, messages: Sequence[Message]) -> None:
+        """Process *messages* in this thread: for tests."""
+        self._pipeline.process(self._acknowledger.hold(messages))
+
+    def status(self) -> dict[str, Any]:
+        """What the poller does, for how many seconds, its counters, and its outages."""
+        doing, since, reason, is_back_pressure = self._activity
+        if doing == "dispatching" and (stuck := self._why_stuck()):
+            doing, reason, since = "paused", stuck, self._stuck_since
+        pending = self._acknowledger.status()
+        if self._pipeline.outage.problem:
+            pending["outages"]["dispatch"] = self._pipeline.outage.status()
+        now = time.monotonic()
+        return {
+            "doing": doing,
+            "reason": reason,
+            "back_pressure": is_back_pressure,
+            "doing_for": now - since,
+            "trouble": self._outage.problem,
+            "last_poll": now - self._polled,
+            **pending,
+            "held": len(self._pipeline.held),
+            "paused": self._topic.config.pauses.of(self._topic.source, self._topic.consumers),
+            "lag": self._topic.lag.status(),
+            **self._topic.stats.counts(),
+        }
+
+    def _why_stuck(self) -> str:
+        """Why the dispatcher does not take what it is given; "" if it does, or if consumers are busy."""
+        readiness = self._topic.dispatcher.ready(self._topic.task_queues, 0.0)
+        if readiness.is_healthy:
+            self._stuck_since = 0.0
+            return ""
+        self._stuck_since = self._stuck_since or time.monotonic()
+        return readiness.value
+
+    def _enter(self, doing: str, reason: str = "", *, is_back_pressure: bool = False) -> None:
+        before = self._activity
+        # A pause for another reason of the same kind is the same pause.
+        is_same = (doing, is_back_pressure) == (before.doing, before.is_back_pressure)
+        since = before.since if is_same else time.monotonic()
+        self._activity = _Activity(doing, since, reason, is_back_pressure)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if resumed := self._pipeline.take_resumed():
+                    self._resume(resumed)
+                if (limit := self._room()) and (deliveries := self._receive(limit)):
+                    # May block while the worker is busy; that is healthy.
+                    self._enter("dispatching")
+                    self._pipeline.process(deliveries)
+            except QueueError as error:
+                self._back_off(error)
+            except ConfigurationError as error:
+                self._misconfigured = error
+                return
+            except Exception as error:
+                # Go on: nothing was deleted, so SQS delivers the messages again.
+                logger.exception("unexpected error while polling %s", printable(self._topic.name))
+                self._back_off(error)
+
+    def _back_off(self, error: Exception) -> None:
+        self._enter("failing")
+        self._stop.wait(self._outage.failed(error, type(error)))
+
+    def _resume(self, resumed: Sequence[Delivery]) -> None:
+        """Process what was held for consumers that are no longer paused."""
+        if self._groups is not None:
+            self._groups.start_again(resumed)
+        else:
+            self._enter("dispatching")
+            self._pipeline.process(resumed)
+
+    def _is_paused(self) -> bool:
+        """Wait a moment, and return True, if a user has paused the topic, or enough waits for paused consumers."""
+        if self._topic.source in self._topic.config.pauses.now.topics:
+            reason = pauses.REASON
+        elif (held := len(self._pipeline.held)) >= MAX_WAITING:
+            reason = f"{held} messages wait for paused consumers"
+        else:
+            return False
+        self._enter("paused", reason, is_back_pressure=True)
+        self._stop.wait(_FULL_INTERVAL)
+        return True
+
+    def _room(self) -> int:
+        """Return for how many messages there is room, after waiting up to a second if there is none."""
+        if self._is_paused():
+            return 0
+        acknowledger = self._acknowledger
+        if acknowledger.pending > MAX_PENDING and not acknowledger.wait_until_pending(MAX_PENDING, 1.0):
+            self._enter("paused", f"more than {MAX_PENDING} deletes are pending")
+            return 0
+        if self._topic.extender.is_full:
+            self._enter("paused", "as many messages are in flight as can be kept invisible", is_back_pressure=True)
+            self._stop.wait(_FULL_INTERVAL)
+            return 0
+        if self._topic.room is not None and self._topic.room.is_full:
+            self._enter("paused", "as many messages are in flight as max_in_flight allows", is_back_pressure=True)
+            self._stop.wait(_ROOM_INTERVAL)
+            return 0
+        readiness = self._topic.dispatcher.ready(self._topic.task_queues, 1.0)
+        if readiness is not Readiness.READY:
+            self._enter("paused", readiness.value, is_back_pressure=readiness.is_healthy)
+            return 0
+        if self._groups is not None:
+            self._topic.dispatcher.check_order(self._topic.consumers)
+            if not self._groups.wait_for_room(1.0):
+                reason = "as many messages as can be held wait for their turn in their groups"
+                self._enter("paused", reason, is_back_pressure=True)
+                return 0
+        return min(BATCH_SIZE, self._topic.dispatcher.room())
+
+    def _check_groups(self, messages: Sequence[Message], visibility: int) -> None:
+        """Check that each message of a FIFO topic names its group; otherwise release all of them.
+
+        :raises ConfigurationError: one does not, so the order cannot be kept.
+        """
+        if not all(message.group for message in messages):
+            self._acknowledger.release(messages, visibility)
+            raise ConfigurationError(
+                f"topic {printable(self._topic.name)!r} is FIFO, but its messages come without a MessageGroupId, so "
+                "their order cannot be kept: the server ignores MessageSystemAttributeNames; use a newer one, or a "
+                "standard queue"
+            )
+
+    def _receive(self, limit: int) -> list[Delivery]:
+        """Receive up to *limit* messages. Return those to process in this thread; message groups have their own."""
+        if self._topic.room is None:
+            return self._receive_into(limit)
+        with self._topic.room.reserve(limit) as granted:
+            return self._receive_into(granted) if granted else []
+
+    def _receive_into(self, limit: int) -> list[Delivery]:
+        self._enter("polling")
+        topic = self._topic
+        wait_time = min(topic.config.wait_time, _HELD_WAIT) if self._pipeline.held else topic.config.wait_time
+        began = time.monotonic()
+        topic.extender.visibility.update()
+        visibility = topic.extender.visibility.seconds
+        self.is_receiving = True
+        try:
+            # Looked at after the flag is set: a release after a stop waits for each receive that it does not prevent.
+            messages = [] if self._stop.is_set() else topic.queue.receive(limit, wait_time, visibility)
+        finally:
+            self.is_receiving = False
+        self._polled = time.monotonic()
+        self._outage.succeeded()
+        # Paused while the poll was open: what it has received goes back, for engines that are not paused.
+        if self._stop.is_set() or topic.source in topic.config.pauses.now.topics:
+            self._acknowledger.release(messages, visibility)
+        elif messages:
+            topic.stats.add("received", len(messages))
+            if topic.telemetry is not None:
+                topic.telemetry.received(topic.name, len(messages))
+            if self._groups is None:
+                return self._acknowledger.hold(messages, visibility)
+            self._check_groups(messages, visibility)
+            self._groups.add(messages, visibility)
+        elif self._polled - began < min(wait_time, 1):
+            self._stop.wait(_SHORTEST_POLL)
+        return []

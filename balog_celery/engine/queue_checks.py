@@ -1,0 +1,94 @@
+"""What an engine checks, and logs, about its queues before it receives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from ..dead_letters.writer import DeadLetters
+from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
+from ..sqs.codes import MISCONFIGURED, may_be_renewed
+from ..sqs.protocols import Connect, Queue
+from ..text import printable
+from .config import EngineConfig
+from .visibility_timeout import VisibilityTimeout
+
+logger = logging.getLogger(__name__)
+
+
+def check_queues(
+    queues: Mapping[str, Queue], config: EngineConfig, dead_letters: DeadLetters, connect: Connect
+) -> dict[str, VisibilityTimeout]:
+    """Check that the queue of each topic exists, and log what becomes of its bad messages.
+
+    :returns: the visibility timeout to receive with, by topic.
+    :raises ConfigurationError: queues are missing, or no client of SQS can be made.
+    :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
+    """
+    visibilities: dict[str, VisibilityTimeout] = {}
+    missing: list[str] = []
+    for topic, queue in queues.items():
+        attributes: Mapping[str, str] = {}
+        visibility = visibilities[topic] = VisibilityTimeout(queue, config.of(topic).visibility_timeout)
+        try:
+            if config.create_queues:
+                _create(topic, queue, dead_letters, connect)
+            attributes = queue.attributes()
+            visibility.read_from(attributes)
+        except QueueNotFound as error:
+            missing.append(str(error))
+            continue
+        except QueueError as error:
+            if isinstance(error, AccessDenied) and not may_be_renewed(error.code):
+                raise
+            if error.code in MISCONFIGURED:
+                raise ConfigurationError(str(error)) from error
+            logger.warning(
+                "the attributes of queue %s are not known yet: %s; until they are, its messages are received with a "
+                "visibility timeout of %d s",
+                printable(topic),
+                error,
+                visibility.seconds,
+            )
+        _log_dead_letters(topic, attributes, dead_letters, has_default=config.default_event_handler is not None)
+    if missing:
+        raise ConfigurationError("; ".join(missing))
+    return visibilities
+
+
+def _create(topic: str, queue: Queue, dead_letters: DeadLetters, connect: Connect) -> None:
+    queue.create()
+    dead = dead_letters.name(topic)
+    if dead is not None:
+        connect(dead).create()
+
+
+def _log_dead_letters(
+    topic: str, attributes: Mapping[str, str], dead_letters: DeadLetters, *, has_default: bool
+) -> None:
+    """Log where events go that cannot be decoded, that failed for good, and that match no consumer."""
+    name = dead_letters.name(topic)
+    try:
+        has_dead_letters = dead_letters.exists(topic)
+    except QueueError as error:
+        logger.warning("the dead-letter queue of %s cannot be checked yet: %s", printable(topic), error)
+        return
+    unmatched = "passed to the default event handler" if has_default else "deleted"
+    if has_dead_letters and name is not None:
+        logger.info(
+            "topic %s: bodies that cannot be decoded and events that failed for good go to %s; "
+            "events that match no consumer are %s",
+            printable(topic),
+            printable(name),
+            unmatched,
+        )
+        return
+    redrive = attributes.get("RedrivePolicy")
+    logger.warning(
+        "topic %s has no dead-letter queue%s: bodies that cannot be decoded stay in it%s; events that failed for "
+        "good are logged whole as ERROR records; events that match no consumer are %s",
+        printable(topic),
+        f" {name!r}" if name else "",
+        f" until its redrive policy {printable(redrive)} moves them" if redrive else " until they expire",
+        unmatched,
+    )

@@ -1,0 +1,134 @@
+"""Runs the threads of one topic."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..consumers.delivery import Settlement
+from ..dispatch.dispatcher import Readiness
+from ..sqs.messages import Message
+from ..text import printable
+from .batcher import Batcher
+from .poller import Poller
+from .topic import Topic
+
+logger = logging.getLogger(__name__)
+
+#: How long the stop of an idle topic waits for its long poll, in seconds. What the poll still receives comes again
+#: after its visibility timeout.
+_IDLE_STOP = 1.0
+
+
+class TopicRunner:
+    """The pollers of one topic, its visibility extender, and the batcher of its batch consumers."""
+
+    def __init__(self, topic: Topic) -> None:
+        self.source, self.name, self.wait_time = topic.source, topic.name, topic.config.wait_time
+        self._extender = topic.extender
+        self._batcher: Batcher | None = None
+        if any(consumer.batch is not None for consumer in topic.consumers):
+            self._batcher = Batcher(self.name, topic.dispatcher)
+            topic = replace(topic, dispatcher=self._batcher)
+        self._dispatcher = topic.dispatcher
+        self._queues = topic.task_queues
+        self._stopped = False
+        count = 1 if topic.queue.is_fifo else topic.config.pollers
+        self._pollers = [Poller(topic, self._may_release) for _ in range(count)]
+
+    def start(self) -> None:
+        """Start all threads."""
+        if self._batcher is not None:
+            self._batcher.start()
+        self._extender.start()
+        for poller in self._pollers:
+            poller.start()
+
+    def ensure_alive(self) -> None:
+        """Replace threads that have died.
+
+        :raises ConfigurationError: polling has ended because the dispatcher cannot serve a FIFO topic.
+        """
+        self._extender.ensure_alive()
+        for poller in self._pollers:
+            poller.ensure_alive()
+        if self._batcher is not None:
+            self._batcher.ensure_alive()
+
+    def stop(self) -> None:
+        """Stop receiving, and release jobs that wait for a batch. Returns at once.
+
+        The releases are made when the open receives have ended, or by :meth:`close`.
+        """
+        self._stopped = True
+        for poller in self._pollers:
+            poller.stop()
+        if self._batcher is not None:
+            self._batcher.stop()
+
+    def join(self, deadline: float) -> None:
+        """Wait until polling has ended, or for *deadline*, of ``time.monotonic()``.
+
+        With nothing in flight, a long poll is given up after a moment: the end of the process closes its connection.
+        """
+        is_idle = not self._extender.held()
+        if is_idle:
+            deadline = min(deadline, time.monotonic() + _IDLE_STOP)
+        for poller in self._pollers:
+            if not poller.join(deadline) and not is_idle:
+                logger.warning(
+                    "a receive or a dispatch of %s has not ended: its messages will be received again",
+                    printable(self.name),
+                )
+        if self._batcher is not None:
+            self._batcher.join(deadline)
+
+    def drain(self, deadline: float) -> None:
+        """Wait until no message is in flight; at *deadline*, of ``time.monotonic()``, release those that are.
+
+        A stopping worker finishes its tasks, however long they take: released meanwhile, they would run twice.
+        """
+        while not self._extender.drain(deadline) and self._is_finishing():
+            deadline = time.monotonic() + 1.0
+        for delivery in self._extender.held():
+            # Its task may still run: at-least-once delivery allows a second run.
+            delivery.settle_now(Settlement.RELEASE)
+
+    def _may_release(self) -> bool:
+        """Return False while an open receive would take what is released, only for it to be released again."""
+        if not any(poller.is_receiving for poller in self._pollers):
+            return True
+        if self._stopped:
+            return False
+        readiness = self._dispatcher.ready(self._queues, 0.0)
+        return readiness is Readiness.READY or readiness.is_back_pressure
+
+    def _is_finishing(self) -> bool:
+        """Return whether a worker that stops, too, finishes the tasks in flight."""
+        return self._dispatcher.ready(self._queues, 0.0) is Readiness.WORKER_CLOSED
+
+    def close(self, deadline: float) -> int:
+        """Make the pending deletes and releases. Return how many are left at *deadline*, of ``time.monotonic()``."""
+        pending = sum(poller.close(deadline) for poller in self._pollers)
+        self._extender.close(deadline)
+        return pending
+
+    def process(self, messages: Sequence[Message]) -> None:
+        """Process *messages* in this thread, while no other runs: for tests."""
+        self._pollers[0].process(messages)
+
+    def flush(self) -> None:
+        """Dispatch incomplete batches in this thread, while no other runs: for tests."""
+        if self._batcher is not None:
+            self._batcher.flush()
+
+    def poller_statuses(self) -> list[dict[str, Any]]:
+        """The status of each poller."""
+        return [poller.status() for poller in self._pollers]
+
+    def extender_status(self) -> dict[str, Any]:
+        """The status of the visibility extender."""
+        return self._extender.status()

@@ -1,0 +1,1 @@
+"""What ``balog check`` reports, by subject. ``run`` puts the report together."""

@@ -1,0 +1,80 @@
+"""Checks whether an app can run: settings, consumers, queues, broker, result backend, workers and engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from celery import Celery
+
+from ...celery_compat.versions import untested
+from ...consumers.lint import lint
+from ...consumers.time_limits import time_limit_warnings
+from ...errors import BalogError
+from ...text import printable
+from .access import check_buckets, check_credentials
+from .finding import Finding, guarded
+from .servers import check_backend, check_broker, check_engines, check_once, check_workers
+from .topics import check_order, check_topic
+
+
+def check(app: Celery) -> Iterator[Finding]:
+    """Check all that can be checked without receiving or sending a message. Raises nothing."""
+    yield from (Finding("WARN", "versions", warning) for warning in untested())
+    try:
+        dispatch = app.balog.settings and app.balog.dispatch
+        folder = app.balog.status_dir
+    except BalogError as error:
+        yield Finding("FAIL", "settings", str(error))
+        return
+    yield Finding("OK", "settings", f"dispatch {dispatch}, status in {folder}")
+    try:
+        app.loader.import_default_modules()
+    except Exception as error:
+        text = str(error) if isinstance(error, BalogError) else repr(error)
+        yield Finding("FAIL", "consumers", printable(text, 1000))
+        return
+    yield from _loaded(app)
+
+
+def _loaded(app: Celery) -> Iterator[Finding]:
+    topics = app.balog.topics()
+    broker = check_broker(app)
+    usable = broker.level != "FAIL"
+    yield from guarded("consumers", lambda: _consumers(app, asks_broker=usable))
+    if topics:
+        yield from guarded("engine", lambda: _engine(app))
+    for topic in sorted(topics)[:1]:  # all have the same credentials
+        yield from guarded("credentials", partial(check_credentials, app.balog, topic))
+        yield from guarded("payload bucket", partial(check_buckets, app.balog, topic))
+    for topic in sorted(topics):
+        about = f"topic {printable(topic)}"
+        yield from guarded(about, partial(check_topic, app.balog, topic))
+        if usable:
+            yield from guarded(f"{about}, order", partial(check_order, app, topic, topics[topic]))
+    yield broker
+    yield from guarded("result backend", lambda: check_backend(app))
+    yield from guarded("once", lambda: check_once(app))
+    if broker.level == "OK":  # else workers cannot be asked
+        yield from guarded("workers", lambda: check_workers(app))
+    yield from guarded("engines", lambda: check_engines(app.balog))
+
+
+def _consumers(app: Celery, *, asks_broker: bool) -> Iterator[Finding]:
+    topics = app.balog.topics()
+    if not topics:
+        yield Finding("FAIL", "consumers", "there are none: name their packages in balog_packages")
+        return
+    warnings = list(lint(topics))
+    if asks_broker:
+        warnings += time_limit_warnings(app, app.balog.hub, app.balog.dispatch)
+    yield from (Finding("WARN", "consumers", warning) for warning in warnings)
+    if not warnings:
+        names = ", ".join(map(printable, sorted(topics)))
+        yield Finding("OK", "consumers", f"{len(app.balog.hub)} found, topics: {names}")
+
+
+def _engine(app: Celery) -> Iterator[Finding]:
+    """Run the engine's own checks of its start that need no queue: they raise what is wrong."""
+    app.balog.check_engine()
+    yield Finding("OK", "engine", "its handler and decoders can be imported")

@@ -1,0 +1,75 @@
+"""Sets how loggers write records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TextIO
+
+from ..errors import ConfigurationError
+from .formatter import SchemaFormatter
+from .processors import BuildRecord, render_record
+from .state import state
+from .values import converter
+
+_root = logging.getLogger()
+
+
+def configure(
+    *,
+    context: Mapping[str, Any] | None = None,
+    composition: bool | None = None,
+    processors: Iterable[Callable[[Any, str, Any], Any]] = (),
+    default: Callable[[Any], Any] | None = None,
+    operator: Any = None,
+    bucket: str | None = None,
+    strict: bool = False,
+    stream: TextIO | None = None,
+    level: int | str = logging.INFO,
+) -> None:
+    """Set how loggers write records, also those that exist already. No call is needed; each one replaces the last.
+
+    structlog's own configuration is neither used nor changed.
+
+    :param context: what to put into the context of every header: ``fqdn``, ``application``, ``application_version``.
+    :param composition: the header's composition.
+    :param processors: structlog processors to run before the package's own; they see the event dict: ``event``,
+        ``payload``, ``channel``, ... and may raise :exc:`structlog.DropEvent`.
+    :param default: as of :func:`json.dumps`: called with a value that cannot be written, it returns one that can, or
+        raises TypeError. Without it, and beyond it, numbers of numpy are written as numbers, keys as their text, and
+        anything else as its ``repr``, cut after 1,000 characters. :func:`balog_celery.logger.stats` counts all of those
+        as ``converted``. A float that is not finite cannot be written.
+    :param operator: resolves the topics of :func:`~balog_celery.send`; default: the operator of the current Celery app.
+    :param bucket: the S3 bucket for what :func:`~balog_celery.send` sends beyond 1 MiB, in a process without a Celery
+        app; an app has ``balog_payload_bucket``.
+    :param strict: raise :exc:`RecordError` in the caller for what cannot be a record: for tests.
+    :param stream: as :func:`logging.basicConfig` does, add a handler to the root logger that writes to this stream: a
+        line of JSON for every record, the application's and its libraries' plain ones too. Default: add none.
+    :param level: with *stream*, the level of the root logger.
+    :raises ConfigurationError: an argument is wrong.
+    """
+    chain = list(processors)
+    for processor in chain:
+        if not callable(processor):
+            raise ConfigurationError(f"a processor is a function of (logger, name, event_dict), not {processor!r}")
+    if default is not None and not callable(default):
+        raise ConfigurationError(f"default is a function of a value, not {default!r}")
+    build = BuildRecord(context, composition)
+    handler = None
+    if stream is not None:
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(SchemaFormatter())
+        try:
+            _root.setLevel(level)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"bad level {level!r}: give one of logging's") from error
+        _root.addHandler(handler)
+    if state.handler is not None:
+        _root.removeHandler(state.handler)
+    state.handler = handler
+    state.build = build
+    state.operator = operator
+    state.bucket = bucket
+    converter.default = default
+    state.strict = strict
+    state.processors[:] = [*chain, build, render_record]

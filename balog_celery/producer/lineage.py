@@ -1,0 +1,156 @@
+"""The event that is being consumed: records that are logged or sent meanwhile carry its id.
+
+Kept in context variables, so that it holds for a task in every pool of Celery, and for asyncio's tasks. A thread that a
+consumer starts has a context of its own: start it with ``contextvars.copy_context().run``, or use :func:`caused_by` in
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from structlog.contextvars import bind_contextvars, reset_contextvars, unbind_contextvars
+
+from ..sqs.addresses import queue_name
+
+if TYPE_CHECKING:
+    from ..events.records import FacilityRecord
+
+#: The keys of a header's context: the event that caused this one, and the first one of all.
+CAUSATION, CORRELATION = "causation_id", "correlation_id"
+#: The attributes of log records, and structlog's context variables.
+LOG_FIELDS = ("event_id", "cls_type", "topic", "consumer")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Cause:
+    """The event that is being consumed. A batch has no id, and no type if it has several."""
+
+    topic: str = ""
+    consumer: str = ""
+    event_id: str = ""
+    cls_type: str = ""
+    correlation_id: str = ""
+
+    def context(self) -> dict[str, str]:
+        """Return the keys that this cause adds to the context of a record's header."""
+        return {CAUSATION: self.event_id, CORRELATION: self.correlation_id} if self.event_id else {}
+
+    def log_fields(self) -> dict[str, str]:
+        """Return the fields that this cause adds to log records."""
+        return {name: getattr(self, name) for name in LOG_FIELDS}
+
+
+_NO_CAUSE = Cause()
+_current: ContextVar[Cause] = ContextVar("balog_cause", default=_NO_CAUSE)
+_is_kept: ContextVar[bool] = ContextVar("balog_cause_is_kept", default=False)
+#: The queues that consumers in this process listen to.
+_consumed: set[str] = set()
+
+
+def current() -> Cause:
+    """Return the cause of what is logged or sent now; its fields are "" outside of consumers."""
+    return _current.get()
+
+
+def consumes(topic: str) -> None:
+    """Note that consumers in this process listen to *topic*."""
+    _consumed.add(queue_name(topic))
+
+
+def is_consumed(queue: str) -> bool:
+    """Return whether consumers in this process listen to the queue of that name."""
+    return queue in _consumed
+
+
+@contextmanager
+def consuming(topic: str, consumer: str, records: Sequence[FacilityRecord]) -> Iterator[None]:
+    """Make *records*, an event or a batch, the cause of what the block logs and sends."""
+    if len(records) == 1:
+        event_id, correlation_id = _ids(records[0].header.id, records[0].header.context.__pydantic_extra__ or {})
+    else:
+        event_id = correlation_id = ""
+    cls_types = {record.payload.cls_type for record in records}
+    cls_type = cls_types.pop() if len(cls_types) == 1 else ""
+    with _causing(Cause(queue_name(topic), consumer, event_id, cls_type, correlation_id)):
+        yield
+
+
+@contextmanager
+def caused_by(event: Mapping[str, Any] | FacilityRecord) -> Iterator[None]:
+    """Make *event* the cause of what the block logs and sends.
+
+    For each event of a batch, and in a thread that a consumer starts.
+
+    :param event: an event as consumers get it, a dict or a record.
+    """
+    if isinstance(event, Mapping):
+        header, cls_type = event["header"], event["payload"]["cls_type"]
+        event_id, correlation_id = _ids(header["id"], header.get("context") or {})
+    else:
+        event_id, correlation_id = _ids(event.header.id, event.header.context.__pydantic_extra__ or {})
+        cls_type = event.payload.cls_type
+    now = current()
+    with _causing(Cause(now.topic, now.consumer, event_id, cls_type, correlation_id)):
+        yield
+
+
+def keeps_cause(call: Callable[..., Result]) -> Callable[..., Result]:
+    """Wrap what executes a task, so that lines about its end also name its event."""
+
+    @wraps(call)
+    def keep(*args: Any, **kwargs: Any) -> Result:
+        kept = _is_kept.set(True)
+        before = _current.set(_NO_CAUSE)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            if _current.get() is not _NO_CAUSE:
+                unbind_contextvars(*LOG_FIELDS)
+            _current.reset(before)
+            _is_kept.reset(kept)
+
+    return keep
+
+
+class CauseFilter(logging.Filter):
+    """Adds ``event_id``, ``cls_type``, ``topic`` and ``consumer`` to log records: "" outside of consumers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add them, and let the record pass."""
+        vars(record).update(
+            {name: value for name, value in current().log_fields().items() if not hasattr(record, name)}
+        )
+        return True
+
+
+def cause_of(record: FacilityRecord) -> str:
+    """Return the id of the event that caused *record*; "" if it does not say."""
+    cause = (record.header.context.__pydantic_extra__ or {}).get(CAUSATION)
+    return cause if isinstance(cause, str) else ""
+
+
+def _ids(event_id: str, context: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the event's id and the id of the first event of the chain, which the event may carry."""
+    first = context.get(CORRELATION)
+    return event_id, first if isinstance(first, str) and first else event_id
+
+
+@contextmanager
+def _causing(cause: Cause) -> Iterator[None]:
+    token = _current.set(cause)
+    bound = bind_contextvars(**cause.log_fields())
+    try:
+        yield
+    finally:
+        if not _is_kept.get():
+            reset_contextvars(**bound)
+            _current.reset(token)

@@ -1,0 +1,161 @@
+"""Sends the buffered records before the process ends, in each of these ways.
+
+===============================  =======================================================================
+the process ends by              and :func:`finish` is called by
+===============================  =======================================================================
+its last line, ``sys.exit``      :mod:`atexit`
+SIGTERM or SIGHUP, unhandled     a handler of both, which then lets the signal end the process
+multiprocessing, billiard        ``Finalize``: their children end by ``os._exit``, without :mod:`atexit`
+Celery's prefork pool            the signal ``worker_process_shutdown``: its children end by ``os._exit``
+===============================  =======================================================================
+
+No code runs at a SIGKILL or at another ``os._exit``: call :func:`flush` before.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Protocol
+
+
+class Unfinished(Protocol):
+    """What must be finished before the process ends."""
+
+    flush_timeout: float
+
+    def hurry(self) -> None: ...
+
+    def flush(self, timeout: float) -> bool: ...
+
+    def finish(self, timeout: float) -> None: ...
+
+
+#: What ends a process that does not handle it: a stop, and a terminal that is closed.
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+#: After all other finalizers of multiprocessing, which may log.
+_LAST = -100
+
+_unfinished: dict[int, Unfinished] = {}
+#: When the end began, by ``time.monotonic()``; 0: it has not.
+_began = 0.0
+_is_prepared = False
+
+
+def add(sender: Unfinished) -> None:
+    """Finish *sender* at the end of the process."""
+    _unfinished[id(sender)] = sender
+    _prepare()
+
+
+def remove(sender: Unfinished) -> None:
+    """Forget *sender*, which has nothing left to send."""
+    _unfinished.pop(id(sender), None)
+
+
+def flush(timeout: float | None = None) -> bool:
+    """Send what the handlers of this process hold, and wait for it.
+
+    For the moments after which no code of the process may run: the end of a Lambda invocation, the shutdown of an ASGI
+    application, ``os._exit``.
+
+    :param timeout: how long to wait, in seconds; default: each handler's *flush_timeout*.
+    :returns: whether all records are settled: sent, or refused.
+    """
+    began = time.monotonic()
+    senders = list(_unfinished.values())
+    for sender in senders:
+        sender.hurry()
+    settled = True
+    for sender in senders:
+        until = began + (sender.flush_timeout if timeout is None else timeout)
+        settled = sender.flush(max(0.0, until - time.monotonic())) and settled
+    return settled
+
+
+def finish(*_: Any, **__: Any) -> None:
+    """Finish all senders: each has its own timeout, counted from the first call in the process."""
+    global _began
+    _began = _began or time.monotonic()
+    senders = list(_unfinished.values())
+    for sender in senders:
+        sender.hurry()
+    for sender in senders:
+        sender.finish(remaining(sender.flush_timeout))
+
+
+def has_begun() -> bool:
+    """Return whether the process is ending, so that :func:`finish` may not be called again."""
+    return bool(_began)
+
+
+def remaining(timeout: float) -> float:
+    """Return how much of *timeout* seconds is left, counted from the begin of the end."""
+    return max(0.0, _began + timeout - time.monotonic())
+
+
+def catch_signals() -> None:
+    """Call :func:`finish` at SIGTERM and SIGHUP, if nothing handles the signal and this is the main thread.
+
+    Another handler stays: it ends the process in its own way, most often by ``sys.exit``. One that is installed later
+    replaces this one; ``uvicorn.run`` restores it, and sends the signal again. ``nohup`` ignores SIGHUP: so does this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in _SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # not the main interpreter
+                signal.signal(number, _on_signal)
+
+
+def _on_signal(number: int, _frame: Any) -> None:
+    try:
+        finish()
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+
+#: The handlers of SIGTERM with which it ends the process: what wants to do something else may replace them.
+UNHANDLED = (signal.SIG_DFL, _on_signal)
+
+
+def _prepare() -> None:
+    """Have :func:`finish` called at every end of this process at which code can run."""
+    global _is_prepared
+    catch_signals()
+    if _is_prepared:
+        return
+    _is_prepared = True
+    # Only of imported modules: a process that has not imported them is not one of their children.
+    for name in ("multiprocessing.util", "billiard.util"):
+        util = sys.modules.get(name)
+        if util is not None:
+            _finalize(util)
+            # A child forgets all finalizers when it starts, after what it has imported for its start.
+            util.register_after_fork(util, _finalize)
+    signals = sys.modules.get("celery.signals")
+    if signals is not None:
+        signals.worker_process_shutdown.connect(finish, weak=False)
+
+
+def _finalize(util: Any) -> None:
+    util.Finalize(None, finish, exitpriority=_LAST)
+
+
+def _after_fork() -> None:
+    # The threads and their buffers are the parent's.
+    global _began, _is_prepared
+    _began = 0.0
+    _is_prepared = False
+    _unfinished.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+# Runs before logging's own callback, which closes the handlers: that one was registered first.
+atexit.register(finish)

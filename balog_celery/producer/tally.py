@@ -1,0 +1,85 @@
+"""Counts the outcomes of a handler's records, and reports losses on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+
+#: The least time between two reports of one kind, in seconds.
+_REPORT_INTERVAL = 10.0
+
+
+class Tally:
+    """Counts the records of one handler in this process. Each record is counted as accepted and then as one outcome.
+
+    :param name: names the handler in reports.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.RLock()  # a signal handler may interrupt its holder
+        self._accepted = 0
+        self._outcomes = {"sent": 0, "dropped": 0, "refused": 0, "withheld": 0}
+        self._reported_at: dict[str, float] = {}
+        self._reported_losses = 0
+
+    def stats(self) -> dict[str, int]:
+        """Return the number of records by outcome, and how many are ``waiting`` for theirs."""
+        with self._lock:
+            return {**self._outcomes, "waiting": self._accepted - sum(self._outcomes.values())}
+
+    def accept(self) -> None:
+        """Count a record whose outcome is still open."""
+        with self._lock:
+            self._accepted += 1
+
+    def settle(self, **counts: int) -> None:
+        """Count outcomes of accepted records: ``settle(sent=9, refused=1)``."""
+        with self._lock:
+            for outcome, count in counts.items():
+                self._outcomes[outcome] += count
+
+    def lose(self, outcome: str, reason: str) -> None:
+        """Count the outcome of one record, ``dropped`` or ``refused``, and report it."""
+        self.settle(**{outcome: 1})
+        self.report(outcome, reason)
+
+    def withhold(self, reason: str) -> None:
+        """Count a record that must not be shipped; report the first."""
+        with self._lock:
+            self._accepted += 1
+            self._outcomes["withheld"] += 1
+            is_first = self._outcomes["withheld"] == 1
+        if is_first:
+            self._write(reason)
+
+    def report(self, kind: str, text: str) -> None:
+        """Write *text* and the losses so far to standard error, each *kind* at most every ten seconds."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._reported_at.get(kind, -_REPORT_INTERVAL) < _REPORT_INTERVAL:
+                return
+            self._reported_at[kind] = now
+        self._write(text)
+
+    def report_end(self, unsent: int) -> None:
+        """Report *unsent* records, and the losses that no report has mentioned yet."""
+        with self._lock:
+            losses = self._outcomes["dropped"] + self._outcomes["refused"]
+            unreported = losses > self._reported_losses
+        if unsent:
+            self._write(f"{unsent} records were not sent before the end")
+        elif unreported:
+            self._write("no more records are sent")
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            dropped, refused = self._outcomes["dropped"], self._outcomes["refused"]
+            self._reported_losses = dropped + refused
+        line = f"balog_celery: {self._name}: {text} ({dropped} dropped and {refused} refused so far)\n"
+        # Not sys.stderr, which may lead into logging; nor its buffer, which a signal handler must not enter twice.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(sys.__stderr__.fileno(), line.encode(errors="backslashreplace"))  # type: ignore[union-attr]

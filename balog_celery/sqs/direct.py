@@ -1,0 +1,172 @@
+"""The fast path to SQS: calls for an eighth of what they cost through boto3's client.
+
+A request is the one that the client would send, signed with the client's credentials, over connections of this package.
+It leaves out what makes the client slow: endpoint rules, a serializer and a parser that follow the service's model,
+most of its events, and two layers of HTTP in Python.
+
+If a direct call fails, the client makes it again, and its retries and errors are the ones that count. Two kinds of
+failure are not left to the client. A call that got a 200 may have been carried out, even if the answer is unreadable. A
+call that timed out has used up the time that its caller can wait. A signature that is refused because this machine's
+clock is wrong is made again with the service's time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, MutableMapping
+from datetime import datetime, timezone
+from functools import cached_property
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic_core import to_json
+
+from . import codes
+from .answers import read_answer, read_error_code
+from .connections import Answer, Connections
+from .server_clock import ServerClock
+from .signature import Signer
+
+if TYPE_CHECKING:
+    from botocore.credentials import Credentials
+    from mypy_boto3_sqs import SQSClient
+
+logger = logging.getLogger(__name__)
+
+#: How long a call may take, in seconds. Most take milliseconds, and visibility timeouts end while one hangs.
+ANSWER_TIMEOUT = 5.0
+#: How much longer than its wait a receive may take, in seconds. It is more than others get because the messages of a
+#: lost answer stay invisible for their visibility timeout.
+RECEIVE_MARGIN = 10.0
+
+
+class DirectCalls:
+    """Calls SQS without the client. Threads may share it.
+
+    Certificates are the client's; credentials are renewed as the client renews them. Handlers of the client's event
+    ``before-send``, of which moto is one, are called.
+
+    :param client: its endpoint, region and configuration are used.
+    :param credentials: the client's credentials.
+    :param ca_bundle: the file of certificates to trust that boto3 is configured with, if any.
+    :param clock: the service's clock, which the client follows too.
+    """
+
+    def __init__(self, client: SQSClient, credentials: Credentials, ca_bundle: str | None, clock: ServerClock) -> None:
+        from .botocore_compat import service_of, signed_path
+
+        meta: Any = client.meta
+        service = service_of(client)
+        endpoint = urlsplit(meta.endpoint_url)
+        self._credentials = credentials
+        self._emit = meta.events.emit
+        self._signer = Signer(service.signing_name, meta.region_name, signed_path(meta.endpoint_url))
+        self._clock = clock
+        self._url = meta.endpoint_url if endpoint.path else meta.endpoint_url + "/"
+        self._request_line = f"POST {endpoint.path or '/'} HTTP/1.1"
+        self._target = service.target_prefix
+        self._headers = {"Host": _host(endpoint), "Content-Type": f"application/x-amz-json-{service.json_version}"}
+        if service.is_query_compatible:
+            self._headers["x-amzn-query-mode"] = "true"  # error codes are those from before the JSON protocol
+        self._user_agent = meta.config.user_agent
+        self._connections = Connections(endpoint, ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE"))
+
+    def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Call SQS once.
+
+        :param operation: its name, such as ``"ReceiveMessage"``.
+        :param parameters: as the client's method takes them.
+        :returns: the answer, as :func:`~.answers.read_answer` returns it; None if the client must make the call.
+        :raises ForeignAnswer: the answer is not SQS's.
+        :raises TimeoutError: there is no whole answer in time.
+        """
+        wait = parameters.get("WaitTimeSeconds")
+        timeout = ANSWER_TIMEOUT if wait is None else wait + RECEIVE_MARGIN
+        try:
+            answer = self._call(operation, parameters, timeout)
+            if self._has_wrong_clock(answer):
+                answer = self._call(operation, parameters, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"no whole answer within {timeout:g} s") from error
+        except Exception:  # the client will succeed, or report it in its own words
+            logger.debug("sqs:%s failed on the fast path: boto3's client makes it again", operation, exc_info=True)
+            return None
+        return read_answer(operation, answer.content) if answer.status == HTTPStatus.OK else None
+
+    def _has_wrong_clock(self, answer: Answer) -> bool:
+        """Return whether a signature was refused because of this machine's clock, which is now corrected."""
+        return (
+            answer.status >= HTTPStatus.BAD_REQUEST
+            and codes.may_be_skewed(read_error_code(answer.content))
+            and self._clock.correct(answer.date.decode("latin-1"))
+        )
+
+    def _call(self, operation: str, parameters: Mapping[str, Any], timeout: float) -> Answer:
+        headers = {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}
+        body = to_json(parameters)
+        time = datetime.now(timezone.utc) + self._clock.offset
+        self._signer.sign(headers, body, self._credentials.get_frozen_credentials(), time)
+        headers["User-Agent"] = self._user_agent  # which is not signed
+        request = _Request(self._url, headers, body)
+        for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
+            if given is not None:
+                return Answer(given.status_code, given.content)
+        return self._connections.exchange(request.wire(self._request_line), timeout)
+
+
+class _Request:
+    """A request to send, as handlers of ``before-send`` get it: they may change it."""
+
+    method = "POST"
+
+    def __init__(self, url: str, headers: dict[str, str], body: bytes) -> None:
+        self.url = url
+        self.body = body
+        self._headers: MutableMapping[str, str] = headers
+
+    @cached_property
+    def headers(self) -> MutableMapping[str, str]:
+        """The headers, by names of any case; built only if a handler reads them."""
+        from .botocore_compat import case_insensitive
+
+        self._headers = case_insensitive(self._headers)
+        return self._headers
+
+    def wire(self, request_line: str) -> bytes:
+        """Return the bytes to send.
+
+        :raises ValueError: a header's value has several lines.
+        """
+        headers = [f"{name}: {value}" for name, value in self._headers.items()]
+        lines = [request_line, *headers, "Accept-Encoding: identity", f"Content-Length: {len(self.body)}"]
+        head = "\r\n".join(lines)
+        if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
+            raise ValueError("a header's value has several lines")
+        return head.encode("latin-1") + b"\r\n\r\n" + self.body
+
+
+def needs_client(client: SQSClient) -> str:
+    """Return why the calls of *client* cannot take the fast path; "" if they can."""
+    from .botocore_compat import is_instrumented, proxy_of, service_of
+
+    meta: Any = client.meta
+    if meta.config.signature_version != "v4":
+        return "the configured signature is not AWS Signature Version 4"
+    if service_of(client).protocol != "json":
+        return "this botocore does not speak JSON with SQS"
+    if proxy_of(meta.endpoint_url) is not None:
+        return "an HTTP proxy is configured"
+    if is_instrumented(client):
+        return "boto3 is instrumented"
+    return ""
+
+
+def _host(endpoint: SplitResult) -> str:
+    """Return the ``Host`` header for *endpoint* (RFC 9110, section 7.2)."""
+    host = endpoint.hostname or ""
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"http": 80, "https": 443}.get(endpoint.scheme)
+    return host if endpoint.port in (None, default) else f"{host}:{endpoint.port}"

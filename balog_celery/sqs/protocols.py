@@ -1,0 +1,50 @@
+"""The interface between a queue and its users: an engine needs a :class:`Queue`, the commands a readable one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from .messages import EntryFailure, Message, OutgoingMessage
+
+
+class Queue(Protocol):
+    """A queue that an engine can poll. :class:`~.queues.SQSQueue` is the implementation for SQS."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_fifo(self) -> bool: ...
+
+    @property
+    def has_unique_ids(self) -> bool:
+        """Whether two messages with the same ``message_id`` are one message that came twice."""
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest message that it takes, in bytes."""
+
+    def receive(self, limit: int, wait: float, visibility: int) -> list[Message]: ...
+
+    def delete(self, handles: Sequence[str]) -> list[EntryFailure]: ...
+
+    def change_visibility(self, handles: Sequence[str], seconds: int) -> list[EntryFailure]: ...
+
+    def send(self, messages: Sequence[OutgoingMessage]) -> list[EntryFailure]: ...
+
+    def attributes(self) -> Mapping[str, str]: ...
+
+    def exists(self) -> bool: ...
+
+    def create(self) -> None: ...
+
+
+class ReadableQueue(Queue, Protocol):
+    """A queue whose messages can be read with all their attributes."""
+
+    def read(self, limit: int, wait: float, visibility: int) -> list[Message]: ...
+
+
+#: Returns the queue of a topic.
+Connect = Callable[[str], Queue]

@@ -1,0 +1,70 @@
+"""AWS Signature Version 4, for POST requests to a URL without a query.
+
+botocore's signer takes several times as long: for each request it splits the URL, converts the headers twice, and
+derives the day's key from the secret.
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import datetime
+from hashlib import sha256
+from typing import Protocol
+
+
+class Credentials(Protocol):
+    """What botocore's frozen credentials have."""
+
+    @property
+    def access_key(self) -> str | None: ...
+    @property
+    def secret_key(self) -> str | None: ...
+    @property
+    def token(self) -> str | None: ...
+
+
+class Signer:
+    """Signs requests to one URL. Threads may share it.
+
+    :param service: the service's signing name.
+    :param region: the AWS region.
+    :param path: the path of the URL, quoted.
+    """
+
+    def __init__(self, service: str, region: str, path: str) -> None:
+        self._scope = f"{region}/{service}/aws4_request"
+        self._path = path
+        #: The key of the latest secret and scope, which begins with the day.
+        self._key: tuple[str | None, str, bytes] = (None, "", b"")
+
+    def sign(self, headers: dict[str, str], body: bytes, credentials: Credentials, time: datetime) -> None:
+        """Add the date, the session token and the signature to *headers*, all of which are signed.
+
+        :param time: the service's time, UTC.
+        """
+        timestamp = f"{time:%Y%m%dT%H%M%SZ}"
+        headers["X-Amz-Date"] = timestamp
+        if credentials.token:
+            headers["X-Amz-Security-Token"] = credentials.token
+        fields = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
+        names = sorted(fields)
+        lines = [f"{name}:{fields[name]}" for name in names]
+        signed = ";".join(names)
+        canonical = "\n".join(["POST", self._path, "", *lines, "", signed, sha256(body).hexdigest()])
+        scope = f"{timestamp[:8]}/{self._scope}"
+        text = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
+        signature = hmac.digest(self._key_for(credentials.secret_key, scope), text.encode(), "sha256").hex()
+        headers["Authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={signed}, "
+            f"Signature={signature}"
+        )
+
+    def _key_for(self, secret: str | None, scope: str) -> bytes:
+        known_secret, known_scope, key = self._key
+        if (known_secret, known_scope) != (secret, scope):
+            key = f"AWS4{secret}".encode()
+            for part in scope.split("/"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key = (secret, scope, key)
+        return key

@@ -1,0 +1,124 @@
+"""How a consumer's task calls its function: by the operator, inside the middleware, on an event loop if it is async."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeAlias
+
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+
+from ..consumers.consumer import Consumer
+from ..consumers.context import message_of
+from ..consumers.operator import EachResult
+from ..errors import ConfigurationError
+from ..events.records import FacilityRecord
+from ..producer.lineage import caused_by
+from . import event_loop
+from .outcome import safe_repr
+
+Middleware: TypeAlias = Callable[..., Any]
+Errors: TypeAlias = tuple[type[BaseException], ...]
+
+#: Whether one event of a batch is being processed, beside others.
+in_each: ContextVar[bool] = ContextVar("balog_in_each", default=False)
+
+
+def compose(
+    consumer: Consumer,
+    operator: Any,
+    middleware: Sequence[Middleware] = (),
+    request: Callable[[], Any] = dict,
+    retried: tuple[Errors, Errors] = ((), ()),
+) -> Callable[[Any], Any]:
+    """Return what calls the function of *consumer* with its argument, and returns its result.
+
+    :param middleware: what to call around it, the outermost first.
+    :param request: returns the headers of the current task, which may have the message.
+    :param retried: with ``each=True``, the exceptions after which an event is retried, and those of them after which
+        it is not.
+    :raises ConfigurationError: plain middleware would run on the loop, and could not wait for the function there.
+    """
+    is_async = consumer.is_async or is_coroutine_function(operator.process_event)
+    call: Callable[[Any], Any] = partial(operator.process_event, consumer)
+    if consumer.each:
+        call = partial(_each, call, retried)
+    waits = None
+    for one in reversed(middleware):
+        if not is_coroutine_function(one):
+            if is_async:
+                call, is_async, waits = _on_loop(call), False, one
+            call = partial(_around, one, consumer, request, call)
+        elif waits is None:
+            call, is_async = partial(_around_async, one, consumer, request, call), True
+        else:
+            raise ConfigurationError(
+                f"balog_middleware: {one!r} is async and around {waits!r}, which is not and has something async "
+                f"inside for {consumer.task_name}: list the plain ones before the async ones"
+            )
+    return _on_loop(call) if is_async else call
+
+
+def is_coroutine_function(func: Any) -> bool:
+    """Return whether *func*, a function or an object with ``__call__``, is called for a coroutine."""
+    call = getattr(func, "__call__", None)  # noqa: B004  # the object's own
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(call)
+
+
+def _on_loop(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def run(event: Any) -> Any:
+        result = call(event)
+        return event_loop.run(result) if inspect.iscoroutine(result) else result
+
+    return run
+
+
+def _around(middleware: Middleware, consumer: Consumer, request: Any, call: Callable[[Any], Any], event: Any) -> Any:
+    return middleware(partial(call, event), consumer, event, message_of(request()))
+
+
+async def _around_async(
+    middleware: Middleware, consumer: Consumer, request: Any, call: Callable[[Any], Any], event: Any
+) -> Any:
+    async def inner() -> Any:
+        result = call(event)
+        return await result if inspect.isawaitable(result) else result
+
+    return await middleware(inner, consumer, event, message_of(request()))
+
+
+async def _each(
+    call: Callable[[Any], Coroutine[Any, Any, Any]],
+    retried: tuple[Errors, Errors],
+    events: Sequence[Any],
+) -> EachResult:
+    """Process *events* concurrently, and return how each ended. A cancellation cancels the events that still run."""
+
+    async def process(event: Any) -> Any:
+        in_each.set(True)
+        if not isinstance(event, (Mapping, FacilityRecord)):  # a payload's model, which has no id
+            return await call(event)
+        with caused_by(event):
+            return await call(event)
+
+    tasks = [asyncio.ensure_future(process(event)) for event in events]
+    limit: BaseException | None = None
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        limit = SoftTimeLimitExceeded()
+    result = EachResult({}, {})
+    for index, task in enumerate(tasks):
+        error = (limit or asyncio.CancelledError()) if task.cancelled() else task.exception()
+        if error is None or isinstance(error, Ignore):
+            continue
+        again = isinstance(error, Retry) or (isinstance(error, Reject) and error.requeue)
+        again = again or (isinstance(error, tuple(retried[0])) and not isinstance(error, tuple(retried[1])))
+        (result.failed if again else result.dead)[index] = safe_repr(error)
+    return result

@@ -1,0 +1,36 @@
+"""The ids of consumers' tasks, and the ``argsrepr`` that Celery, Flower and logs show in place of their arguments."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+
+from ..events.records import FacilityRecord
+from ..text import printable
+
+#: The namespace of task ids: a name-based UUID (RFC 9562, version 5) of event id and task name.
+_NAMESPACE = uuid.UUID("5a0c8a5e-52f3-5d0b-9c39-6d6c0f6b4f0a")
+
+
+def task_id(event_id: str, task_name: str) -> str:
+    """Return the id of the task that serves one event to one consumer. It is the same at each redelivery."""
+    return str(uuid.uuid5(_NAMESPACE, f"{event_id}:{task_name}"))
+
+
+def batch_id(event_ids: Sequence[str], task_name: str) -> str:
+    """Return the id of the task that serves these events, in any order, to one consumer as a batch."""
+    return task_id(json.dumps(sorted(event_ids)), task_name)
+
+
+def argsrepr(event: FacilityRecord, topic: str) -> str:
+    """Return the ``argsrepr`` of an event's task: which event it is, without its content."""
+    cls_type, event_id = printable(event.payload.cls_type, 100), printable(event.header.id, 100)
+    return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
+
+
+def batch_argsrepr(events: Sequence[FacilityRecord], topic: str) -> str:
+    """Return the ``argsrepr`` of a batch's task: how many events of which types, and the first one's id."""
+    cls_types = printable(",".join(sorted({event.payload.cls_type for event in events})), 100)
+    first = printable(events[0].header.id, 100) if events else "none"
+    return f"(<Batch of {len(events)} events cls_type={cls_types} topic={printable(topic, 100)} first={first}>,)"

@@ -1,0 +1,50 @@
+"""Checks that Celery can use ``broker_url``, before a command fails on it deep inside kombu."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
+
+from ..dev import local_stack
+from ..errors import ConfigurationError
+from ..text import printable
+
+#: The schemes of brokers whose client library is an extra of this package.
+_REDIS = ("redis", "rediss", "sentinel")
+
+
+def require_broker(app: Celery) -> None:
+    """Check that ``broker_url`` can be read, and that the client library of its transport is installed.
+
+    :raises ConfigurationError: it cannot be read, or a package is missing.
+    """
+    if app.balog.local and (reason := local_stack.available()):
+        raise ConfigurationError(reason)
+    url = app.conf.broker_url
+    try:
+        connection = app.connection_for_write()
+        transport = connection.transport
+        transport.driver_version()
+    except Exception as error:  # kombu raises KeyError, ImportError, AttributeError or ValueError, as it happens
+        message = f"broker_url = {_without_password(url)!r} cannot be used: {_reason(url, error)}"
+        raise ConfigurationError(message) from error
+
+
+def _reason(url: Any, error: Exception) -> str:
+    scheme = str(url).partition("://")[0]
+    if scheme not in TRANSPORT_ALIASES and "." not in scheme and ":" not in scheme:
+        near = difflib.get_close_matches(scheme, TRANSPORT_ALIASES, n=1)
+        return f"kombu has no transport {scheme!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    if isinstance(error, ValueError):
+        return f"{printable(error)}; write it as scheme://user:password@host:port/path"
+    if scheme in _REDIS:
+        return "the client library of Redis is missing: pip install 'balog_celery[redis]'"
+    return f"install the client library of {scheme!r} ({printable(error)})"
+
+
+def _without_password(url: Any) -> str:
+    return printable(re.sub(r"//.*@", "//**@", str(url)))

@@ -1,0 +1,192 @@
+"""The settings of this package in a Celery configuration, and the defaults that it gives to Celery's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from celery import Celery
+from celery.utils.imports import cwd_in_path, symbol_by_name
+from pydantic import SecretStr
+
+from ..celery_compat.configuration import accepts_json, hides_password, is_set
+from ..consumers.operator import ConsumerOperator, check_operator
+from ..dev import local_stack
+from ..dev.transport import TRANSPORT_OPTIONS
+from ..errors import ConfigurationError
+from ..events.decoders import Decoder, find_decoder
+from ..outbox.store import Store
+from ..settings import PREFIX, SECRETS, Settings
+
+#: Defaults for Celery's own settings. Accepting JSON only is Celery's own default.
+CELERY_DEFAULTS = {
+    "broker_connection_retry_on_startup": True,
+    "worker_prefetch_multiplier": 1,
+    "worker_send_task_events": True,
+}
+
+
+def read_settings(app: Celery, given: Mapping[str, Any]) -> Settings:
+    """Return the ``balog_*`` settings of *app*.
+
+    :param given: settings without their prefix; those in the app's configuration win.
+    :raises ConfigurationError: one is unknown, or has a value of a wrong type.
+    """
+    conf = app.conf
+    # Like Celery's own: behind the app's namespace if it has one (CELERY_BALOG_REGION), and in capitals as well.
+    namespace = f"{app.namespace}_" if app.namespace else ""
+    configured: dict[str, Any] = {}
+    for key in sorted(key for key in conf if isinstance(key, str)):  # lower case, as set in code, sorts last and wins
+        name = key.removeprefix(namespace).lower()
+        if key.startswith(PREFIX) or (key.startswith(namespace) and name.startswith(PREFIX)):
+            configured[name] = conf[key]
+    return Settings.from_conf({**{PREFIX + key: value for key, value in given.items()}, **configured})
+
+
+def is_local(app: Celery, settings: Settings, *, may_be_local: bool) -> bool:
+    """Return True if the local stack serves *app*.
+
+    :param may_be_local: whether it does where neither a broker nor an endpoint is configured.
+    """
+    if settings.local is not None:
+        return settings.local
+    elsewhere = (
+        settings.endpoint_url
+        or os.environ.get("AWS_ENDPOINT_URL_SQS")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or settings.event_broker_url
+    )
+    brokers = (None, local_stack.broker_url(settings.state_dir))
+    return may_be_local and app.conf.broker_url in brokers and not elsewhere
+
+
+def fill_in(conf: Any, local_broker: Callable[[], str | None]) -> set[str]:
+    """Set Celery's settings that *conf* leaves open, and hide this package's secrets.
+
+    :param conf: the app's configuration.
+    :param local_broker: returns the URL of the local broker, or None if the app has another. Errors in this package's
+        settings are raised later: Celery swallows those that are raised here.
+    :returns: those of :data:`CELERY_DEFAULTS` that it left open.
+    """
+    open_settings = {key for key in CELERY_DEFAULTS if not is_set(conf, key)}
+    for key in open_settings:
+        conf[key] = CELERY_DEFAULTS[key]
+    for key in SECRETS:
+        # `celery report` and `inspect conf` recognize a secret by its name only.
+        if isinstance(value := conf.get(key), str) and not hides_password(key):
+            conf[key] = SecretStr(value)
+    url = None
+    with suppress(ConfigurationError):
+        url = local_broker()
+    if url is not None and conf.broker_url is None:
+        conf.broker_url = url
+        conf.broker_transport_options = {**TRANSPORT_OPTIONS, **conf.broker_transport_options}
+    return open_settings
+
+
+def require_json(conf: Any) -> None:
+    """Check that the app's workers accept JSON.
+
+    :raises ConfigurationError: they do not.
+    """
+    accepted = conf.accept_content
+    if accepted is not None and not accepts_json(accepted):
+        raise ConfigurationError(
+            f"accept_content = {accepted!r} refuses JSON, in which events are sent to tasks: add 'json' to it"
+        )
+
+
+def import_setting(setting: str, value: Any) -> Any:
+    """Return the object that *value* names, or *value* itself if it is not text.
+
+    :param setting: the name of the setting, without its prefix.
+    :raises ConfigurationError: it cannot be imported.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        with cwd_in_path():
+            return symbol_by_name(value)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{PREFIX}{setting} = {value!r} cannot be imported: {error}") from error
+
+
+def load_outbox(settings: Settings, name: str | None) -> Store:
+    """Return the outbox that *name*, or else ``balog_outbox``, names.
+
+    :raises ConfigurationError: there is none, or it cannot be imported.
+    """
+    found = import_setting("outbox", name or settings.outbox)
+    if not isinstance(found, Store):
+        raise ConfigurationError(
+            f"balog_outbox = {found!r} is not an outbox: name a DjangoStore or an SQLAlchemyStore, such as "
+            "'balog_celery.outbox.django:store'"
+        )
+    return found
+
+
+def load_operator(settings: Settings) -> Any:
+    """Return the consumer operator that *settings* name.
+
+    :raises ConfigurationError: it cannot be imported or created, or lacks a method.
+    """
+    found = import_setting("operator", settings.operator) or ConsumerOperator
+    if isinstance(found, type):
+        try:
+            found = found()
+        except TypeError as error:
+            raise ConfigurationError(
+                f"balog_operator: {found.__qualname__}() cannot be created without arguments ({error}): "
+                "name an object, such as 'proj.events:operator'"
+            ) from error
+    check_operator(found)
+    return found
+
+
+def load_middleware(settings: Settings) -> list[Callable[..., Any]]:
+    """Return the middleware that *settings* name.
+
+    :raises ConfigurationError: one cannot be imported, created or called.
+    """
+    found = []
+    for given in settings.middleware:
+        made = import_setting("middleware", given)
+        if isinstance(made, type):
+            try:
+                made = made()
+            except TypeError as error:
+                raise ConfigurationError(
+                    f"{PREFIX}middleware: {made.__qualname__}() cannot be created without arguments ({error}): "
+                    "name an object, such as 'proj.mw:tenant'"
+                ) from error
+        if not callable(made):
+            raise ConfigurationError(
+                f"{PREFIX}middleware: {made!r} cannot be called: name a function such as "
+                "def tenant(call, consumer, event, message): return call()"
+            )
+        found.append(made)
+    return found
+
+
+def load_decoders(settings: Settings) -> dict[str, Decoder]:
+    """Return the decoders of ``balog_decoders``, by topic.
+
+    :raises ConfigurationError: there is no such decoder.
+    """
+    found = {}
+    for topic, decoder in settings.decoders.items():
+        try:
+            with cwd_in_path():
+                found[topic] = find_decoder(decoder)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{PREFIX}decoders[{topic!r}] = {decoder!r}: {error}") from error
+    return found
+
+
+def app_identity(app: Celery, settings: Settings) -> str:
+    """Return what distinguishes *app*'s engines from those of other projects. Hashed, as a URL may hold a password."""
+    parts = f"{app.main}|{app.conf.broker_url}|{settings.region}|{sorted(settings.packages)}"
+    return f"{app.main}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"

@@ -1,0 +1,85 @@
+"""Shows why a worker or a command cannot start: one line, exit code 78, no traceback of Celery's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import click
+from celery import Celery
+
+from ..errors import BalogError, PackageImportError
+from .broker import require_broker
+
+logger = logging.getLogger(__name__)
+
+#: The exit code of a program that cannot start because of its configuration: EX_CONFIG of sysexits.h.
+EX_CONFIG = 78
+
+
+class StartError(click.ClickException):
+    """Ends a command of Celery's with one line and :data:`EX_CONFIG`.
+
+    :param error: why it cannot start.
+    :param logged: whether the terminal shows the line already.
+    """
+
+    exit_code = EX_CONFIG
+
+    def __init__(self, error: BalogError, *, logged: bool = False) -> None:
+        super().__init__(str(error))
+        self._frames = error.frames if isinstance(error, PackageImportError) else ""
+        self._logged = logged
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line, and the last frames of a failed import."""
+        if self._frames:
+            click.echo(self._frames.rstrip(), err=True)
+        if not self._logged:
+            super().show(file)
+
+
+@contextmanager
+def worker_start_errors() -> Iterator[None]:
+    """Log an error of this package that keeps a ``celery worker`` from starting, and end it with exit code 78.
+
+    Where no such command runs, as with a worker inside a test, the error is raised as it is.
+    """
+    try:
+        yield
+    except BalogError as error:
+        if (context := _worker_command()) is None:
+            raise
+        log_start_error(context.obj.app, error, "worker", context.params)
+        raise StartError(error, logged=not context.params.get("logfile")) from error
+
+
+def check_worker_broker(app: Celery) -> None:
+    """Check ``broker_url`` if a ``celery worker`` starts.
+
+    :raises ConfigurationError: it cannot be used.
+    """
+    if _worker_command() is not None:
+        require_broker(app)
+
+
+def log_start_error(app: Celery, error: BalogError, program: str, options: dict[str, Any]) -> None:
+    """Log why *program* cannot start, in the log's own place and format.
+
+    :param options: those of its command line, of which ``loglevel``, ``logfile`` and ``hostname`` are used.
+    """
+    # Celery sets logging up later than it imports the app's modules. A second call does nothing.
+    app.log.setup(
+        options.get("loglevel") or logging.WARNING,
+        options.get("logfile"),
+        redirect_stdouts=False,
+        hostname=options.get("hostname"),
+    )
+    logger.critical("the %s cannot start: %s", program, error)
+
+
+def _worker_command() -> click.Context | None:
+    context = click.get_current_context(silent=True)
+    return context if context is not None and context.info_name == "worker" else None

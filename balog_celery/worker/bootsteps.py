@@ -1,0 +1,252 @@
+"""The worker's steps: they run the embedded stack, and supervise an engine.
+
+The engine is a separate process, started by exec, so it shares nothing with the pool's forks.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import click
+from celery import Celery, bootsteps, signals
+from celery.worker.control import inspect_command
+
+from ..celery_compat.versions import untested
+from ..dev import local_stack
+from ..dispatch.channel import Channel
+from ..dispatch.hand_off_worker import BROKER_RETRY_PERIOD, RETRY_PERIOD, HandOff
+from ..engine.config import longest_stop
+from ..engine.status import problems
+from ..errors import ConfigurationError
+from ..sqs.messages import BATCH_SIZE
+from ..wiring.configuration import CELERY_DEFAULTS
+from ..wiring.start_errors import worker_start_errors
+from .child import ChildProcess
+from .pauses import WorkerPauses
+
+logger = logging.getLogger(__name__)
+
+#: How long the end of the engine's process may take after its stop, in seconds.
+_GRACE = 5.0
+#: How long an engine may take to stop in a cold shutdown of the worker, in seconds.
+_COLD = 3.0
+#: How often the engine's status is read, and how long it may stay the same until the engine is killed, in seconds.
+_HEARTBEAT_INTERVAL = 2.5
+_HUNG_AFTER = 20.0
+
+
+def no_engine_option() -> click.Option:
+    """Return the worker's option ``--no-engine``."""
+    return click.Option(
+        ["--no-engine"], is_flag=True, help="Execute tasks only: run no balog_celery engine beside this worker."
+    )
+
+
+class LocalStep(bootsteps.Step):  # type: ignore[misc]
+    """Starts the embedded broker and SQS before anything connects to them. They end with their last user."""
+
+    name = "balog-local"
+
+    def include_if(self, worker: Any) -> bool:
+        return bool(worker.app.balog.local)
+
+    def create(self, worker: Any) -> None:
+        integration = worker.app.balog
+        with worker_start_errors():
+            stack = local_stack.hold(integration.state_dir)
+        # The broker keeps unacknowledged tasks under the worker's name, and restores them when it is gone.
+        worker.app.conf.broker_transport_options = {
+            **worker.app.conf.broker_transport_options,
+            **local_stack.consumer_options(integration.state_dir),
+        }
+        # Printed, not logged, to be seen at any log level, above the banner.
+        print(f"Development only: a private broker runs at {stack.broker_url}", flush=True)
+        print(
+            f"Development only: a local SQS runs at {stack.endpoint_url}; its queues are gone when it stops", flush=True
+        )
+
+
+class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the engine when the pool runs, restarts it when it ends, and stops it first."""
+
+    name = "balog-engine"
+    requires = ("celery.worker.components:Timer", LocalStep)
+
+    def __init__(self, worker: Any, no_engine: bool = False, **_: Any) -> None:
+        for warning in untested():
+            logger.warning("%s", warning)
+        settings = worker.app.balog.settings
+        wanted = settings.engine and not no_engine
+        self.enabled = wanted and len(worker.app.balog.hub) > 0
+        if wanted and not self.enabled:
+            logger.warning(
+                "there are no consumers in balog_packages = %r, so this worker runs no engine: name the packages "
+                "in which functions have @consumer_config",
+                list(settings.packages),
+            )
+        if self.enabled:
+            with worker_start_errors():
+                worker.app.balog.check_engine()
+                worker.balog_pauses = WorkerPauses(worker.app, worker.hostname)
+        longest_wait = max([settings.wait_time, *(own.wait_time for own in settings.topics.values())])
+        self._patience = longest_stop(settings.drain, longest_wait) + _GRACE
+        period = RETRY_PERIOD if settings.event_broker_url is None else BROKER_RETRY_PERIOD
+        hands_off = worker.app.balog.dispatch == "hand-off"
+        self._hand_off = HandOff(period, _reserve(worker)) if hands_off else None
+        worker.balog_hand_off = self._hand_off
+        self._engine = ChildProcess("the engine", self._spawn)
+        self._heartbeat = Heartbeat()
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Return what `celery inspect stats` and Flower show of this step."""
+        return {"balog": self.status(worker)}
+
+    def status(self, worker: Any) -> dict[str, Any] | None:
+        """Return the status of the engine beside this worker; None without one, while it starts, or cannot write it."""
+        pid = self._engine.pid
+        try:
+            statuses = worker.app.balog.statuses()
+        except ConfigurationError:  # the engine logs that it cannot use the folder
+            return None
+        return next((status for status in statuses if status["pid"] == pid), None)
+
+    def start(self, worker: Any) -> None:
+        # Wait in this signal, which is sent when the pool has been drained. stop() may come before that, and waiting
+        # there would keep the pool's tasks from reporting their ends to the engine.
+        signals.worker_shutdown.connect(self._wait, sender=worker, weak=False)
+        self._command = _engine_command(worker)
+        self._pauses: WorkerPauses = worker.balog_pauses
+        self._engine.start(worker)
+        worker.timer.call_repeatedly(_HEARTBEAT_INTERVAL, self._kill_if_hung, (worker,))
+
+    def close(self, worker: Any) -> None:
+        """Stop receiving messages; Celery calls this first in a warm and in a cold shutdown."""
+        self._engine.stop()
+        if self._hand_off is not None:
+            self._hand_off.end()
+
+    def stop(self, worker: Any) -> None:
+        self.close(worker)
+
+    def terminate(self, worker: Any) -> None:
+        self.close(worker)
+        self._end(_COLD)
+
+    def _wait(self, **_: Any) -> None:
+        self._end(self._patience)
+        self._pauses.forget()
+
+    def _end(self, patience: float) -> None:
+        self._engine.end(patience, "SQS redelivers its messages", self._flush)
+
+    def _flush(self) -> None:
+        """Send what the event loop, which has stopped, would send."""
+        if self._hand_off is not None:
+            self._hand_off.flush()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self._pauses.save()
+        if self._hand_off is None:
+            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [*self._command, "--hand-off-fd", str(theirs.fileno())]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        self._hand_off.use(Channel(ours))
+        return process
+
+    def _kill_if_hung(self, worker: Any) -> None:
+        """Kill an engine that has stopped writing its status: another one starts."""
+        if not self._engine.is_running:
+            return
+        status = self.status(worker)
+        if self._heartbeat.stands_still(None if status is None else (status["pid"], status["written"])):
+            logger.error(
+                "the engine (pid %d) hangs: it has not written its status for %.0f s, and is killed",
+                self._engine.pid,
+                _HUNG_AFTER,
+            )
+            self._engine.kill()
+
+
+class Heartbeat:
+    """Notices that the engine's status stays the same.
+
+    It counts checks, not time: neither process runs while the machine is suspended.
+    """
+
+    def __init__(self) -> None:
+        self._last: Any = None
+        self._checks = 0
+
+    def stands_still(self, status: Any) -> bool:
+        """Return whether *status* has been the same for :data:`_HUNG_AFTER` seconds.
+
+        :param status: what changes with each write; None without a status: the engine starts, stops or cannot write.
+        """
+        self._checks = self._checks + 1 if status is not None and status == self._last else 0
+        self._last = status
+        return self._checks * _HEARTBEAT_INTERVAL >= _HUNG_AFTER
+
+
+@inspect_command()  # type: ignore[untyped-decorator]
+def balog(state: Any, **_: Any) -> dict[str, Any]:
+    """Show the status and the problems of the balog_celery engine beside the worker."""
+    worker = state.consumer.controller
+    step = next((step for step in worker.steps if isinstance(step, EngineStep)), None)
+    if step is None:
+        return {"engine": None, "problems": []}
+    status = step.status(worker)
+    limits = getattr(worker, "balog_concurrency", None)
+    return {
+        "engine": status,
+        "problems": ["it does not run"] if status is None else problems(status),
+        "paused": worker.balog_pauses.names if hasattr(worker, "balog_pauses") else [],
+        "concurrency": {} if limits is None else limits.status(),
+    }
+
+
+def _reserve(worker: Any) -> int | None:
+    """Return how many tasks keep the pool busy between receives; None if the app limits its prefetching itself."""
+    if worker.app.balog.limits_prefetch or worker.prefetch_multiplier != CELERY_DEFAULTS["worker_prefetch_multiplier"]:
+        return None
+    return BATCH_SIZE * int(worker.app.balog.pollers)
+
+
+def _engine_command(worker: Any) -> list[str]:
+    command = [sys.executable, "-m", "celery", "-A", app_path(worker.app), "balog", "engine"]
+    command += ["--loglevel", logging.getLevelName(worker.loglevel or logging.WARNING)]
+    if worker.logfile:
+        command += ["--logfile", worker.logfile, "--hostname", worker.hostname]
+    if (path := worker.balog_pauses.path) is not None:
+        command += ["--pauses", str(path)]
+    return [*command, "--worker-pid", str(os.getpid())]
+
+
+def app_path(app: Celery) -> str:
+    """Return the argument for ``celery -A`` with which another process finds *app*.
+
+    :raises ConfigurationError: no module that can be imported by name has it.
+    """
+    context = click.get_current_context(silent=True)
+    given = context.find_root().params.get("app") if context is not None else None
+    if isinstance(given, str):
+        return given
+    main = sys.modules.get("__main__")
+    for name, module in list(sys.modules.items()):
+        # The script itself cannot be imported (multiprocessing also knows it as __mp_main__), and Celery's own modules
+        # only have this process's current app.
+        if module is main or name.partition(".")[0] == "celery":
+            continue
+        for attribute, value in list(getattr(module, "__dict__", {}).items()):
+            if value is app:
+                return f"{name}:{attribute}"
+    raise ConfigurationError(
+        f"the engine's process cannot find {app!r}: keep the app in a module that can be imported, "
+        "or start the worker with `celery -A module worker`, or run engines by themselves and set balog_engine = False"
+    )

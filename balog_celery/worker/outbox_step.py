@@ -1,0 +1,45 @@
+"""Runs a relay of the outbox beside a worker, in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from typing import Any
+
+from celery import bootsteps
+
+from .bootsteps import app_path
+from .child import ChildProcess
+
+#: How long a relay may take to stop: one call to SQS, in seconds.
+_PATIENCE = 30.0
+
+
+class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts a relay with the worker, starts another when it ends, and stops it with the worker."""
+
+    name = "balog-outbox"
+    requires = ("celery.worker.components:Timer",)
+
+    def __init__(self, worker: Any, **_: Any) -> None:
+        self.enabled = worker.app.balog.settings.outbox_relay
+        self._relay = ChildProcess("the outbox relay", lambda: _spawn(worker))
+
+    def start(self, worker: Any) -> None:
+        """Start the relay."""
+        self._relay.start(worker)
+
+    def stop(self, worker: Any) -> None:
+        """Stop the relay after the call to SQS that is under way."""
+        self._relay.stop()
+        self._relay.end(_PATIENCE, "its rows are sent later")
+
+
+def _spawn(worker: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "celery", "-A", app_path(worker.app), "balog", "outbox"]
+    command += ["--loglevel", logging.getLevelName(worker.loglevel or logging.WARNING)]
+    if worker.logfile:
+        command += ["--logfile", worker.logfile]
+    return subprocess.Popen([*command, "--worker-pid", str(os.getpid())], stdin=subprocess.DEVNULL)

@@ -1,0 +1,183 @@
+"""Pausing topics and consumers at run time, by ``celery control balog_pause`` and ``balog_resume``."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.worker.control import control_command
+
+from ..consumers.consumer import Consumer
+from ..engine.pauses import Paused
+from ..errors import BalogError, ConfigurationError
+from ..signals import consumer_paused
+from ..sqs.addresses import queue_name
+from ..text import printable
+from ..wiring.configuration import app_identity
+from ..wiring.loading import topic_names
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerPauses:
+    """What is paused in one worker. Its engine reads it from a file.
+
+    :param app: the Celery app; its consumers are loaded.
+    :param node: the worker's node name.
+    """
+
+    def __init__(self, app: Celery, node: str) -> None:
+        self._topics: dict[str, list[Consumer]] = app.balog.topics()
+        self._remembers = app.balog.settings.remember_pauses
+        #: The file; None: there is no folder for it, so nothing can be paused.
+        self.path: Path | None = None
+        self._problem = ""
+        try:
+            self.path = app.balog.status_dir / _file_name(app, node)
+        except ConfigurationError as error:
+            if self._remembers:
+                raise
+            self._problem = str(error)
+        self.now = Paused() if self.path is None or not self._remembers else self._remembered(self.path)
+        if any(self.now):
+            logger.warning("paused, as before the restart: %s", ", ".join(self.names))
+
+    @property
+    def names(self) -> list[str]:
+        """What is paused, by name."""
+        return sorted(map(printable, self.now.topics | self.now.consumers))
+
+    @property
+    def known(self) -> list[str]:
+        """All topics and consumers."""
+        return sorted({*self._topics, *(one.task_name for listed in self._topics.values() for one in listed)})
+
+    def save(self) -> None:
+        """Write the file: before each start of an engine, as it may have been deleted."""
+        try:
+            if self.path is not None:
+                self.now.write(self.path)
+        except OSError as error:
+            logger.error("%s cannot be written, so the engine may not know what is paused: %s", self.path, error)
+
+    def forget(self) -> None:
+        """Delete the file of a worker that stops, unless its next start needs it."""
+        if self.path is not None and not self._remembers:
+            self.path.unlink(missing_ok=True)
+
+    def pause(self, names: Sequence[str]) -> list[str]:
+        """Pause topics and consumers; return what was not paused before.
+
+        :raises ConfigurationError: a name means nothing, or several things. Nothing is paused then.
+        :raises OSError: the file cannot be written. Nothing is paused then.
+        """
+        before, meant = self.now, self._meant(names)
+        self._become(Paused(before.topics | meant.topics, before.consumers | meant.consumers))
+        for topic, consumers in self._topics.items():
+            for consumer in consumers:
+                was, now = (self._is_paused(paused, topic, consumer) for paused in (before, self.now))
+                if now and not was:
+                    consumer_paused.send(queue_name(topic), consumer=consumer.task_name)
+        return sorted((meant.topics - before.topics) | (meant.consumers - before.consumers))
+
+    def resume(self, names: Sequence[str]) -> list[str]:
+        """Resume topics and consumers, or all if there are no *names*; return what was paused before.
+
+        :raises ConfigurationError: a name means nothing, or several things. Nothing is resumed then.
+        :raises OSError: the file cannot be written. Nothing is resumed then.
+        """
+        before, meant = self.now, self._meant(names) if names else self.now
+        self._become(Paused(before.topics - meant.topics, before.consumers - meant.consumers))
+        return sorted((meant.topics & before.topics) | (meant.consumers & before.consumers))
+
+    def _become(self, paused: Paused) -> None:
+        if self.path is None:
+            raise ConfigurationError(self._problem)
+        paused.write(self.path)
+        self.now = paused
+
+    @staticmethod
+    def _is_paused(paused: Paused, topic: str, consumer: Consumer) -> bool:
+        return topic in paused.topics or consumer.task_name in paused.consumers
+
+    def _remembered(self, path: Path) -> Paused:
+        try:
+            found = Paused.read(path)
+        except FileNotFoundError:
+            return Paused()
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(
+                f"balog_remember_pauses: it is not known what was paused, as {path} cannot be read ({error}): "
+                "mend or delete it"
+            ) from error
+        tasks = {one.task_name for consumers in self._topics.values() for one in consumers}
+        if gone := sorted((found.topics - self._topics.keys()) | (found.consumers - tasks)):
+            logger.warning("paused before the restart, and there no longer: %s", ", ".join(map(printable, gone)))
+        return Paused(found.topics & self._topics.keys(), found.consumers & tasks)
+
+    def _meant(self, names: Iterable[str]) -> Paused:
+        """Return the topics and consumers that *names* mean: topics by any of their names, consumers by task or name.
+
+        :raises ConfigurationError: a name means nothing, or several things.
+        """
+        topics: set[str] = set()
+        consumers: set[str] = set()
+        everything = [one for listed in self._topics.values() for one in listed]
+        for name in names:
+            same = {topic for topic in self._topics if name in (topic, queue_name(topic), *self._written(topic))}
+            tasks = {one.task_name for one in everything if name in (one.task_name, one.name)}
+            if len(same) + len(tasks) != 1:
+                raise ConfigurationError(self._unclear(name, sorted(same | tasks)))
+            topics |= same
+            consumers |= tasks
+        return Paused(frozenset(topics), frozenset(consumers))
+
+    def _written(self, topic: str) -> list[str]:
+        return [name for name in topic_names({topic: self._topics[topic]}, topic) if name != topic]
+
+    def _unclear(self, name: str, meant: list[str]) -> str:
+        if meant:
+            return f"{printable(name)!r} may be any of {', '.join(map(printable, meant))}: give one of these"
+        near = difflib.get_close_matches(name, self.known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = ", ".join(map(printable, self.known))
+        return f"there is no topic and no consumer {printable(name)!r}: {hint}topics and consumers are {known}"
+
+
+def _file_name(app: Celery, node: str) -> str:
+    identity = app_identity(app, app.balog.settings)
+    name = re.sub(r"[^\w.@-]", "_", node)
+    return f"paused-{identity}-{name}.json"
+
+
+@control_command(variadic="names", signature="<topic or consumer> ...")  # type: ignore[untyped-decorator]
+def balog_pause(state: Any, names: Sequence[str], **_: Any) -> dict[str, str]:
+    """Receive nothing of a topic, or hold the events of a consumer."""
+    return _change(state, list(names), "pause")
+
+
+@control_command(variadic="names", signature="[topic or consumer] ...")  # type: ignore[untyped-decorator]
+def balog_resume(state: Any, names: Sequence[str] = (), **_: Any) -> dict[str, str]:
+    """Undo balog_pause, of everything if nothing is named."""
+    return _change(state, list(names), "resume")
+
+
+def _change(state: Any, names: list[str], verb: str) -> dict[str, str]:
+    pauses: WorkerPauses | None = getattr(state.consumer.controller, "balog_pauses", None)
+    if pauses is None:
+        return {"error": "this worker runs no engine, so there is nothing to pause"}
+    if verb == "pause" and not names:
+        return {"error": f"name what to pause, of {', '.join(map(printable, pauses.known))}"}
+    try:
+        changed = pauses.pause(names) if verb == "pause" else pauses.resume(names)
+    except (BalogError, OSError) as error:
+        return {"error": str(error)}
+    if changed:
+        logger.warning("%sd by remote control: %s", verb, ", ".join(map(printable, changed)))
+    paused = ", ".join(pauses.names) or "nothing"
+    return {"ok": f"{verb}d {', '.join(map(printable, changed)) or 'nothing more'}; paused: {paused}"}

@@ -1,0 +1,166 @@
+"""SQSHandler under logging.config, which closes all existing handlers, in separate processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from project import Topic
+
+import servers
+
+Run = Callable[[str], str]
+
+BEGIN = """
+import logging, logging.config, logging.handlers, os, queue, sys, time
+from balog_celery import SQSHandler, flush
+TOPIC = os.environ["TOPIC"]
+root = logging.getLogger()
+root.setLevel(logging.INFO)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, topic: Topic, sqs: servers.Sqs) -> Run:
+    """Return a function that runs a script, for which any output on standard error is an error."""
+
+    def run(code: str) -> str:
+        path = tmp_path / "script.py"
+        path.write_text(BEGIN + textwrap.dedent(code))
+        env = {**os.environ, **sqs.env, "TOPIC": topic.name}
+        done = subprocess.run([sys.executable, str(path)], env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return run
+
+
+NOTHING = 'logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})'
+DJANGO = """
+from django.conf import settings
+settings.configure(LOGGING={"version": 1, "disable_existing_loggers": False})
+import django
+django.setup()
+"""
+FILE = """
+open("logging.ini", "w").write('''
+[loggers]
+keys=root
+[handlers]
+keys=
+[formatters]
+keys=
+[logger_root]
+level=INFO
+handlers=
+''')
+handlers = root.handlers[:]
+logging.config.fileConfig("logging.ini", disable_existing_loggers=False)
+root.handlers[:] = handlers  # fileConfig, unlike the others, also takes them away
+"""
+UVICORN = """
+import uvicorn
+uvicorn.Config("app:app")
+"""
+
+
+@pytest.mark.parametrize("configure", [NOTHING, DJANGO, FILE, UVICORN], ids=["dict", "django", "file", "uvicorn"])
+def test_a_handler_that_was_closed_ships_on(run: Run, topic: Topic, configure: str) -> None:
+    """A closed handler sends its buffer without delaying the configuration, and opens again."""
+    output = run(
+        f"""
+root.addHandler(SQSHandler(TOPIC, linger=3600))
+logging.info("before")
+began = time.monotonic()
+{configure}
+assert time.monotonic() - began < 4, "it waited for the flush"
+logging.info("after")
+print(root.handlers)
+"""
+    )
+    assert "SQSHandler" in output
+    assert topic.left() == 2
+
+
+def test_configuring_does_not_wait_for_a_send_under_way(run: Run, topic: Topic) -> None:
+    """Configuring logging does not wait for a send under way, which may need logging's lock."""
+    run(
+        """
+        root.addHandler(SQSHandler(TOPIC, linger=0))
+        for number in range(300):
+            logging.info("before")
+            began = time.monotonic()
+            logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+            assert time.monotonic() - began < 4
+        """
+    )
+    assert topic.left() == 300
+
+
+CONFIG = """
+CONFIG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"record": {"()": "balog_celery.SchemaFormatter"}},
+    "handlers": {
+        "sqs": {"class": "balog_celery.SQSHandler", "topic": TOPIC, "linger": 3600, "formatter": "record"},
+        "memory": {"class": "logging.handlers.MemoryHandler", "capacity": 100, "target": "sqs", "level": "WARNING"},
+    },
+    "root": {"handlers": ["sqs"], "level": "INFO"},
+    "loggers": {"memory": {"handlers": ["memory"], "propagate": False}},
+}
+logging.config.dictConfig(CONFIG)
+"""
+
+
+def test_a_handler_that_a_configuration_makes(run: Run, topic: Topic) -> None:
+    """A configuration makes the handler by name, each time a new one; an incremental one finds it."""
+    run(
+        CONFIG
+        + """
+for number in range(3):
+    logging.info("done")
+    logging.getLogger("memory").warning("kept")
+    logging.config.dictConfig(CONFIG)
+incremental = {"version": 1, "incremental": True, "handlers": {"sqs": {"level": "ERROR"}}}
+logging.config.dictConfig(incremental)
+logging.info("below the level")
+logging.error("done")
+"""
+    )
+    assert topic.left() == 7
+
+
+def test_a_queue_handler_s_listener_ships(run: Run, topic: Topic) -> None:
+    """The listener of a QueueHandler ships records from its own thread, all of them before its stop."""
+    run(
+        """
+        records = queue.SimpleQueue()
+        root.addHandler(logging.handlers.QueueHandler(records))
+        listener = logging.handlers.QueueListener(records, SQSHandler(TOPIC, linger=3600))
+        listener.start()
+        for number in range(25):
+            logging.info("done")
+        listener.stop()
+        """
+    )
+    assert topic.left() == 25
+
+
+def test_logging_s_own_shutdown_sends(run: Run, topic: Topic) -> None:
+    """``logging.shutdown`` sends the buffer of a script that then calls os._exit."""
+    run(
+        """
+        root.addHandler(SQSHandler(TOPIC, linger=3600))
+        logging.info("done")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+        """
+    )
+    assert topic.left() == 1

@@ -1,0 +1,71 @@
+"""The output of commands, on terminals of any width and in pipes."""
+
+from __future__ import annotations
+
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from fcntl import ioctl
+
+import pytest
+
+ROW = ("shop.events.archive_everything", "myproj-orders-production-eu-west-1", "", "KeyError('order'), " * 8)
+
+TABLE = f"""
+from balog_celery.cli import output
+output.table(("TASK", "TOPIC", "NOTHING", "ERROR"), [{ROW!r}] * 2)
+"""
+
+PROGRESS = """
+from balog_celery.cli import output
+with output.progress(400, "sending") as advance:
+    for _ in range(40):
+        advance(10)
+"""
+
+
+def on_terminal(code: str, width: int) -> str:
+    """Run *code* on a terminal of that width, and return what it shows."""
+    main, other = pty.openpty()
+    ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    program = subprocess.Popen([sys.executable, "-c", code], stdin=other, stdout=other, stderr=other, env=env)
+    os.close(other)
+    shown = b""
+    try:
+        while chunk := os.read(main, 4096):
+            shown += chunk
+    except OSError:  # as Linux says that the other end is closed
+        pass
+    finally:
+        os.close(main)
+        assert program.wait(30) == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
+    """A table that does not fit into the terminal is printed as a block of lines for each row, with all values."""
+    lines = on_terminal(TABLE, width).replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()
+    assert max(map(len, lines)) <= width
+    text = "".join("".join(lines).split())
+    assert all(text.count("".join(cell.split())) == 2 for cell in ROW if cell)
+
+
+def test_a_table_that_is_piped_has_a_line_for_each_row() -> None:
+    """A table in a pipe has one line for each row, however wide it is."""
+    done = subprocess.run([sys.executable, "-c", TABLE], capture_output=True, text=True, check=True, timeout=30)
+    heading, *rows = done.stdout.splitlines()
+    assert heading.split() == ["TASK", "TOPIC", "NOTHING", "ERROR"]
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_progress_bar_stays_in_its_line(width: int) -> None:
+    """A progress bar fits into one line of a terminal of any width."""
+    shown = on_terminal(PROGRESS, width)
+    assert shown.count("\n") <= 1
+    assert all(len(part.replace("\x1b[?25l", "").replace("\x1b[?25h", "")) <= width for part in shown.split("\r"))

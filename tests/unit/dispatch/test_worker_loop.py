@@ -1,0 +1,180 @@
+"""A hand-off without an event loop: a thread reads, another one acts, and a pool executes in threads."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.concurrency.thread import TaskPool
+from kombu.asynchronous.timer import Timer
+
+from balog_celery.consumers import Consumer
+from balog_celery.consumers.operator import ConsumerOperator
+from balog_celery.dead_letters.writer import DeadLetters
+from balog_celery.dispatch.channel import Channel
+from balog_celery.dispatch.hand_off_worker import HandOff
+from balog_celery.dispatch.protocol import Closed, Done, Message, Released, Task, encode
+from balog_celery.dispatch.worker_loop import ThreadLoop
+from balog_celery.tasks.request import EventRequest
+from balog_celery.tasks.routes import register
+from sample_events import event_text
+from scripted_sqs.observed import ObservedQueue
+
+CONSUMER = Consumer(print, "topic", name="function")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, Channel]]:
+    """The worker's end of a channel, and the engine's."""
+    ours, theirs = map(Channel, socket.socketpair())
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_lines_are_read_in_order_until_the_end(ends: tuple[Channel, Channel]) -> None:
+    """Also after an error in what acts on them, and however often reading is started."""
+    # Given
+    ours, theirs = ends
+    seen: queue.Queue[Any] = queue.Queue()
+
+    def act(lines: Any) -> None:
+        for line in lines or [None]:
+            seen.put(line)
+        if lines == [["bad"]]:
+            raise ValueError("bad")
+
+    loop = ThreadLoop()
+    loop.start_reading(ours, act)
+    loop.stop_reading(ours)
+    loop.start_reading(ours, act)
+    # When
+    for number in range(100):
+        theirs.send(["bad"] if number == 50 else [number])
+        assert seen.get(timeout=60) == (["bad"] if number == 50 else [number])
+    theirs.close()
+    # Then
+    assert seen.get(timeout=60) is None
+    assert seen.empty()
+
+
+def test_calls_are_made_one_after_the_other(ends: tuple[Channel, Channel]) -> None:
+    """By whichever threads they are asked for."""
+    loop, running, counts = ThreadLoop(), threading.Lock(), []
+    loop.start_reading(ends[0], lambda _: None)
+    done = threading.Event()
+
+    def call() -> None:
+        assert running.acquire(blocking=False)
+        counts.append(threading.get_ident())
+        running.release()
+        if len(counts) == 200:
+            done.set()
+
+    threads = [threading.Thread(target=lambda: [loop.call_soon(call) for _ in range(50)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert done.wait(60)
+    assert len(set(counts)) == 1
+
+
+class ThreadWorker:
+    """A worker with Celery's pool of one thread, whose strategy gives each task to the pool at once.
+
+    The first task runs until it is allowed to end.
+    """
+
+    def __init__(self, app: Celery, channel: Channel) -> None:
+        self.began: queue.Queue[int] = queue.Queue()
+        self.given: queue.Queue[int] = queue.Queue()
+        self.may_end = threading.Event()
+        self.pool = TaskPool(1)
+        self.pool.start()
+        self.app = app
+        self.hand_off = HandOff()
+        self.consumer = SimpleNamespace(
+            app=app,
+            hostname="h",
+            controller=SimpleNamespace(),
+            on_task_message=set(),
+            pool=self.pool,
+            timer=Timer(),  # type: ignore[no-untyped-call]
+            strategies={CONSUMER.task_name: self.execute},
+            task_buckets={CONSUMER.task_name: None},
+        )
+        self.hand_off.use(channel)
+        self.hand_off.open(self.consumer, ThreadLoop())
+
+    def execute(self, message: Any, _body: Any, ack: Any, reject: Any, _callbacks: Any) -> None:
+        task = self.app.tasks[message.headers["task"]]
+        request = EventRequest(message, app=self.app, task=task, hostname="h", on_ack=ack, on_reject=reject)
+        self.pool.apply_async(
+            self.run, (message.number,), accept_callback=request.on_accepted, callback=lambda _: message.ack()
+        )
+        self.given.put(message.number)
+
+    def run(self, number: int) -> None:
+        self.began.put(number)
+        self.may_end.wait(60)
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app with the task of one consumer."""
+    app = Celery("threads", broker="memory://", set_as_current=False)
+    register(app, CONSUMER, ConsumerOperator(), "topic", DeadLetters(lambda name: ObservedQueue(name), None), None, "")
+    yield app
+    app.close()
+
+
+def task(number: int) -> Any:
+    """The line with which an engine hands a task over."""
+    return encode(Task(number, f"id{number}", CONSUMER.task_name, "()", event_text(f"e{number}"), {}))
+
+
+def reported(channel: Channel, wanted: Message) -> list[list[Any]]:
+    """The lines that the worker has sent, up to *wanted*."""
+    found: list[list[Any]] = []
+    while line(wanted) not in found:
+        found += channel.receive() or []
+    return found
+
+
+def line(message: Message) -> list[Any]:
+    """A message as it is read from the channel; as tuples, messages of different kinds may be equal."""
+    return list(encode(message))
+
+
+def test_a_pool_of_threads_does_not_execute_what_was_given_back(ends: tuple[Channel, Channel], app: Celery) -> None:
+    """It had the task in its queue when the broker was lost. What it executes is finished."""
+    # Given one task that runs, and one that the pool has queued behind it
+    ours, theirs = ends
+    worker = ThreadWorker(app, ours)
+    for number in (1, 2):
+        theirs.send(task(number))
+        assert worker.given.get(timeout=60) == number
+    assert worker.began.get(timeout=60) == 1
+    # When
+    worker.hand_off.shut()
+    # Then
+    assert reported(theirs, Released(2))[-2:] == [line(Closed()), line(Released(2))]
+    worker.may_end.set()
+    assert reported(theirs, Done(1)) == [line(Done(1))]
+    worker.pool.executor.shutdown()
+    assert worker.began.empty()
+
+
+def test_a_task_that_arrives_without_a_broker_goes_back(ends: tuple[Channel, Channel], app: Celery) -> None:
+    """The thread reads all the time."""
+    ours, theirs = ends
+    worker = ThreadWorker(app, ours)
+    worker.hand_off.shut()
+    theirs.send(task(1))
+    assert reported(theirs, Released(1))[-1] == line(Released(1))
+    worker.pool.stop()

@@ -1,0 +1,59 @@
+"""A topic is its queue, not its queue's name: counters, status and dead letters of queues that share a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from balog_celery.consumers import Consumer, ConsumerHub
+from balog_celery.engine.engine import Engine
+from engines import Queues, running
+from sample_events import event_text, mark_of
+from scripted_sqs.observed import ObservedQueue
+from servers import wait_until
+
+HERE = "https://sqs.eu-west-1.amazonaws.com/123456789012/orders"
+THERE = "https://sqs.us-east-1.amazonaws.com/210987654321/orders"
+
+
+def engine_of(queues: Queues, func: Any) -> Engine:
+    hub = ConsumerHub()
+    for topic in (HERE, THERE):
+        hub.add_consumer(Consumer(func, topic, "metrics"))
+    return Engine(hub, queues.__getitem__, linger=0.0)
+
+
+def both(here: list[str], there: list[str]) -> Queues:
+    queues = Queues({HERE: ObservedQueue("orders", here), THERE: ObservedQueue("orders", there)})
+    for topic in (HERE, THERE):
+        queues[f"{topic}-dead"] = ObservedQueue("orders-dead")
+    return queues
+
+
+def test_queues_of_one_name_are_counted_and_shown_apart() -> None:
+    """Each by the URL that its consumers give; a name that only one queue has is enough for that one."""
+    queues = both([event_text("a"), event_text("b")], [event_text("c", "unwanted")])
+    with running(engine_of(queues, lambda _event: None)) as engine:
+        queues[HERE].wait_for(lambda: len(queues[HERE].deleted) == 2)
+        queues[THERE].wait_for(lambda: len(queues[THERE].deleted) == 1)
+        wait_until(lambda: engine.stats.of(HERE).get("deleted") == 2)
+        wait_until(lambda: engine.stats.of(THERE).get("deleted") == 1)
+        assert engine.stats.of(HERE) == {"received": 2, "dispatched": 2, "deleted": 2}
+        assert engine.stats.of(THERE) == {"received": 1, "unwanted": 1, "deleted": 1}
+        assert engine.status()["topics"][HERE]["received"] == 2
+        assert engine.status()["topics"][THERE]["received"] == 1
+
+
+def test_an_event_that_fails_in_place_is_a_dead_letter_beside_its_own_queue() -> None:
+    """In the region and account of the topic's URL."""
+
+    def fail(_event: Any) -> None:
+        raise ValueError("no")
+
+    queues = both([], [event_text()])
+    own = queues["orders-dead"] = ObservedQueue("orders-dead")
+    with running(engine_of(queues, fail)):
+        queues[THERE].wait_for(lambda: queues[THERE].deleted == ["m1"])
+    (letter,) = queues[f"{THERE}-dead"].sent
+    assert mark_of(letter)["topic"] == THERE
+    assert not own.sent
+    assert not queues[f"{HERE}-dead"].sent

@@ -1,0 +1,124 @@
+"""The secrets of a topic that is a URL are nowhere in what this package shows, sends or stores."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balog_celery import SQSHandler
+from balog_celery.consumers import Consumer, ConsumerHub
+from balog_celery.consumers.operator import ConsumerOperator, resolve_topic
+from balog_celery.dead_letters.writer import DeadLetters
+from balog_celery.engine.engine import Engine
+from balog_celery.errors import ConfigurationError
+from balog_celery.outbox.message import new_row
+from balog_celery.settings import Settings
+from balog_celery.sqs.messages import Message
+from balog_celery.sqs.queues import SQSQueue
+from balog_celery.tasks.routes import register
+from balog_celery.text import plain_topic
+from sample_events import event_text, mark_of
+from scripted_sqs.observed import ObservedQueue
+
+PLAIN = "https://sqs.eu-west-1.amazonaws.com/123456789012/events"
+SECRET = "hunter2"
+SECRETS = [
+    f"https://user:{SECRET}@sqs.eu-west-1.amazonaws.com/123456789012/events",
+    f"https://{SECRET}@sqs.eu-west-1.amazonaws.com/123456789012/events",
+    f"{PLAIN}?X-Amz-Signature={SECRET}",
+    f"{PLAIN}?user=a@{SECRET}",
+    f"{PLAIN}#{SECRET}",
+    f"https://user:a?{SECRET}@sqs.eu-west-1.amazonaws.com/123456789012/events",
+    f"https://user:a#{SECRET}@sqs.eu-west-1.amazonaws.com/123456789012/events",
+    f"https://user:{SECRET}/b@sqs.eu-west-1.amazonaws.com/123456789012/events",
+    f"https://user:a@{SECRET}@sqs.eu-west-1.amazonaws.com/123456789012/events?{SECRET}",
+]
+each_secret = pytest.mark.parametrize("topic", SECRETS)
+
+_words = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1)
+_hosts = st.sampled_from(["sqs.eu-west-1.amazonaws.com", "localhost:4566", "[::1]:4566", "10.0.0.1"])
+
+
+@given(_hosts, st.lists(_words, min_size=1), st.none() | st.text(), st.none() | st.text())
+def test_a_topic_keeps_host_and_path_only(host: str, path: list[str], user: str | None, query: str | None) -> None:
+    """Whatever characters its user information or its query holds, if not both have what ends the other."""
+    place = "/".join([host, *path])
+    if user is not None and query is not None and ("@" in query or {"?", "#"} & set(user)):
+        query = None
+    user_part = "" if user is None else f"{user.replace('/', '')}@"
+    assert plain_topic(f"https://{user_part}{place}{'' if query is None else '?' + query}") == f"https://{place}"
+
+
+@given(st.text().filter(lambda text: "://" not in text))
+def test_a_name_stays_as_it_is(name: str) -> None:
+    """Names have no secrets."""
+    assert plain_topic(name) == name
+
+
+@each_secret
+def test_a_topic_is_plain_wherever_it_comes_in(topic: str) -> None:
+    """Of a consumer, an operator, a queue, a handler, a setting and an outbox row."""
+
+    class Operator(ConsumerOperator):
+        def get_topic(self, consumer: Any) -> str:
+            return topic
+
+    handler = SQSHandler(topic, queue=ObservedQueue())
+    settings = Settings.from_conf(
+        {"balog_dead_letter": topic, "balog_routes": {topic: []}, "balog_decoders": {topic: "json"}}
+    )
+    assert Consumer(print, topic).topic == PLAIN
+    assert resolve_topic(Operator(), Consumer(print, "events")) == PLAIN
+    assert SQSQueue(topic).url == PLAIN
+    assert handler.topic == PLAIN
+    assert settings.dead_letter == PLAIN
+    assert list(settings.routes) == list(settings.decoders) == [PLAIN]
+    assert new_row({"cls_type": "a"}, topic=topic)[1].topic == PLAIN
+    handler.close()
+
+
+@each_secret
+def test_an_engine_shows_no_secret_of_its_topic(topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In its log, status and counters, and in the dead letters that it makes."""
+    caplog.set_level(logging.DEBUG)
+    hub, dead = ConsumerHub(), ObservedQueue("events-dead")
+
+    def fail(event: object) -> None:
+        raise ValueError
+
+    def connect(name: str) -> ObservedQueue:
+        assert SECRET not in name
+        return dead if name.endswith("-dead") else ObservedQueue("events")
+
+    hub.add_consumer(Consumer(fail, topic))
+    engine = Engine(hub, connect, decoders={topic: "auto"})
+    engine.take(topic, Message(event_text(), "h", "m", 0.0))
+    engine.take(topic, Message("no JSON", "h", "m2", 0.0))
+    assert [mark_of(letter)["topic"] for letter in dead.sent] == [PLAIN] * 2
+    assert SECRET not in caplog.text + str(engine.status()) + str(engine.stats.all()) + str(dead.sent)
+
+
+@each_secret
+@pytest.mark.parametrize("option", [{"once": "x"}, {"batch": -1}, {"name": 5}, {"options": {"queue": 5}}])
+def test_errors_about_a_consumer_show_no_secret(topic: str, option: dict[str, Any]) -> None:
+    """They name its topic."""
+    with pytest.raises(ConfigurationError) as error:
+        Consumer(print, topic, **option)
+    assert SECRET not in str(error.value)
+
+
+@each_secret
+def test_a_task_shows_no_secret_of_its_topic(topic: str) -> None:
+    """Its argsrepr, which Flower and logs show, names the topic; its retries and dead letters do, too."""
+    app = Celery("secrets", broker="memory://", set_as_current=False)
+    consumer = Consumer(print, topic, name="shown")
+    dead_letters = DeadLetters(lambda _: ObservedQueue(), None)
+    register(app, consumer, ConsumerOperator(), resolve_topic(ConsumerOperator(), consumer), dead_letters, None)
+    task: Any = app.tasks[consumer.task_name]
+    assert task.topic == PLAIN
+    app.close()

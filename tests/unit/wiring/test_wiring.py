@@ -1,0 +1,55 @@
+"""The wiring of an app, without servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+
+from balog_celery import install
+from balog_celery.errors import ConfigurationError
+from balog_celery.wiring.broker import require_broker
+
+
+def app_with(broker: str) -> Celery:
+    app = Celery("wiring", broker=broker, set_as_current=False)
+    return install(app, region="eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("reddis://h", "kombu has no transport 'reddis': did you mean 'redis'?"),
+        ("nonsense://h", "kombu has no transport 'nonsense'"),
+        ("redis://user:hunter2@h:port/0", "write it as scheme://user:password@host:port/path"),
+        ("mongodb://user:hunter2@h", "install the client library of 'mongodb'"),
+    ],
+)
+def test_a_broker_url_that_cannot_be_used_is_an_error(url: str, reason: str) -> None:
+    """A broker URL that cannot be used is an error with the setting, the value without password, and the remedy."""
+    with pytest.raises(ConfigurationError) as raised:
+        require_broker(app_with(url))
+    text = str(raised.value)
+    assert text.startswith(f"broker_url = '{url.partition('://')[0]}://")
+    assert reason in text
+    assert "hunter2" not in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("url", ["memory://", "redis://h:1/0", "amqp://user:pass@h//", "sqs://"])
+def test_a_broker_url_that_can_be_used_is_none(url: str) -> None:
+    """A usable broker URL is accepted without connecting."""
+    require_broker(app_with(url))
+
+
+def test_celerys_loader_raises_what_a_receiver_returns() -> None:
+    """Celery's loader raises an exception that a receiver of ``import_modules`` returns."""
+    app = Celery("contract", set_as_current=False)
+
+    def receiver(**_: Any) -> Exception:
+        return ValueError("returned")
+
+    signals.import_modules.connect(receiver, sender=app, weak=False)
+    with pytest.raises(ValueError, match="returned"):
+        app.loader.import_default_modules()

@@ -1,0 +1,77 @@
+"""How long a stopping worker waits for its engine."""
+
+from __future__ import annotations
+
+import subprocess
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery, signals
+
+from balog_celery.integration import install
+from balog_celery.worker import bootsteps, child
+
+
+class CeleryWorker:
+    timer = SimpleNamespace(call_repeatedly=lambda *_: None)
+    loglevel = logfile = None
+    balog_pauses = SimpleNamespace(path="paused.json", save=lambda: None, forget=lambda: None)
+
+
+class Clock:
+    """Shows the time that has passed in waits."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("drain", "wait_time"), [(20, 20), (0, 20), (90, 20), (5, 0), (90, 1)])
+def test_an_engine_is_not_killed_while_it_may_still_wait(
+    drain: float, wait_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for its drain limit or its open long poll, and then makes the pending calls."""
+    clock, killed = Clock(), list[float]()
+
+    class HungEngine:
+        """A process that never ends by itself."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def poll(self) -> None:
+            pass
+
+        def terminate(self) -> None:
+            pass
+
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return -9
+            clock.now += timeout
+            raise subprocess.TimeoutExpired("engine", timeout)
+
+        def kill(self) -> None:
+            killed.append(clock.now)
+
+    # Given
+    app = Celery("patience", broker="memory://", set_as_current=False)
+    app.conf.update(balog_drain=drain, balog_wait_time=wait_time, balog_dispatch="publish")
+    install(app, local=False)
+    worker: Any = CeleryWorker()
+    worker.app = app
+    monkeypatch.setattr(subprocess, "Popen", HungEngine)
+    monkeypatch.setattr(bootsteps, "app_path", lambda _: "app")
+    monkeypatch.setattr(child, "time", clock)
+    step = bootsteps.EngineStep(worker)
+    step.start(worker)
+    # When
+    step.close(worker)
+    signals.worker_shutdown.send(sender=worker)
+    # Then
+    (at,) = killed
+    assert max(drain, wait_time) + 10 <= at <= max(drain, wait_time) + 20
+    app.close()

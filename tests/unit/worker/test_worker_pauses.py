@@ -1,0 +1,182 @@
+"""Pausing in a worker: names, the file, what is remembered, and the signal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from balog_celery import install
+from balog_celery.consumers import Consumer
+from balog_celery.engine.pauses import Pauses
+from balog_celery.errors import ConfigurationError
+from balog_celery.signals import consumer_paused
+from balog_celery.worker.pauses import WorkerPauses, balog_pause, balog_resume
+
+URL = "https://sqs.eu-west-1.amazonaws.com/123456789012/audit"
+
+
+def process(event: dict[str, Any]) -> None:
+    """Do nothing."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "status"
+
+
+def worker(folder: Path, node: str = "w@h", **settings: Any) -> WorkerPauses:
+    """The pauses of a worker that has started: topics ``orders`` and ``audit``, the latter by URL."""
+    app = Celery("pauses", broker="memory://", set_as_current=False)
+    install(app, region="eu-west-1", status_dir=str(folder), **settings)
+    for name, topic in (("bill", "orders"), ("ship", "orders"), ("keep", URL), ("orders-log", "orders")):
+        app.balog.hub.add_consumer(Consumer(process, topic, name=name, module="m"))
+    app.balog.load()
+    made = WorkerPauses(app, node)
+    made.save()
+    return made
+
+
+def command(pauses: WorkerPauses | None, what: Any, *names: str) -> dict[str, str]:
+    """Call a control command."""
+    state = SimpleNamespace(consumer=SimpleNamespace(controller=SimpleNamespace()))
+    if pauses is not None:
+        state.consumer.controller.balog_pauses = pauses
+    answer: dict[str, str] = what(state, names=names)
+    return answer
+
+
+@pytest.fixture
+def sent() -> Iterator[list[tuple[str, str]]]:
+    """What ``consumer_paused`` was sent with."""
+    received: list[tuple[str, str]] = []
+
+    def receive(sender: str, consumer: str, **_: Any) -> None:
+        received.append((sender, consumer))
+
+    consumer_paused.connect(receive, weak=False)
+    yield received
+    consumer_paused.disconnect(receive)
+
+
+@pytest.mark.parametrize(
+    ("name", "paused"),
+    [("orders", "orders"), ("m.bill", "m.bill"), ("bill", "m.bill"), (URL, URL), ("audit", URL)],
+)
+def test_a_topic_and_a_consumer_are_paused_by_any_of_their_names(folder: Path, name: str, paused: str) -> None:
+    """The engine reads it from the worker's file; a resume undoes it."""
+    pauses = worker(folder)
+    engine = Pauses(pauses.path)
+    assert command(pauses, balog_pause, name) == {"ok": f"paused {paused}; paused: {paused}"}
+    engine.update()
+    assert engine.now == pauses.now
+    assert engine.now.topics | engine.now.consumers == {paused}
+    assert command(pauses, balog_resume, name) == {"ok": f"resumed {paused}; paused: nothing"}
+    engine.update()
+    assert not any(engine.now)
+
+
+def test_pausing_twice_and_resuming_what_is_not_paused_change_nothing(folder: Path) -> None:
+    """The answers say what is paused."""
+    pauses = worker(folder)
+    command(pauses, balog_pause, "orders")
+    assert command(pauses, balog_pause, "orders") == {"ok": "paused nothing more; paused: orders"}
+    assert command(pauses, balog_resume, "bill") == {"ok": "resumed nothing more; paused: orders"}
+    command(pauses, balog_pause, "bill", "keep")
+    assert command(pauses, balog_resume) == {"ok": "resumed m.bill, m.keep, orders; paused: nothing"}
+
+
+@pytest.mark.parametrize("what", [balog_pause, balog_resume])
+def test_an_unknown_name_changes_nothing_and_the_answer_has_the_known_ones(folder: Path, what: Any) -> None:
+    """Also if others in the same command are known."""
+    pauses = worker(folder)
+    command(pauses, balog_pause, "ship")
+    assert command(pauses, what, "bill", "ordres") == {
+        "error": "there is no topic and no consumer 'ordres': did you mean 'orders'? topics and consumers are "
+        f"{URL}, m.bill, m.keep, m.orders-log, m.ship, orders"
+    }
+    assert pauses.names == ["m.ship"]
+
+
+def test_a_name_of_a_topic_and_a_consumer_is_not_guessed(folder: Path) -> None:
+    """The answer has both."""
+    app = Celery("pauses", broker="memory://", set_as_current=False)
+    install(app, region="eu-west-1", status_dir=str(folder))
+    app.balog.hub.add_consumer(Consumer(process, "orders", name="orders", module="m"))
+    app.balog.load()
+    answer = command(WorkerPauses(app, "w@h"), balog_pause, "orders")
+    assert answer == {"error": "'orders' may be any of m.orders, orders: give one of these"}
+
+
+def test_a_worker_without_an_engine_and_a_command_without_a_name_say_so(folder: Path) -> None:
+    """Both answer with an error."""
+    assert command(None, balog_pause, "orders") == {"error": "this worker runs no engine, so there is nothing to pause"}
+    assert command(worker(folder), balog_pause)["error"].startswith("name what to pause, of ")
+
+
+def test_a_pause_that_cannot_be_noted_is_none(folder: Path) -> None:
+    """The answer is an error, and nothing is paused: the engine would not know."""
+    pauses = worker(folder)
+    pauses.path.with_suffix(".part").mkdir()
+    assert "error" in command(pauses, balog_pause, "orders")
+    assert pauses.names == []
+
+
+def test_a_worker_remembers_only_if_asked(folder: Path) -> None:
+    """By its node name; a worker that does not remember leaves no file behind."""
+    first = worker(folder)
+    command(first, balog_pause, "orders")
+    assert worker(folder).names == []
+    first.forget()
+    assert not first.path.exists()
+    asked = worker(folder, remember_pauses=True)
+    command(asked, balog_pause, "orders", "keep")
+    asked.forget()
+    assert worker(folder, remember_pauses=True).names == ["m.keep", "orders"]
+    assert worker(folder, "other@h", remember_pauses=True).names == []
+
+
+def test_what_is_remembered_and_gone_is_dropped_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A consumer may have another name since."""
+    path = worker(folder, remember_pauses=True).path
+    path.write_text(json.dumps({"topics": ["orders", "old"], "consumers": ["m.old"]}))
+    assert worker(folder, remember_pauses=True).names == ["orders"]
+    assert "paused before the restart, and there no longer: m.old, old" in caplog.text
+
+
+def test_a_memory_that_cannot_be_read_is_an_error_at_start(folder: Path) -> None:
+    """What a user has paused must not go on because a file is damaged."""
+    path = worker(folder, remember_pauses=True).path
+    path.write_text("{")
+    with pytest.raises(ConfigurationError, match=r"balog_remember_pauses: .* cannot be read .*: mend or delete it"):
+        worker(folder, remember_pauses=True)
+
+
+def test_the_signal_is_sent_once_for_each_consumer_that_is_paused(folder: Path, sent: list[tuple[str, str]]) -> None:
+    """For a topic, for each of its consumers that was not paused before."""
+    pauses = worker(folder)
+    command(pauses, balog_pause, "bill")
+    command(pauses, balog_pause, "bill")
+    assert sent == [("orders", "m.bill")]
+    command(pauses, balog_pause, "orders", "audit")
+    assert sent[1:] == [("orders", "m.ship"), ("orders", "m.orders-log"), ("audit", "m.keep")]
+
+
+def test_a_receiver_that_raises_changes_nothing(folder: Path) -> None:
+    """The topic is paused all the same."""
+
+    def fail(**_: Any) -> None:
+        raise ValueError("no")
+
+    consumer_paused.connect(fail, weak=False)
+    try:
+        pauses = worker(folder)
+        command(pauses, balog_pause, "orders")
+    finally:
+        consumer_paused.disconnect(fail)
+    assert pauses.names == ["orders"]
