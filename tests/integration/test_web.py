@@ -116,13 +116,23 @@ class Desk:
         return servers.wait_until(body, 10, "the page")[0]
 
     def press(self, name: str, within: str = "main") -> str:
-        """Press the button of that name."""
+        """Press the button of that name, and wait for the page that it leads to."""
+        return self._go(self.button(name, within))
+
+    def button(self, name: str, within: str = "main") -> Any:
         form = self.browser.find_element("css selector", within)
-        form.find_element("xpath", f".//button[normalize-space()='{name}']").click()
-        return self.text
+        return form.find_element("xpath", f".//button[normalize-space()='{name}']")
 
     def follow(self, name: str) -> str:
-        self.browser.find_element("partial link text", name).click()
+        return self._go(self.browser.find_element("partial link text", name))
+
+    def _go(self, element: Any) -> str:
+        from selenium.webdriver.support import expected_conditions
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        before = self.browser.find_element("tag name", "html")
+        element.click()
+        WebDriverWait(self.browser, 30).until(expected_conditions.staleness_of(before))
         return self.text
 
     def wait_for(self, *texts: str) -> str:
@@ -336,7 +346,7 @@ def test_dead_letters_are_exported(desk: Desk, declined: list[str]) -> None:
     """As a file that `balog replay` takes."""
     scan(desk)
     desk.follow("PermissionError")
-    desk.press("Export", "form[aria-label='The whole group']")
+    desk.button("Export", "form[aria-label='The whole group']").click()
     folder = Path(desk.browser.capabilities["chrome"]["userDataDir"]).parent
     (file,) = servers.wait_until(lambda: list(folder.glob("dead-letters*.jsonl")), 30, "the download")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
