@@ -22,10 +22,10 @@ METRIC = [{"name": "n", "value": 1}]
 
 
 def test_a_message_is_deleted_only_when_its_task_has_finished(start: Start, project: Project, topic: Topic) -> None:
-    """A message stays in flight until its task finishes, ten visibility timeouts later, and the task runs once."""
+    """A message stays in flight until its task finishes, four visibility timeouts later, and the task runs once."""
     # So long that a machine which stands still for a while does not miss an extension.
     project.add("balog_visibility_timeout = 6")
-    topic.send(event_text("s", "slow", seconds=60))
+    topic.send(event_text("s", "slow", seconds=24))
     worker = start("worker", "-l", "INFO", "-c", "1")
     project.wait_for(lambda runs: runs["slow", "s"] == 1)
     assert topic.left() == 1

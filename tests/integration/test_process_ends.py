@@ -130,7 +130,7 @@ def test_what_cannot_be_sent_in_time_is_reported(run: Run, end: str) -> None:
     program.wait_for("end")
     began = time.monotonic()
     program.wait()
-    assert time.monotonic() - began < 4  # the default would be 5
+    assert time.monotonic() - began < 4.9  # the default would be 5 and more
     assert "3 records were not sent before the end (3 dropped and 0 refused so far)" in program.output
 
 

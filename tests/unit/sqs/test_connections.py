@@ -322,8 +322,8 @@ def test_addresses_that_do_not_answer_are_given_up_at_the_deadline(full: int, mo
     resolving(monkeypatch, *["127.0.0.2"] * 8)
     before = time.monotonic()
     with pytest.raises(TimeoutError):
-        to(f"http://sqs.example:{full}").exchange(REQUEST, 0.5)
-    assert time.monotonic() - before < 3
+        to(f"http://sqs.example:{full}").exchange(REQUEST, 2.0)
+    assert time.monotonic() - before < 12
 
 
 def test_an_address_that_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
