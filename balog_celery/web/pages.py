@@ -41,7 +41,14 @@ class Pages:
             for topic in histories
         }
         return self._site.render(
-            request, "topics.html", title="Topics", histories=histories, engines=engines, sampler=sampler, text=text
+            request,
+            "topics.html",
+            title="Topics",
+            histories=histories,
+            engines=engines,
+            sampler=sampler,
+            text=text,
+            paused=sampler.paused(),
         )
 
     def consumers(self, request: Request) -> Response:
@@ -64,6 +71,7 @@ class Pages:
             title="Consumers",
             consumers=[describe_consumer(self._site.app, consumer) for consumer in balog.hub],
             topics=sorted(balog.topics()),
+            paused=self._site.sampler.paused(),
             tasks={consumer.task_name: self._site.sampler.activity.of(consumer.task_name) for consumer in balog.hub},
             samples=sorted({name for consumer in balog.hub for name in consumer.cls_types or ()}),
             body=body,

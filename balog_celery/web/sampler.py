@@ -128,6 +128,17 @@ class Sampler:
             raise
         self.problem = ""
 
+    def paused(self) -> dict[str, tuple[bool, bool]]:
+        """Return for each topic and consumer whether it is paused in all engines that serve it, and in some."""
+        found = {}
+        for topic, consumers in self._app.balog.topics().items():
+            name = printable(queue_name(topic))
+            states = [report.topics[name].get("paused", ()) for report in self.engines if name in report.topics]
+            for one in (topic, *(consumer.task_name for consumer in consumers)):
+                are = [one in paused for paused in states]
+                found[one] = bool(are) and all(are), any(are)
+        return found
+
     def sample_topics(self) -> None:
         """Ask the queues."""
         for topic, history in self.topics.items():

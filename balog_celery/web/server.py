@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from .access import Access, Role
 from .dead_pages import DeadPages
 from .pages import Pages
+from .pause_pages import PausePages
 from .sampler import Sampler
 from .security import Guard, SecurityHeaders
 from .site import Site
@@ -47,7 +48,7 @@ def create_app(
     """
     sampler = Sampler(app, interval)
     site = Site(app, access, sampler, flower)
-    pages, dead = Pages(site), DeadPages(site)
+    pages, dead, pauses = Pages(site), DeadPages(site), PausePages(site)
     names = frozenset(name.lower() for name in (*_LOOPBACK, *hosts))
 
     @asynccontextmanager
@@ -67,6 +68,7 @@ def create_app(
             Route("/dead/groups/{key}", site.page(Role.READER, dead.group)),
             Route("/dead/messages/{id}", site.page(Role.READER, dead.one)),
             Route("/dead/actions", site.action(Role.READER, dead.act), methods=["POST"]),
+            Route("/pauses", site.action(Role.OPERATOR, pauses.act), methods=["POST"]),
             Route("/jobs/{number:int}", site.page(Role.VIEWER, dead.job)),
             Route("/jobs/{number:int}/stop", site.action(Role.OPERATOR, dead.stop), methods=["POST"]),
             Mount("/static", StaticFiles(packages=[("balog_celery.web", "static")])),

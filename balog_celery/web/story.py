@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
-from queue import Empty, Queue
 from typing import NamedTuple
 
 from celery import Celery
 from celery.backends.base import DisabledBackend
 
-from ..errors import BalogError
 from ..tasks.naming import task_id
 from ..text import printable
+from .questions import ask
 
 #: How long workers may take to answer, in seconds.
 _PATIENCE = 1.5
-#: How long all questions may take together, in seconds, and how many users may ask at a time.
-_DEADLINE = 15.0
-_asking = threading.BoundedSemaphore(4)
 
 
 class TaskReport(NamedTuple):
@@ -43,27 +38,7 @@ def tasks_of(app: Celery, event_id: str) -> list[TaskReport]:
 
     :raises BalogError: the broker or the backend does not answer.
     """
-    if not _asking.acquire(blocking=False):
-        raise BalogError("the workers are being asked by other users: try again")
-    answer: Queue[list[TaskReport] | Exception] = Queue(1)
-
-    def ask() -> None:
-        try:
-            answer.put(_ask(app, event_id))
-        except Exception as error:  # of the broker's or the backend's client
-            answer.put(error)
-        finally:
-            _asking.release()
-
-    # A daemon: clients may try to reach a broker without an end, which must keep neither a page nor the program.
-    threading.Thread(target=ask, name="tasks-of-event", daemon=True).start()
-    try:
-        found = answer.get(timeout=_DEADLINE)
-    except Empty:
-        raise BalogError(f"the workers cannot be asked: no answer in {_DEADLINE:.0f} s") from None
-    if isinstance(found, Exception):
-        raise BalogError(f"the workers cannot be asked: {type(found).__name__}") from found
-    return found
+    return ask(lambda: _ask(app, event_id))
 
 
 def _ask(app: Celery, event_id: str) -> list[TaskReport]:

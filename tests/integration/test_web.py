@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -117,21 +117,36 @@ class Desk:
 
     def press(self, name: str, within: str = "main") -> str:
         """Press the button of that name, and wait for the page that it leads to."""
-        return self._go(self.button(name, within))
+        return self._go(lambda: self.button(name, within))
+
+    def find(self, xpath: str) -> list[Any]:
+        return list(self.browser.find_elements("xpath", xpath))
+
+    def go(self, xpath: str) -> str:
+        """Press the element there, and wait for the page that it leads to."""
+        return self._go(lambda: self.browser.find_element("xpath", xpath))
 
     def button(self, name: str, within: str = "main") -> Any:
         form = self.browser.find_element("css selector", within)
         return form.find_element("xpath", f".//button[normalize-space()='{name}']")
 
     def follow(self, name: str) -> str:
-        return self._go(self.browser.find_element("partial link text", name))
+        return self._go(lambda: self.browser.find_element("partial link text", name))
 
-    def _go(self, element: Any) -> str:
+    def _go(self, find: Callable[[], Any]) -> str:
+        from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support import expected_conditions
         from selenium.webdriver.support.wait import WebDriverWait
 
         before = self.browser.find_element("tag name", "html")
-        element.click()
+
+        def is_clicked() -> bool:
+            with contextlib.suppress(StaleElementReferenceException):  # the page has renewed itself
+                find().click()
+                return True
+            return False
+
+        servers.wait_until(is_clicked, 10, "the click")
         WebDriverWait(self.browser, 30).until(expected_conditions.staleness_of(before))
         return self.text
 
@@ -254,6 +269,27 @@ def test_topics_are_shown_with_their_engines(desk: Desk, declined: list[str]) ->
     servers.wait_until(lambda: desk.text.split("Dead letters")[-1].split()[0] == "3", 30, "the dead letters")
     desk.forget_dead()
     servers.wait_until(lambda: desk.text.split("Dead letters")[-1].split()[0] == "0", 30, "the page to renew itself")
+
+
+@pytest.mark.parametrize(("page", "name"), [("/", TOPIC), ("/consumers", "shop.consumers.book_order")])
+def test_what_is_paused_waits_until_the_resume(desk: Desk, page: str, name: str) -> None:
+    """A topic or a consumer, by its button; the worker's answer is shown, and so is the state."""
+    row = f"//form[input[@value='{name}']]"
+    # Given
+    servers.wait_until(lambda: desk.open(page) and desk.find(row), 30, "the engine")
+    # When
+    assert f"shop@worker-1 paused {name}; paused: {name}" in desk.go(f"{row}/button[.='Pause']")
+    # Then
+    servers.wait_until(lambda: desk.open(page) and desk.find(f"{row}/button[.='Resume']"), 30, "the state")
+    event_id = f"LG{uuid.uuid4().hex[:22]}"
+    desk.send(event_id, "order-placed")
+    task = task_id(event_id, "shop.consumers.book_order")
+    assert task not in desk.open(f"/event?id={event_id}")
+    # When
+    desk.open(page)
+    assert f"resumed {name}; paused: nothing" in desk.go(f"{row}/button[.='Resume']")
+    # Then
+    servers.wait_until(lambda: "SUCCESS" in desk.open(f"/event?id={event_id}"), 30, "the task")
 
 
 def test_an_event_is_explained(desk: Desk) -> None:
@@ -412,7 +448,7 @@ def test_consumers_have_rates_failures_and_times(desk: Desk, declined: list[str]
             {cell.get_attribute("data-label"): cell.text for cell in row.find_elements("css selector", "td")}
             for row in rows
         ]
-        cells = {row["Task"]: row for row in found}
+        cells = {row["Task"].split()[0]: row for row in found}
         paid, booked = cells["shop.consumers.charge_card"], cells["shop.consumers.book_order"]
         return int(paid["Failed"]) >= 3 and int(booked["Succeeded"]) >= 1 and "s" in booked["Time, median (p95)"]
 

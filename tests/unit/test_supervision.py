@@ -40,8 +40,8 @@ UNSUPERVISED = {
     "tasks/idempotency.py": "renews one attempt; every error is caught",
     "web/activity.py": "it reconnects when the broker fails, until the page ends",
     "web/jobs.py": "a user's replay, which reports its error",
+    "web/questions.py": "asks once, with a deadline",
     "web/sampler.py": "every error is caught, and shown",
-    "web/story.py": "asks once, with a deadline",
     "worker/cluster_places.py": "what Redis raises is caught, and the call is made again",
 }
 

@@ -129,6 +129,7 @@ ACTIONS = [
     ("/dead/actions", {"action": "drop", "confirmed": "yes"}),
     ("/dead/actions", {"action": "export"}),
     ("/jobs/1/stop", {}),
+    ("/pauses", {"action": "pause", "name": "events"}),
     ("/consumers", {"body": "{}"}),
 ]
 
@@ -298,6 +299,32 @@ def test_only_operators_act(
     assert answer.status_code == 403
     assert f"yours is {role}" in answer.text
     assert queues["events-dead"].deleted == []
+
+
+@pytest.mark.parametrize(
+    ("options", "form", "status"),
+    [
+        ({"read_only": True}, {"action": "pause", "name": "events"}, 403),
+        ({}, {"action": "pause", "name": "another"}, 400),
+        ({}, {"action": "delete", "name": "events"}, 400),
+    ],
+)
+def test_only_operators_pause_what_there_is(
+    app: Celery, options: dict[str, Any], form: dict[str, str], status: int
+) -> None:
+    """Nobody else asks the workers for anything."""
+    with open_page(app, **options) as browser:
+        page = browser.get("/consumers").text
+        assert ('value="pause"' in page) == (not options)
+        answer = browser.post("/pauses", data={"token": token_in(page), **form})
+    assert answer.status_code == status
+
+
+def test_a_pause_that_no_worker_has_heard_is_no_pause(app: Celery) -> None:
+    """The page says so."""
+    with open_page(app) as browser:
+        form = {"token": token_in(browser.get("/consumers").text), "action": "pause", "name": "events"}
+        assert "No worker has answered, so nothing is paused" in browser.post("/pauses", data=form).text
 
 
 def test_read_only_beyond_this_machine_shows_no_event(app: Celery) -> None:
