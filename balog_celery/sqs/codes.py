@@ -181,7 +181,12 @@ def way_out(code: str, text: str) -> str:
         return "the queue has as many messages in flight as SQS allows: delete or release some first"
     if "Throttl" in code or code in _THROTTLED:
         return "AWS throttles these calls: they are tried again later; if it lasts, ask AWS for a higher quota"
-    return _WAYS_OUT.get(code, "")
+    return _WAYS_OUT.get("ForeignAnswer" if is_foreign(code) else code, "")
+
+
+def is_foreign(code: str) -> bool:
+    """Return whether an answer of SQS with this code is not SQS's: it has none, so the HTTP status takes its place."""
+    return code.isdigit()
 
 
 def _is_something_else(code: str) -> bool:
