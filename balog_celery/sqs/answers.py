@@ -19,7 +19,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from ..text import printable
-from .codes import is_hopeless, is_passing
+from .codes import is_hopeless, is_known
 from .messages import NO_ATTRIBUTES, NO_TYPED, EntryFailure, Message, TypedValue
 
 #: The members that are used of each answer, and their types.
@@ -277,6 +277,6 @@ def _failure(index: int, entry: Mapping[str, Any], *, sent: bool) -> EntryFailur
     code, message, blamed = entry.get("Code") or "", entry.get("Message") or "", entry.get("SenderFault") or False
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(blamed, bool)):
         raise ForeignAnswer("an entry in its Failed has the wrong type")
-    unknown = blamed and not is_hopeless(code) and not is_passing(code)
+    unknown = blamed and not is_known(code)
     # To give up a delete or an extension loses nothing, since the message comes again. To give up a send loses it.
     return EntryFailure(index, code, message, is_hopeless(code) or (unknown and not sent), unknown and sent)

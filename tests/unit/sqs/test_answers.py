@@ -530,6 +530,15 @@ def test_only_bad_credentials_take_a_new_client(
 
 
 TRANSIENT = ["RequestThrottled", "ThrottlingException", "OverLimit", "KmsThrottled", "KMS.ThrottlingException"]
+TRANSIENT += [
+    "TooManyRequests",
+    "ThrottledException",
+    "Throttling",
+    "ServiceUnavailableException",
+    "InternalServiceError",
+]
+#: A person can repair the cause.
+TRANSIENT += ["AccessDenied", "KmsAccessDenied", "KMS.DisabledException", "KmsOptInRequired", "QueueDoesNotExist"]
 HOPELESS = ["InvalidMessageContents", "InvalidParameterValue", "ReceiptHandleIsInvalid", "BatchRequestTooLong"]
 
 
