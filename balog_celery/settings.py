@@ -9,10 +9,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from .errors import ConfigurationError
-from .text import plain_topic, printable
+from .text import plain_topic, printable, without_secrets
 from .topic_settings import DeadLetter, Pollers, Positive, TopicSettings, Visibility, WaitTime
 
 PREFIX = "balog_"
@@ -224,10 +224,10 @@ class Settings(BaseModel):
     def _one_is_enough(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) or callable(value) else value
 
-    @field_validator("routes", "decoders", "topics")
+    @field_validator("routes", "decoders", "topics", "endpoint_url", "s3_endpoint_url", "ship_logs_to")
     @classmethod
-    def _without_secrets(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return {plain_topic(topic): one for topic, one in value.items()}
+    def _without_secrets(cls, value: Any, info: ValidationInfo) -> Any:
+        return plain_setting(str(info.field_name), value)
 
     @classmethod
     def from_conf(cls, conf: Mapping[str, Any]) -> Settings:
@@ -249,6 +249,21 @@ SECRETS = frozenset(
 )
 
 
+def plain_setting(name: str, value: Any) -> Any:
+    """Return *value* of the setting *name* (which has no prefix) without the secrets of a topic's or endpoint's URL.
+
+    A value without any is returned itself.
+    """
+    plain: Any = value
+    if isinstance(value, str):
+        plain = plain_topic(value)
+    elif isinstance(value, Mapping) and name in ("routes", "decoders", "topics"):
+        plain = {plain_topic(topic) if isinstance(topic, str) else topic: one for topic, one in value.items()}
+        if name == "topics":
+            plain = {topic: without_secrets(one) for topic, one in plain.items()}
+    return value if plain == value else plain
+
+
 def _error_text(detail: Any, given: Mapping[str, Any]) -> str:
     name, *keys = map(str, detail["loc"])
     if name == "topics" and keys:
@@ -258,15 +273,17 @@ def _error_text(detail: Any, given: Mapping[str, Any]) -> str:
         return f"unknown setting {PREFIX}{printable(name)}: {hint}"
     field = Settings.model_fields[name]
     # Never show the value of a secret setting, not even a wrong one.
-    shown = "" if PREFIX + name in SECRETS else f" {printable(repr(given[name]))}"
+    # Never show the value of a secret setting, not even a wrong one.
+    is_secret = PREFIX + name in SECRETS or not field.repr
+    shown = "" if is_secret else f" {printable(repr(without_secrets(given[name])))}"
     return f"bad value{shown} for setting {PREFIX}{name}: {detail['msg']} ({field.description})"
 
 
 def _topic_error(topic: str, key: str | None, detail: Any) -> str:
-    where, keys = f"{PREFIX}topics[{topic!r}]", ", ".join(TopicSettings.model_fields)
+    where, keys = f"{PREFIX}topics[{plain_topic(topic)!r}]", ", ".join(TopicSettings.model_fields)
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key!r} in {where}: {_near('', str(key), TopicSettings) or f'the keys are {keys}'}"
-    value = printable(repr(detail["input"]))
+    value = printable(repr(without_secrets(detail["input"])))
     if key not in TopicSettings.model_fields:
         return f"bad value {value} for {where}: give a dict with some of the keys {keys}"
     return f"bad value {value} for {where}[{key!r}]: {detail['msg']} ({Settings.model_fields[key].description})"

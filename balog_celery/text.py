@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 #: A host with its port, and a path, of a URL.
 _PLACE = re.compile(r"(?:\[[^]@]*]|[^:@/]+)(?::\d*)?/[^@]*")
@@ -37,6 +39,15 @@ def plain_topic(topic: str) -> str:
     if not _PLACE.fullmatch(place):
         place = _before_query(rest.rpartition("@")[2])
     return f"{scheme.lower()}://{place}"
+
+
+def without_secrets(value: Any) -> Any:
+    """Return *value* with each text in it, and in its lists and dicts, as :func:`plain_topic` returns it."""
+    if isinstance(value, str):
+        return plain_topic(value)
+    if isinstance(value, Mapping):
+        return {without_secrets(key): without_secrets(one) for key, one in value.items()}
+    return type(value)(map(without_secrets, value)) if type(value) in (list, tuple) else value
 
 
 def _before_query(url: str) -> str:

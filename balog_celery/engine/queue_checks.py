@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..dead_letters.writer import DeadLetters
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
@@ -22,11 +22,12 @@ def check_queues(
     """Check that the queue of each topic exists, and log what becomes of its bad messages.
 
     :returns: the visibility timeout to receive with, by topic.
-    :raises ConfigurationError: queues are missing, or no client of SQS can be made.
+    :raises ConfigurationError: queues are missing, two topics are one queue, or no client of SQS can be made.
     :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
     """
     visibilities: dict[str, VisibilityTimeout] = {}
     missing: list[str] = []
+    same: dict[str, list[str]] = {}
     for topic, queue in queues.items():
         attributes: Mapping[str, str] = {}
         visibility = visibilities[topic] = VisibilityTimeout(queue, config.of(topic).visibility_timeout)
@@ -35,6 +36,8 @@ def check_queues(
                 _create(topic, queue, dead_letters, connect)
             attributes = queue.attributes()
             visibility.read_from(attributes)
+            # An old or small server may not tell it.
+            same.setdefault(attributes.get("QueueArn", topic), []).append(topic)
         except QueueNotFound as error:
             missing.append(str(error))
             continue
@@ -53,7 +56,20 @@ def check_queues(
         _log_dead_letters(topic, attributes, dead_letters, has_default=config.default_event_handler is not None)
     if missing:
         raise ConfigurationError("; ".join(missing))
+    check_distinct(same.values())
     return visibilities
+
+
+def check_distinct(same: Iterable[Sequence[str]]) -> None:
+    """Check that each queue is one topic: the events of one for consumers of the other would be deleted as unwanted.
+
+    :param same: the topics of each queue.
+    :raises ConfigurationError: one has several.
+    """
+    for topics in same:
+        if len(topics) > 1:
+            names = " and ".join(repr(printable(topic)) for topic in topics)
+            raise ConfigurationError(f"topics {names} are the same queue: give all its consumers the same topic")
 
 
 def _create(topic: str, queue: Queue, dead_letters: DeadLetters, connect: Connect) -> None:

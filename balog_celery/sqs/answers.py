@@ -19,7 +19,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from ..text import printable
-from .codes import is_hopeless, is_passing
+from .codes import is_hopeless, is_known
 from .messages import NO_ATTRIBUTES, NO_TYPED, EntryFailure, Message, TypedValue
 
 #: The members that are used of each answer, and their types.
@@ -88,14 +88,24 @@ def read_instead(operation_model: Any, response_dict: Any, customized_response_d
 
     That parser takes a web page for an empty answer, and raises any Python error for a member of the wrong type.
 
-    :raises ForeignAnswer: it is not JSON, or not of the right shape.
+    :raises ForeignAnswer: it is a redirect, not JSON, or not of the right shape.
     """
-    content = response_dict["body"]
-    if response_dict["status_code"] <= 300:  # botocore's own limit for success
+    content, status = response_dict["body"], response_dict["status_code"]
+    refuse_redirect(status, response_dict["headers"].get("location", ""))
+    if status < 300:
         customized_response_dict.update(read_answer(operation_model.name, content))
         response_dict["body"] = b"{}"
     elif not _is_error(content):
         response_dict["body"] = b"{}"  # the HTTP status becomes the code
+
+
+def refuse_redirect(status: int, location: str) -> None:
+    """Refuse a redirect: SQS sends none, and a signature is for one host only. Load balancers and portals send them.
+
+    :raises ForeignAnswer: *status* is one.
+    """
+    if 300 <= status < 400:
+        raise ForeignAnswer(f"it is a redirect ({status}) to {location or 'nowhere'}")
 
 
 def read_error_code(content: bytes) -> str:
@@ -267,6 +277,6 @@ def _failure(index: int, entry: Mapping[str, Any], *, sent: bool) -> EntryFailur
     code, message, blamed = entry.get("Code") or "", entry.get("Message") or "", entry.get("SenderFault") or False
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(blamed, bool)):
         raise ForeignAnswer("an entry in its Failed has the wrong type")
-    unknown = blamed and not is_hopeless(code) and not is_passing(code)
+    unknown = blamed and not is_known(code)
     # To give up a delete or an extension loses nothing, since the message comes again. To give up a send loses it.
     return EntryFailure(index, code, message, is_hopeless(code) or (unknown and not sent), unknown and sent)

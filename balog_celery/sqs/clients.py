@@ -145,11 +145,12 @@ class Clients:
     def drop(self, connection: Connection, client: Any) -> None:
         """Forget *client*, whose credentials were refused: the next one gets new ones from boto3's chain.
 
-        If another thread has already replaced it, the newer client stays.
+        If another thread has already replaced it, the newer client stays; there may be none, as its making asks for
+        credentials, too.
         """
         with self._lock:
             if self._clients.get(connection) is client:
-                del self._clients[connection]
+                self._clients.pop(connection, None)
 
     def _warn(self, connection: Connection, client: Any) -> None:
         """Log, once for each process and cause, what is unsafe or slow about a new *client*."""

@@ -48,17 +48,18 @@ _CREDENTIALS = (
         "UnrecognizedClientException",
     }
 )
+# Without the suffix "Exception", which AWS's services give some of their codes.
 _THROTTLED = frozenset(
     {
         "BandwidthLimitExceeded",
-        "LimitExceededException",
+        "LimitExceeded",
         "OverLimit",
         "PriorRequestNotComplete",
-        "ProvisionedThroughputExceededException",
+        "ProvisionedThroughputExceeded",
         "RequestLimitExceeded",
         "SlowDown",
-        "TooManyRequestsException",
-        "TransactionInProgressException",
+        "TooManyRequests",
+        "TransactionInProgress",
     }
 )
 _SERVICE_FAULTS = frozenset(
@@ -66,9 +67,10 @@ _SERVICE_FAULTS = frozenset(
         "InternalError",
         "InternalFailure",
         "InternalServerError",
+        "InternalServiceError",
         "RequestTimeout",
-        "RequestTimeoutException",
         "ServiceUnavailable",
+        "Unavailable",
     }
 )
 #: The exceptions of boto3 and of the fast path when there is no answer.
@@ -115,6 +117,10 @@ def bare(code: str) -> str:
     return code.removeprefix(_PREFIX)
 
 
+def _stem(code: str) -> str:
+    return bare(code).removesuffix("Exception")
+
+
 def is_missing(code: str) -> bool:
     """Return whether there is no such queue."""
     return bare(code) in _MISSING
@@ -144,13 +150,23 @@ def is_denied(code: str, status: int | None) -> bool:
 def is_passing(code: str) -> bool:
     """Return whether it may work later: the caller is throttled, or the service has an outage."""
     code = bare(code)
+    return is_throttled(code) or _stem(code) in _SERVICE_FAULTS or _of_kms(code) in _KMS_PASSING
+
+
+def is_throttled(code: str) -> bool:
+    """Return whether the caller makes more calls than AWS allows."""
     # KMS throttles through SQS as well: KmsThrottled, KMS.ThrottlingException.
-    return "Throttl" in code or code in _THROTTLED or code in _SERVICE_FAULTS or _of_kms(code) in _KMS_PASSING
+    return "throttl" in code.lower() or _stem(code) in _THROTTLED
 
 
 def is_hopeless(code: str) -> bool:
     """Return whether this entry of a batch can never succeed as it is."""
     return bare(code) in _HOPELESS
+
+
+def is_known(code: str) -> bool:
+    """Return whether the meaning of *code* is known here, so that no guess is needed."""
+    return is_denied(code, None) or _is_something_else(bare(code))
 
 
 def is_bad_message(code: str) -> bool:
@@ -179,9 +195,16 @@ def way_out(code: str, text: str) -> str:
         return "the policy must allow kms:Decrypt, and to send kms:GenerateDataKey, on the KMS key that encrypts it"
     if code == "OverLimit":
         return "the queue has as many messages in flight as SQS allows: delete or release some first"
-    if "Throttl" in code or code in _THROTTLED:
+    if is_throttled(code):
         return "AWS throttles these calls: they are tried again later; if it lasts, ask AWS for a higher quota"
-    return _WAYS_OUT.get(code, "")
+    if is_foreign(code):
+        return _WAYS_OUT["ForeignAnswer"]
+    return _WAYS_OUT.get(code, "") or _WAYS_OUT.get(_stem(code), "")
+
+
+def is_foreign(code: str) -> bool:
+    """Return whether an answer of SQS with this code is not SQS's: it has none, so the HTTP status takes its place."""
+    return code.isdigit()
 
 
 def _is_something_else(code: str) -> bool:

@@ -40,11 +40,13 @@ class Answer(NamedTuple):
     """An HTTP answer.
 
     :param date: its ``Date`` header; empty if it has none.
+    :param location: its ``Location`` header; empty if it has none.
     """
 
     status: int
     content: bytes
     date: bytes = b""
+    location: bytes = b""
 
 
 class Connections:
@@ -84,7 +86,7 @@ class Connections:
             self._idle.append((sock, time.monotonic()))
         else:
             sock.close()
-        return Answer(response.status, response.content, response.date)
+        return Answer(response.status, response.content, response.date, response.location)
 
     def _unused(self) -> socket.socket | None:
         """Return an idle connection on which nothing waits to be read, if there is one."""
@@ -136,7 +138,7 @@ class _Response:
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.status = 0
-        self.date = b""
+        self.date = self.location = b""
         self.keeps_connection = False
         self._complete = False
         self._ends_itself = True
@@ -179,6 +181,8 @@ class _Response:
             self._delimited = True
         elif name == b"date" and not self._complete:
             self.date = value
+        elif name == b"location" and not self._complete:
+            self.location = value
 
     def on_headers_complete(self) -> None:
         """Handle the parser's event after the headers. Content without a length ends the connection (RFC 9112, 6.3)."""

@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic_core import to_json
 
 from . import codes
-from .answers import read_answer, read_error_code
+from .answers import read_answer, read_error_code, refuse_redirect
 from .connections import Answer, Connections
 from .server_clock import ServerClock
 from .signature import Signer
@@ -93,6 +93,7 @@ class DirectCalls:
         except Exception:  # the client will succeed, or report it in its own words
             logger.debug("sqs:%s failed on the fast path: boto3's client makes it again", operation, exc_info=True)
             return None
+        refuse_redirect(answer.status, answer.location.decode("latin-1"))
         return read_answer(operation, answer.content) if answer.status == HTTPStatus.OK else None
 
     def _has_wrong_clock(self, answer: Answer) -> bool:

@@ -120,7 +120,7 @@ def _queue_error(code: str, text: str, status: int | None, queue: str, permissio
             code,
         )
     way_out = clock or codes.way_out(code, text)
-    if codes.is_denied(code, status) and not clock:
+    if codes.is_denied(code, status) and not clock and not codes.is_foreign(code):
         way_out = way_out or f"check the credentials, and that their policy allows sqs:{permission} on it"
         return AccessDenied(
             f"access to queue {name!r} was refused for sqs:{permission}: {way_out} ({code}: {text})", code

@@ -156,8 +156,9 @@ class Integration:
             middleware = configuration.load_middleware(self.settings)
             for consumer in loading.routed_consumers(self._app, self.settings.routes):
                 self.hub.add_consumer(consumer)
-        # The app may have set its own routes since it was configured.
+        # The app may have set its own routes, or secrets, since it was configured.
         self._add_routes(self._app.conf)
+        configuration.hide_secrets(self._app.conf)
         register_dead_letter_task(self._app, self.dead_letters)
         loading.register_consumers(
             self._app, self.hub, operator, self.settings, self.dead_letters, lambda: self.marks, middleware

@@ -19,7 +19,7 @@ from ..dev.transport import TRANSPORT_OPTIONS
 from ..errors import ConfigurationError
 from ..events.decoders import Decoder, find_decoder
 from ..outbox.store import Store
-from ..settings import PREFIX, SECRETS, Settings
+from ..settings import PREFIX, SECRETS, Settings, plain_setting
 
 #: Defaults for Celery's own settings. Accepting JSON only is Celery's own default.
 CELERY_DEFAULTS = {
@@ -74,10 +74,7 @@ def fill_in(conf: Any, local_broker: Callable[[], str | None]) -> set[str]:
     open_settings = {key for key in CELERY_DEFAULTS if not is_set(conf, key)}
     for key in open_settings:
         conf[key] = CELERY_DEFAULTS[key]
-    for key in SECRETS:
-        # `celery report` and `inspect conf` recognize a secret by its name only.
-        if isinstance(value := conf.get(key), str) and not hides_password(key):
-            conf[key] = SecretStr(value)
+    hide_secrets(conf)
     url = None
     with suppress(ConfigurationError):
         url = local_broker()
@@ -85,6 +82,26 @@ def fill_in(conf: Any, local_broker: Callable[[], str | None]) -> set[str]:
         conf.broker_url = url
         conf.broker_transport_options = {**TRANSPORT_OPTIONS, **conf.broker_transport_options}
     return open_settings
+
+
+def hide_secrets(conf: Any) -> None:
+    """Hide this package's secrets, in every spelling of a setting, from ``celery report`` and ``inspect conf``.
+
+    These recognize a secret by its name only. The user, password and query of a queue's URL or an endpoint, which
+    nothing uses, are left out.
+    """
+    for key in list(conf):
+        # Also a spelling that is no setting of this app, such as one without its namespace.
+        _, is_ours, name = key.lower().partition(PREFIX) if isinstance(key, str) else ("", "", "")
+        if not is_ours:
+            continue
+        value = conf[key]
+        if PREFIX + name not in SECRETS:
+            hidden = plain_setting(name, value)
+        else:
+            hidden = SecretStr(value) if isinstance(value, str) and not hides_password(key) else value
+        if hidden is not value:
+            conf[key] = hidden
 
 
 def require_json(conf: Any) -> None:

@@ -24,9 +24,9 @@ MAX_BYTES = 1_048_576
 _WAKING = {"SendMessage", "ChangeMessageVisibility", "DeleteMessage", "StartMessageMoveTask", "ListMessageMoveTasks"}
 
 
-def arn_of(name: str) -> str:
+def arn_of(name: str, account: str = ACCOUNT) -> str:
     """The ARN of a queue."""
-    return f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"
+    return f"arn:aws:sqs:{REGION}:{account}:{name}"
 
 
 class SqsStore:
@@ -38,6 +38,8 @@ class SqsStore:
 
     def __init__(self, *, keep_deleted: bool = True, clock: Clock | None = None) -> None:
         self.clock = clock or Clock()
+        #: Whose queues they are, as their attributes say.
+        self.account = ACCOUNT
         self.queues: dict[str, StoredQueue] = {}
         #: What was deleted by a consumer, by queue, in that order.
         self.deleted: dict[str, list[StoredMessage]] = {}
@@ -202,7 +204,7 @@ class SqsStore:
         visible, flying, delayed = queue.counts()
         known = {
             **queue.attributes,
-            "QueueArn": arn_of(queue.name),
+            "QueueArn": arn_of(queue.name, self.account),
             "ApproximateNumberOfMessages": str(visible),
             "ApproximateNumberOfMessagesNotVisible": str(flying),
             "ApproximateNumberOfMessagesDelayed": str(delayed),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import Celery
+from celery.app.utils import bugreport
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+import balog_celery
 from balog_celery import SQSHandler
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.consumers.operator import ConsumerOperator, resolve_topic
@@ -101,6 +105,71 @@ def test_an_engine_shows_no_secret_of_its_topic(topic: str, caplog: pytest.LogCa
     engine.take(topic, Message("no JSON", "h", "m2", 0.0))
     assert [mark_of(letter)["topic"] for letter in dead.sent] == [PLAIN] * 2
     assert SECRET not in caplog.text + str(engine.status()) + str(engine.stats.all()) + str(dead.sent)
+
+
+@each_secret
+@pytest.mark.parametrize(
+    "conf",
+    [
+        lambda topic: {"balog_dead_letter": topic + "{env}"},
+        lambda topic: {"balog_routes": [topic]},
+        lambda topic: {"balog_ship_logs_to": (topic,)},
+        lambda topic: {"balog_wait_time": topic},
+        lambda topic: {"balog_topics": {topic: {"pollers": "many"}}},
+        lambda topic: {"balog_topics": {topic: {"poller": 1}}},
+        lambda topic: {"balog_topics": {"events": {"dead_letter": topic + "{env}"}}},
+        lambda topic: {"balog_topics": {"events": [{topic: topic}]}},
+        lambda topic: {"balog_event_broker_transport_options": topic},
+    ],
+)
+def test_errors_about_a_setting_show_no_secret(topic: str, conf: Callable[[str], dict[str, Any]]) -> None:
+    """They show the value, or name its topic."""
+    with pytest.raises(ConfigurationError) as error:
+        Settings.from_conf(conf(topic))
+    assert SECRET not in str(error.value)
+
+
+_REDIS = f"redis://:{SECRET}@localhost:6379/0"
+
+
+@pytest.mark.parametrize("spelling", ["balog_{}", "BALOG_{}", "Balog_{}", "CELERY_BALOG_{}", "CELERY_balog_{}"])
+@pytest.mark.parametrize("namespace", [None, "CELERY"])
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("once_url", _REDIS, _REDIS),
+        ("event_broker_url", _REDIS, _REDIS),
+        ("aws_session_token", SECRET, SECRET),
+        ("dead_letter", SECRETS[0], PLAIN),
+        ("ship_logs_to", SECRETS[3], PLAIN),
+        ("endpoint_url", f"http://user:{SECRET}@localhost:4566", "http://localhost:4566"),
+        ("s3_endpoint_url", f"http://localhost:4566/?{SECRET}", "http://localhost:4566/"),
+        ("routes", {SECRETS[0]: []}, {PLAIN: []}),
+        ("decoders", {SECRETS[5]: "json"}, {PLAIN: "json"}),
+        ("topics", {SECRETS[1]: {"pollers": 2, "dead_letter": SECRETS[2]}}, None),
+    ],
+)
+def test_celery_shows_no_secret_of_a_setting(
+    spelling: str, namespace: str | None, name: str, value: Any, read: Any
+) -> None:
+    """Neither ``celery report`` nor ``inspect conf``, even if a spelling is no setting, as without its namespace."""
+    # Given
+    capitals = spelling.partition("{")[0].isupper()
+    key = spelling.format(name.upper() if capitals else name)
+    app = Celery("secrets", broker="memory://", set_as_current=False)
+    app.config_from_object(type("Configuration", (), {key: value}), namespace=namespace)
+    balog_celery.install(app)
+
+    # When
+    shown = bugreport(app) + repr(app.conf.table(with_defaults=True))
+
+    # Then
+    assert name in shown.lower()
+    assert SECRET not in shown
+    if read is not None and spelling.startswith("CELERY") == (namespace is not None):
+        found = getattr(app.balog.settings, name)
+        assert (found.get_secret_value() if isinstance(found, SecretStr) else found) == read
+    app.close()
 
 
 @each_secret

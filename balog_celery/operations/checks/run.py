@@ -15,7 +15,7 @@ from ...text import printable
 from .access import check_buckets, check_credentials
 from .finding import Finding, guarded
 from .servers import check_backend, check_broker, check_engines, check_once, check_workers
-from .topics import check_order, check_topic
+from .topics import check_distinct_topics, check_order, check_topic
 
 
 def check(app: Celery) -> Iterator[Finding]:
@@ -47,6 +47,8 @@ def _loaded(app: Celery) -> Iterator[Finding]:
     for topic in sorted(topics)[:1]:  # all have the same credentials
         yield from guarded("credentials", partial(check_credentials, app.balog, topic))
         yield from guarded("payload bucket", partial(check_buckets, app.balog, topic))
+    if len(topics) > 1:
+        yield from guarded("topics", lambda: check_distinct_topics(app.balog, sorted(topics)))
     for topic in sorted(topics):
         about = f"topic {printable(topic)}"
         yield from guarded(about, partial(check_topic, app.balog, topic))

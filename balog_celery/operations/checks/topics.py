@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
 
 from ...consumers.consumer import Consumer
+from ...engine.queue_checks import check_distinct
 from ...engine.visibility_timeout import visibility_of
 from ...errors import AccessDenied, BalogError, QueueError, QueueNotFound
 from ...sqs.addresses import beside
@@ -46,6 +48,18 @@ def check_topic(balog: Any, topic: str) -> Iterator[Finding]:
     if attributes:
         yield _visibility(balog, topic, attributes)
     yield from _failed_messages(balog, topic, about, attributes)
+
+
+def check_distinct_topics(balog: Any, topics: Iterable[str]) -> Iterator[Finding]:
+    """Report topics that are one queue: the engine refuses to start."""
+    same: dict[str, list[str]] = {}
+    for topic in topics:
+        with suppress(BalogError):  # which the topic's own check reports
+            same.setdefault(balog.connect(topic).attributes().get("QueueArn", topic), []).append(topic)
+    try:
+        check_distinct(same.values())
+    except BalogError as error:
+        yield Finding("FAIL", "topics", str(error))
 
 
 def check_order(app: Celery, topic: str, consumers: Sequence[Consumer]) -> Iterator[Finding]:

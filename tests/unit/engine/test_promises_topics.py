@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.engine.engine import Engine
+from balog_celery.errors import ConfigurationError
 from engines import Queues, running
 from sample_events import event_text, mark_of
 from scripted_sqs.observed import ObservedQueue
@@ -24,6 +27,7 @@ def engine_of(queues: Queues, func: Any) -> Engine:
 
 def both(here: list[str], there: list[str]) -> Queues:
     queues = Queues({HERE: ObservedQueue("orders", here), THERE: ObservedQueue("orders", there)})
+    queues[THERE].store.account = "210987654321"
     for topic in (HERE, THERE):
         queues[f"{topic}-dead"] = ObservedQueue("orders-dead")
     return queues
@@ -41,6 +45,18 @@ def test_queues_of_one_name_are_counted_and_shown_apart() -> None:
         assert engine.stats.of(THERE) == {"received": 1, "unwanted": 1, "deleted": 1}
         assert engine.status()["topics"][HERE]["received"] == 2
         assert engine.status()["topics"][THERE]["received"] == 1
+
+
+@pytest.mark.parametrize("other", [HERE, f"{HERE}/"])
+def test_one_queue_under_two_names_is_an_error_at_start(other: str) -> None:
+    """Each topic would delete the events of the other's consumers, as nobody's."""
+    queue = ObservedQueue("orders")
+    queues = Queues({"orders": queue, other: queue})
+    hub = ConsumerHub()
+    for topic in ("orders", other):
+        hub.add_consumer(Consumer(lambda _event: None, topic, f"of {topic}"))
+    with pytest.raises(ConfigurationError, match=rf"topics 'orders' and '{other}' are the same queue"):
+        Engine(hub, queues.__getitem__, linger=0.0).run()
 
 
 def test_an_event_that_fails_in_place_is_a_dead_letter_beside_its_own_queue() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,3 +82,37 @@ def test_a_credentials_endpoint_that_is_not_up_yet_is_waited_for(monkeypatch: py
         )
         with running(engine):
             wait_until(lambda: any(action == "ReceiveMessage" for _, action, _ in server.seen), 60, "a receive")
+
+
+def test_a_credential_process_that_fails_at_first_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """boto3 asks it for keys while it makes a client, so there is none to replace."""
+    # Given
+    keys, config = tmp_path / "keys.json", tmp_path / "config"
+    config.write_text(f"[default]\ncredential_process = cat {keys}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    clients.forget()
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(lambda _event: None, URL))
+    with serving(Server()) as server:
+        engine = Engine(
+            hub,
+            lambda topic: SQSQueue(topic, region="us-east-1", endpoint_url=server.endpoint),
+            wait_time=0,
+            dead_letter=None,
+        )
+
+        # When
+        with running(engine):
+            wait_until(lambda: "polling events failed" in caplog.text, 60, "a receive in vain")
+            keys.with_suffix(".new").write_text('{"Version": 1, "AccessKeyId": "AKIAEXAMPLE", "SecretAccessKey": "s"}')
+            keys.with_suffix(".new").rename(keys)
+
+            # Then
+            wait_until(lambda: any(action == "ReceiveMessage" for _, action, _ in server.seen), 60, "a receive")
+    assert caplog.text.count("CredentialRetrievalError") >= 2
+    assert "Traceback" not in caplog.text

@@ -14,7 +14,7 @@ from celery import Celery
 from balog_celery.integration import install
 from balog_celery.operations.checks.access import check_credentials
 from balog_celery.operations.checks.finding import Finding
-from balog_celery.operations.checks.topics import check_topic
+from balog_celery.operations.checks.topics import check_distinct_topics, check_topic
 from scripted_sqs.raw import Server, error_answer, serving
 from scripted_sqs.server import RunningSqs, serving_sqs
 
@@ -137,3 +137,13 @@ def test_a_role_that_sts_refuses_is_not_ok(sqs: RunningSqs, tmp_path: Path, monk
         app.close()
     assert found.level == "FAIL"
     assert "no trust" in found.text
+
+
+def test_one_queue_under_two_names_is_a_failure(sqs: RunningSqs) -> None:
+    """As for the engine. A queue that does not exist is another finding's."""
+    app = app_at(sqs.endpoint, **KEYS)
+    url = app.balog.connect(TOPIC).url
+    assert list(check_distinct_topics(app.balog, [TOPIC, DEAD, "none"])) == []
+    (finding,) = check_distinct_topics(app.balog, [DEAD, url, TOPIC, "none"])
+    assert finding.level == "FAIL"
+    assert f"topics '{url}' and '{TOPIC}' are the same queue" in finding.text

@@ -465,6 +465,36 @@ def test_a_missing_permission_for_the_key_reads_as_one(server: Server, queue: SQ
     assert len({port for port, _, _ in server.seen}) <= 2  # that of the fast path, and that of the client
 
 
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"message": "Forbidden"}', b'{"__type": 5}'])
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_an_error_without_a_code_is_of_something_in_between(
+    server: Server, queue: SQSQueue, status: int, body: bytes
+) -> None:
+    """It is no missing permission: a firewall or portal that refuses calls may let them pass later."""
+    say(server, body, status)
+    with pytest.raises(QueueError, match="proxy or portal in between") as error:
+        queue.delete(["h"])
+    assert (type(error.value), error.value.code) == (QueueError, str(status))
+
+
+@pytest.mark.parametrize("way", ["direct", "client"])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed_and_says_where_it_leads(
+    status: int, way: str, monkeypatch: pytest.MonkeyPatch, shared_clients: None
+) -> None:
+    """A signature is for one host, and a user and password in the location are nobody's business."""
+    if way == "client":
+        monkeypatch.setattr(clients, "needs_client", lambda _client: "a test")
+    location = b"https://user:hunter2@portal.example/login?token=hunter2"
+    head = b"HTTP/1.1 %d Elsewhere\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, location)
+    with serving(PiecesServer(head, closes=False)) as server:
+        queue = SQSQueue(URL, region="us-east-1", endpoint_url=server.endpoint, **KEYS)
+        with pytest.raises(QueueError, match=rf"redirect \({status}\) to https://\S*portal\.example/login") as error:
+            queue.delete(["h"])
+    assert "hunter2" not in str(error.value)
+    assert len(server.seen) == 1
+
+
 def test_a_missing_queue_is_one_at_any_status(server: Server, queue: SQSQueue) -> None:
     """Both of SQS's codes for a missing queue are recognised at any status."""
     for status in (400, 403):
@@ -500,6 +530,15 @@ def test_only_bad_credentials_take_a_new_client(
 
 
 TRANSIENT = ["RequestThrottled", "ThrottlingException", "OverLimit", "KmsThrottled", "KMS.ThrottlingException"]
+TRANSIENT += [
+    "TooManyRequests",
+    "ThrottledException",
+    "Throttling",
+    "ServiceUnavailableException",
+    "InternalServiceError",
+]
+#: A person can repair the cause.
+TRANSIENT += ["AccessDenied", "KmsAccessDenied", "KMS.DisabledException", "KmsOptInRequired", "QueueDoesNotExist"]
 HOPELESS = ["InvalidMessageContents", "InvalidParameterValue", "ReceiptHandleIsInvalid", "BatchRequestTooLong"]
 
 

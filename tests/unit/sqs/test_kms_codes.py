@@ -49,9 +49,14 @@ def test_a_code_of_kms_means_the_same_in_every_spelling(
         "TransactionInProgressException",
         "RequestTimeoutException",
         "EC2ThrottledException",
+        "TooManyRequests",
+        "ServiceUnavailableException",
+        "InternalServiceError",
+        "RequestLimitExceededException",
+        "throttled",
     ],
 )
 def test_what_botocore_tries_again_is_passing_at_any_status(code: str) -> None:
-    """Its lists of throttling and transient codes."""
+    """Its lists of throttling and transient codes, with or without the suffix of some services."""
     assert codes.is_passing(code)
     assert not codes.is_denied(code, 403)
