@@ -19,7 +19,23 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import servers  # noqa: E402
 from scripted_sqs.process import ScriptedSqs  # noqa: E402
 
-__all__ = ["HERE", "ROOT", "BenchSqs", "Child", "Figure", "Options", "base_env", "median", "ratios", "servers"]
+__all__ = [
+    "HERE",
+    "ROOT",
+    "BenchSqs",
+    "Child",
+    "Figure",
+    "Options",
+    "Skipped",
+    "base_env",
+    "median",
+    "ratios",
+    "servers",
+]
+
+
+class Skipped(Exception):
+    """A figure cannot be measured here, for the reason that it gives."""
 
 
 @dataclass
@@ -30,6 +46,8 @@ class Figure:
     :param value: the figure itself, usually a ratio; the median of the rounds.
     :param goal: such as ``"<= 1.25"``.
     :param sides: what was measured, by name, with the unit in the name.
+    :param also: any further condition.
+    :param table: tables of its own, for README.md.
     """
 
     name: str
@@ -37,6 +55,7 @@ class Figure:
     goal: str
     sides: dict[str, Any] = field(default_factory=dict)
     also: bool = True
+    table: str = ""
 
     @property
     def holds(self) -> bool:

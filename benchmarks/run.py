@@ -23,9 +23,9 @@ from pathlib import Path
 
 os.environ.pop("PYTHONPATH", None)
 
-from bench_base import Figure, Options
+from bench_base import Figure, Options, Skipped
 
-_MODULES = ("bench_engine", "bench_routing", "bench_logger", "bench_send", "bench_start", "bench_worker")
+_MODULES = ("bench_engine", "bench_routing", "bench_logger", "bench_send", "bench_start", "bench_worker", "bench_peers")
 
 
 def all_figures() -> dict[str, Callable[[Options], Figure]]:
@@ -115,6 +115,7 @@ ROWS = {
         "events/s of functions that wait 100 ms with `-c 100` / 1,000, the slowest pool",
         "gevent {gevent_events_per_s:,.0f}, eventlet {eventlet_events_per_s:,.0f}, threads {threads_events_per_s:,.0f}",
     ),
+    "peers": ("the worst ratio to a peer / its goal", "{goals}"),
 }
 
 
@@ -144,6 +145,9 @@ def main() -> int:
         began = time.monotonic()
         try:
             figure = known[name](options)
+        except Skipped as reason:
+            print(f"{name}: skipped: {reason}", flush=True)
+            continue
         except Exception:
             traceback.print_exc()
             failed = 1
@@ -156,6 +160,8 @@ def main() -> int:
         )
         for side, value in figure.sides.items():
             print(f"    {side}: {value}", flush=True)
+        if figure.table:
+            print(figure.table, flush=True)
         if given.json:
             given.json.write_text(json.dumps({"figures": [figure.as_json() for figure in figures]}, indent=1) + "\n")
     print(table(figures))

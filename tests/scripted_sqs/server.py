@@ -64,10 +64,14 @@ class ScriptedSqs:
         for changed in self._changed:
             changed.set()
 
-    async def finish(self, running: Steps, wait: float | None) -> dict[str, Any]:
-        """Go on with a call that waits, until it has its answer."""
+    def watch(self) -> asyncio.Event:
+        """Return what every change sets from now on, for :meth:`finish`."""
         changed = asyncio.Event()
         self._changed.add(changed)
+        return changed
+
+    async def finish(self, running: Steps, wait: float | None, changed: asyncio.Event) -> dict[str, Any]:
+        """Go on with a call that waits, until it has its answer."""
         try:
             while True:
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -134,11 +138,13 @@ class _Connection(asyncio.Protocol):
         except Exception as end:
             self._end(end)
         else:
-            self._waiting = asyncio.get_running_loop().create_task(self._wait(running, wait))
+            # It watches at once: the task begins later, and what another connection changes until then must wake it.
+            changed = self._sqs.watch()
+            self._waiting = asyncio.get_running_loop().create_task(self._wait(running, wait, changed))
 
-    async def _wait(self, running: Steps, wait: float | None) -> None:
+    async def _wait(self, running: Steps, wait: float | None, changed: asyncio.Event) -> None:
         try:
-            self._write(200, in_bytes(await self._sqs.finish(running, wait)))
+            self._write(200, in_bytes(await self._sqs.finish(running, wait, changed)))
         except Exception as end:
             self._end(end)
         self._waiting = None

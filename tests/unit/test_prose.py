@@ -47,7 +47,11 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
     ROOT / "deploy" / "README.md",
 ]
-SOURCES = [*sorted((ROOT / "balog_celery").rglob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+SOURCES = [
+    *sorted((ROOT / "balog_celery").rglob("*.py")),
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+    *sorted((ROOT / "benchmarks" / "peers").glob("*.py")),
+]
 
 
 def texts_of_source(source: str) -> Iterator[tuple[int, str]]:

@@ -1,0 +1,1 @@
+"""What users would pick instead, each with the same function; ``install.py`` gives each an environment of its own."""
