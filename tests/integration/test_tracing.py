@@ -173,7 +173,7 @@ def test_one_trace_leads_from_the_logger_to_every_task(
     lags |= {(consumer, "started"): runs[f"run/{consumer}"] for consumer in consumers}
     servers.wait_until(lambda: told.sum("balog.lag") == lags, 30, "the lags")
     assert told.sum("balog.tasks.failed") == {}
-    worker.wait_for("proj.consumers.first (<Event ", 20)
+    worker.wait_for("proj.consumers.first (<Event ", 60)
     assert " done: emitted 20" in worker.output
     assert stop(worker) == 0
 
