@@ -50,5 +50,15 @@ def without_secrets(value: Any) -> Any:
     return type(value)(map(without_secrets, value)) if type(value) in (list, tuple) else value
 
 
+def brief(error: BaseException) -> str:
+    """Return the type of *error* and, where it shows no part of a URL, its text.
+
+    Some clients put the whole URL into their errors. What parses one raises a ValueError with the part that is wrong,
+    which may be one of the password.
+    """
+    kind, text = type(error).__name__, str(error)
+    return kind if isinstance(error, ValueError) or "://" in text else printable(f"{kind}: {text}", 500)
+
+
 def _before_query(url: str) -> str:
     return url.partition("?")[0].partition("#")[0]

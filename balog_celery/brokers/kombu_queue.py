@@ -20,7 +20,7 @@ from kombu.messaging import Producer
 
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..sqs.messages import MAX_BODY_BYTES, EntryFailure, Message, OutgoingMessage
-from ..text import printable
+from ..text import brief, printable
 from .connections import bound
 from .kombu_compat import is_redis, unacked_keys
 from .kombu_headers import write_headers
@@ -274,7 +274,7 @@ class KombuQueue:
     def _error(self, what: str, error: Exception) -> QueueError:
         name, kind = printable(self.name), type(error).__name__
         code = str(getattr(error, "reply_code", ""))
-        text = f"{kind}: {printable(error, 500)}"
+        text = brief(error)
         if code in ("404", "312"):  # not found, no route
             return QueueNotFound(f"there is no queue {name!r} on the broker: create it, or correct the topic", kind)
         if code in ("403", "530") or kind in _DENIED:

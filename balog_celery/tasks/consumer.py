@@ -15,7 +15,7 @@ from ..errors import FunctionAborted
 from ..events.decoders.documents import Reading
 from ..events.records import read_event
 from ..producer.lineage import consuming
-from ..text import printable
+from ..text import brief, printable
 from .dead_letter import FailingTask, pending_failure, reason_of
 from .idempotency import EXPIRES_AFTER, REMEMBER, AlreadyDone, IdempotencyStore, InProgress, OtherPayload, digest_of
 from .local_retry import LocalRetry
@@ -148,7 +148,7 @@ class ConsumerTask(FailingTask):
         except Exception as error:
             if began:
                 raise
-            logger.warning("%s: the idempotency store cannot be read, trying again later: %r", self.name, error)
+            logger.warning("%s: the idempotency store cannot be read, trying again later: %s", self.name, brief(error))
         raise self._again_later()
 
     def _again_later(self) -> Exception:

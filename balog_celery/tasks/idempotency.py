@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..text import brief
+
 logger = logging.getLogger(__name__)
 
 #: After how many seconds the record of an attempt expires unless it is renewed.
@@ -105,7 +107,9 @@ class IdempotencyStore:
             change()
         except Exception as error:
             # The function runs or has run, so an error here would only make sure that it runs again.
-            logger.warning("an idempotency record could not be changed, so an event may be processed again: %r", error)
+            logger.warning(
+                "an idempotency record could not be changed, so an event may be processed again: %s", brief(error)
+            )
 
 
 def digest_of(event: str) -> str:

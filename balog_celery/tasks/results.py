@@ -8,6 +8,8 @@ from typing import Any
 
 from kombu.exceptions import EncodeError
 
+from ..text import brief
+
 logger = logging.getLogger(__name__)
 
 #: The methods with which Celery records a task's state; the task's id is their first argument.
@@ -42,7 +44,7 @@ def _tolerant(record: Callable[..., Any]) -> Callable[..., Any]:
         except (EncodeError, MemoryError):
             raise
         except Exception as error:
-            logger.warning("the result backend did not store the state of task %s: %r", task_id, error)
+            logger.warning("the result backend did not store the state of task %s: %s", task_id, brief(error))
             return None
 
     return recorded

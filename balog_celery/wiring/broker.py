@@ -30,21 +30,30 @@ def require_broker(app: Celery) -> None:
         transport = connection.transport
         transport.driver_version()
     except Exception as error:  # kombu raises KeyError, ImportError, AttributeError or ValueError, as it happens
-        message = f"broker_url = {_without_password(url)!r} cannot be used: {_reason(url, error)}"
-        raise ConfigurationError(message) from error
+        shown = f"{_scheme_of(url)}://..." if isinstance(error, ValueError) else _without_password(url)
+        message = f"broker_url = {shown!r} cannot be used: {_reason(url, error)}"
+        raise ConfigurationError(message) from None
 
 
 def _reason(url: Any, error: Exception) -> str:
-    scheme = str(url).partition("://")[0]
+    scheme = _scheme_of(url)
     if scheme not in TRANSPORT_ALIASES and "." not in scheme and ":" not in scheme:
         near = difflib.get_close_matches(scheme, TRANSPORT_ALIASES, n=1)
         return f"kombu has no transport {scheme!r}" + (f": did you mean {near[0]!r}?" if near else "")
     if isinstance(error, ValueError):
-        return f"{printable(error)}; write it as scheme://user:password@host:port/path"
+        # Not the error's text, which may hold a part of the password.
+        return (
+            "it is no URL; write it as scheme://user:password@host:port/path, with special characters in the password "
+            "percent-encoded"
+        )
     if scheme in _REDIS:
         return "the client library of Redis is missing: pip install 'balog_celery[redis]'"
     return f"install the client library of {scheme!r} ({printable(error)})"
 
 
+def _scheme_of(url: Any) -> str:
+    return str(url).partition("://")[0]
+
+
 def _without_password(url: Any) -> str:
-    return printable(re.sub(r"//.*@", "//**@", str(url)))
+    return printable(re.sub(r"//.*@", "//**@", str(url)).partition("?")[0])

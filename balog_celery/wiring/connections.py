@@ -93,5 +93,14 @@ def redis_client(app: Celery, settings: Settings, local_broker: str | None, opti
 def _redis(url: str) -> Any:
     import redis
 
-    # redis-py and kombu have different schemes for a unix socket. The client handles forks.
-    return redis.Redis.from_url(url.replace("redis+socket://", "unix://"), socket_timeout=10, socket_connect_timeout=5)
+    try:
+        # redis-py and kombu have different schemes for a unix socket. The client handles forks.
+        return redis.Redis.from_url(
+            url.replace("redis+socket://", "unix://"), socket_timeout=10, socket_connect_timeout=5
+        )
+    except ValueError:
+        # Not the error's text, which may hold a part of the password.
+        raise ConfigurationError(
+            "balog_once_url is no URL of a Redis: write it as 'redis://:password@host:6379/1', with special characters "
+            "in the password percent-encoded"
+        ) from None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balog_celery.text import printable
+from balog_celery.text import brief, printable
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,18 @@ def test_whatever_comes_the_result_is_one_printable_line(text: str, limit: int) 
     shown.encode()
     if text.isprintable() and len(text) <= limit:
         assert shown == text
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("refused"), "OSError: refused"),
+        (ValueError("Port could not be cast to integer value as 'hunter2'"), "ValueError"),
+        (UnicodeEncodeError("ascii", "hunter2", 0, 1, "no"), "UnicodeEncodeError"),
+        (KeyError("redis://:hunter2@h"), "KeyError"),
+        (OSError("two\nlines"), "OSError: two\\nlines"),
+    ],
+)
+def test_an_error_in_brief_has_no_part_of_a_url(error: Exception, told: str) -> None:
+    """A ValueError may be of what parses one."""
+    assert brief(error) == told

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, TypeVar
 
 from ...errors import BalogError
-from ...text import printable
+from ...text import brief, printable
 
 Level = Literal["OK", "WARN", "FAIL"]
 T = TypeVar("T")
@@ -63,9 +63,3 @@ def within_patience(ask: Callable[[], T]) -> T:
     if not found:
         raise TimeoutError(f"no answer in {2 * PATIENCE:g} s")
     return found[0]
-
-
-def brief(error: BaseException) -> str:
-    """Return the error in a few words. Some clients put the whole URL into theirs, so text with a URL is left out."""
-    text = printable(f"{type(error).__name__}: {error}")
-    return type(error).__name__ if "://" in text else text

@@ -12,10 +12,10 @@ from celery.backends.base import DisabledBackend
 from ...brokers.connections import bounded_connection
 from ...engine.status import problems
 from ...errors import BalogError
-from ...text import printable
+from ...text import brief, printable
 from ...wiring.broker import require_broker
 from ..task_queues import task_queue
-from .finding import PATIENCE, Finding, brief, within_patience
+from .finding import PATIENCE, Finding, within_patience
 
 
 def check_broker(app: Celery) -> Finding:

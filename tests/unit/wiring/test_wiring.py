@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from celery import Celery, signals
 
 from balog_celery import install
-from balog_celery.errors import ConfigurationError
+from balog_celery.errors import BalogError, ConfigurationError
+from balog_celery.operations.checks.run import check
 from balog_celery.wiring.broker import require_broker
 
 
@@ -35,6 +37,41 @@ def test_a_broker_url_that_cannot_be_used_is_an_error(url: str, reason: str) -> 
     assert reason in text
     assert "hunter2" not in text
     assert "\n" not in text
+
+
+#: A password of each is cut by what is no part of it.
+MALFORMED = [
+    "redis://:a/hunter2@127.0.0.1:1/0",
+    "redis://:hunter2#a@127.0.0.1:1/0",
+    "redis://:hunter2?a@127.0.0.1:1/0",
+    "redis://:a@127.0.0.1:hunter2/0",
+    "redis://:hunter2@[::1/0",
+]
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+def test_no_part_of_a_malformed_url_is_shown(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither by the error of what needs it, nor by `balog check`, nor by the log."""
+    # Given
+    app = Celery("wiring", broker=url, backend=url, set_as_current=False)
+    app.conf.update(balog_once_url=url, balog_event_broker_url=url)
+    install(app)
+    needs: list[Callable[[], Any]] = [
+        lambda: require_broker(app),
+        lambda: app.balog.redis("once=True")(),
+        lambda: app.balog.connect("events").exists(),
+    ]
+
+    # When
+    shown = [str(finding) for finding in check(app)]
+    for need in needs:
+        try:
+            need()
+        except BalogError as error:
+            shown.append(str(error))
+
+    # Then
+    assert "hunter2" not in caplog.text + "".join(shown)
 
 
 @pytest.mark.parametrize("url", ["memory://", "redis://h:1/0", "amqp://user:pass@h//", "sqs://"])
