@@ -54,7 +54,7 @@ def percentiles(seconds: Iterable[float]) -> dict[str, float]:
 def results_table(rounds: Rounds) -> str:
     """Return the medians of all sides as the table of README.md."""
     lines = [
-        "| side | what | own retries and limits | CPU, us per event | events/s | p50, p95, p99 of single events, ms |",
+        "| side | what | own task | CPU, us per event | events/s | p50, p95, p99 of single events, ms |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in rounds.items():
@@ -107,6 +107,7 @@ def peers(options: Options) -> Figure:
         loads.append(round(os.getloadavg()[0], 1))
         for name in sides if number % 2 == 0 else reversed(sides):
             rounds[name].append(_measure(sides[name], options))
+            print(f"peers: round {number + 1}: {name} takes {rounds[name][-1]['cpu_us']:,.0f} us", flush=True)
     judged = {goal: ratio for goal in GOALS if (ratio := goal.ratio(rounds)) is not None}
     shown: dict[str, Any] = {
         "load_before_each_round": loads,

@@ -175,15 +175,23 @@ class Running:
         self._stack.close()
 
     def throughput(self, events: int) -> dict[str, float]:
-        """Work a backlog off. Return the CPU per event of all processes but SQS's, and events per second."""
+        """Work a backlog off. Return the CPU per event of all processes but SQS's, events per second, and per call."""
         before = self._sent
         self._send(events, _HIDDEN)
-        cpu = cpu_of(self._pids)
+        counts, cpu = self._sqs.counts(QUEUE), cpu_of(self._pids)
         self._sqs.get(f"/advance/{_HIDDEN}")
         began, first = self._wait(before + events // 10), self._done
         rate = (self._sent - first) / (self._wait(self._sent) - began)
         self._wait_for_deletes()
-        return {"cpu_us": (cpu_of(self._pids) - cpu) / events * 1e6, "events_per_s": rate}
+        calls = self._sqs.counts(QUEUE)
+        return {
+            "cpu_us": (cpu_of(self._pids) - cpu) / events * 1e6,
+            "events_per_s": rate,
+            **{
+                f"events_per_{call}": events / (calls[f"{call}s"] - counts[f"{call}s"])
+                for call in ("receive", "delete")
+            },
+        }
 
     def latencies(self, events: int) -> list[float]:
         """Send single events; return the seconds from the call of ``SendMessage`` to the end of each function."""
