@@ -34,7 +34,7 @@ from ..telemetry import OFF, find
 from ..text import plain_topic, printable
 from ..threads import StopFlag
 from .config import FLUSH, EngineConfig, EngineOptions
-from .queue_checks import check_queues
+from .queue_checks import check_dead_letters, check_queues
 from .room import InFlightRoom
 from .stats import Lag, Stats
 from .status import together
@@ -155,9 +155,11 @@ class Engine:
     def check_configuration(self) -> None:
         """Run the checks of a start that need no queue.
 
-        :raises ConfigurationError: a topic cannot be resolved, or a decoder is set for a topic that no consumer has.
+        :raises ConfigurationError: a topic cannot be resolved or is its own dead-letter queue, or a decoder is set for
+            a topic that no consumer has.
         """
-        self._decoders_of(self.topics())
+        self._decoders_of(topics := self.topics())
+        check_dead_letters(topics, self._dead_letters)
 
     @contextmanager
     def _terminable(self) -> Iterator[None]:
@@ -194,7 +196,7 @@ class Engine:
         for topic, queue in queues.items():
             if queue.is_fifo:
                 self._dispatcher.check_order(topics[topic])
-        visibilities = check_queues(queues, self.config, self._dead_letters, self._connect)
+        visibilities = check_queues(queues, self.config, self._dead_letters, self._connect, self._stop)
         names = Counter(queue.name for queue in queues.values())
         self._runners = []
         for source, consumers in topics.items():

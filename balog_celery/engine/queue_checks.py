@@ -10,27 +10,47 @@ from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..sqs.codes import MISCONFIGURED, may_be_renewed
 from ..sqs.protocols import Connect, Queue
 from ..text import printable
+from ..threads import StopFlag
 from .config import EngineConfig
 from .visibility_timeout import VisibilityTimeout
 
 logger = logging.getLogger(__name__)
 
 
+def check_dead_letters(topics: Iterable[str], dead_letters: DeadLetters) -> None:
+    """Check that no topic is its own dead-letter queue, from which each dead letter would come again at once.
+
+    :raises ConfigurationError: one is.
+    """
+    for topic in topics:
+        if (dead_letters.name(topic) or "").rstrip("/") == topic.rstrip("/"):
+            raise ConfigurationError(
+                f"topic {printable(topic)!r} is its own dead-letter queue, so each dead letter would come again "
+                "and be another: correct balog_dead_letter"
+            )
+
+
 def check_queues(
-    queues: Mapping[str, Queue], config: EngineConfig, dead_letters: DeadLetters, connect: Connect
+    queues: Mapping[str, Queue], config: EngineConfig, dead_letters: DeadLetters, connect: Connect, stop: StopFlag
 ) -> dict[str, VisibilityTimeout]:
     """Check that the queue of each topic exists, and log what becomes of its bad messages.
 
+    :param stop: ends the checks where SQS does not answer, as each then takes seconds.
     :returns: the visibility timeout to receive with, by topic.
-    :raises ConfigurationError: queues are missing, two topics are one queue, or no client of SQS can be made.
+    :raises ConfigurationError: queues are missing, one is its own dead-letter queue, two topics are one queue, or no
+        client of SQS can be made.
     :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
     """
     visibilities: dict[str, VisibilityTimeout] = {}
     missing: list[str] = []
     same: dict[str, list[str]] = {}
+    is_answering = True
+    check_dead_letters(queues, dead_letters)
     for topic, queue in queues.items():
         attributes: Mapping[str, str] = {}
         visibility = visibilities[topic] = VisibilityTimeout(queue, config.of(topic).visibility_timeout)
+        if not is_answering and stop.wait(0.0):
+            continue
         try:
             if config.create_queues:
                 _create(topic, queue, dead_letters, connect)
@@ -46,6 +66,7 @@ def check_queues(
                 raise
             if error.code in MISCONFIGURED:
                 raise ConfigurationError(str(error)) from error
+            is_answering = False
             logger.warning(
                 "the attributes of queue %s are not known yet: %s; until they are, its messages are received with a "
                 "visibility timeout of %d s",

@@ -8,7 +8,7 @@ import pytest
 
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.engine.engine import Engine
-from balog_celery.errors import ConfigurationError
+from balog_celery.errors import ConfigurationError, QueueError
 from engines import Queues, running
 from sample_events import event_text, mark_of
 from scripted_sqs.observed import ObservedQueue
@@ -57,6 +57,35 @@ def test_one_queue_under_two_names_is_an_error_at_start(other: str) -> None:
         hub.add_consumer(Consumer(lambda _event: None, topic, f"of {topic}"))
     with pytest.raises(ConfigurationError, match=rf"topics 'orders' and '{other}' are the same queue"):
         Engine(hub, queues.__getitem__, linger=0.0).run()
+
+
+@pytest.mark.parametrize(("topic", "dead_letter"), [("orders", "{topic}"), (HERE, "orders"), (f"{HERE}/", HERE)])
+def test_a_topic_is_not_its_own_dead_letter_queue(topic: str, dead_letter: str) -> None:
+    """Each dead letter would come again at once, and be one again."""
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(lambda _event: None, topic))
+    engine = Engine(hub, lambda _: ObservedQueue("orders"), dead_letter=dead_letter)
+    for start in (engine.run, engine.check_configuration):
+        with pytest.raises(ConfigurationError, match="is its own dead-letter queue"):
+            start()
+
+
+def test_a_stop_at_start_waits_for_one_queue_that_does_not_answer_not_for_all() -> None:
+    """Each takes seconds."""
+    hub, asked = ConsumerHub(), list[str]()
+    queues = Queues()
+
+    def fail(_argument: object) -> None:
+        asked.append("a queue")
+        engine.stop()
+        raise QueueError("no answer", "TimeoutError")
+
+    for number in range(5):
+        queues[f"t{number}"].on["attributes"] = fail
+        hub.add_consumer(Consumer(lambda _event: None, f"t{number}", str(number)))
+    engine = Engine(hub, queues.__getitem__, dead_letter=None, visibility_timeout=30)
+    engine.run()
+    assert asked == ["a queue"]
 
 
 def test_an_event_that_fails_in_place_is_a_dead_letter_beside_its_own_queue() -> None:

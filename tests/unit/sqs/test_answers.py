@@ -477,14 +477,9 @@ def test_an_error_without_a_code_is_of_something_in_between(
     assert (type(error.value), error.value.code) == (QueueError, str(status))
 
 
-@pytest.mark.parametrize("way", ["direct", "client"])
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_not_followed_and_says_where_it_leads(
-    status: int, way: str, monkeypatch: pytest.MonkeyPatch, shared_clients: None
-) -> None:
+def test_a_redirect_is_not_followed_and_says_where_it_leads(status: int) -> None:
     """A signature is for one host, and a user and password in the location are nobody's business."""
-    if way == "client":
-        monkeypatch.setattr(clients, "needs_client", lambda _client: "a test")
     location = b"https://user:hunter2@portal.example/login?token=hunter2"
     head = b"HTTP/1.1 %d Elsewhere\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % (status, location)
     with serving(PiecesServer(head, closes=False)) as server:
