@@ -87,7 +87,7 @@ def _measure(side: Side, options: Options) -> dict[str, float]:
     with Running(side) as running:
         found = running.throughput(options.pick(side.events, side.events // 5))
         if not side.collects:
-            found |= percentiles(running.latencies(options.pick(300, 60)))
+            found |= percentiles(running.latencies(options.pick(200, 60)))
     return found
 
 

@@ -105,16 +105,16 @@ _QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 _OURS = _worker("bench_project")
 
 SIDES = {
-    "hand-off": Side("a worker with its engine", (_OURS,), 6000, env={"BENCH_DISPATCH": "hand-off"}, isolates=True),
+    "hand-off": Side("a worker with its engine", (_OURS,), 4000, env={"BENCH_DISPATCH": "hand-off"}, isolates=True),
     "publish": Side("the same, over Valkey", (_OURS,), 2000, env={"BENCH_DISPATCH": "publish"}, isolates=True),
     "batches": Side(
         "the worker, 100 events at once",
         (_OURS,),
-        30_000,
+        15_000,
         env={"BENCH_DISPATCH": "hand-off", "BENCH_BATCH": "100"},
         collects=True,
     ),
-    "script": Side("`SQSEngine.run()`", ((_python(), "script.py"),), 30_000),
+    "script": Side("`SQSEngine.run()`", ((_python(), "script.py"),), 15_000),
     "naive": Side(
         "boto3's receive and delete, `send_task()`, a Celery worker on Valkey",
         (_worker("naive", "naive"), (_python("naive"), "naive.py")),
@@ -133,9 +133,9 @@ SIDES = {
     "pyqs": Side(
         "PyQS", ((str(HOME / "pyqs/bin/pyqs"), "-c", "2", QUEUE),), 600, peer="pyqs", body=pyqs_message, isolates=True
     ),
-    "sqs-consumer": Side("sqs-consumer on Node", (("node", "sqs_consumer.cjs"),), 5000, peer="sqs-consumer"),
+    "sqs-consumer": Side("sqs-consumer on Node", (("node", "sqs_consumer.cjs"),), 3000, peer="sqs-consumer"),
     "sqs-workers": Side(
-        "sqs-workers, two processes", ((_python("sqs-workers"), "sqs_workers_loop.py"),) * 2, 12_000, peer="sqs-workers"
+        "sqs-workers, two processes", ((_python("sqs-workers"), "sqs_workers_loop.py"),) * 2, 8000, peer="sqs-workers"
     ),
 }
 
