@@ -36,6 +36,7 @@ class Bench:
     :param consumers: how many consumers each event has.
     :param sleep: for how many seconds each function waits.
     :param batch: how many events the first consumer gets at once; 0: one, by itself.
+    :param chunk: how many events the first consumer gets in one task, in a call each; 0: a task for each.
     :param distance: how far away SQS is, in seconds.
     :param pollers: how many receives each engine may have under way.
     :param events: whether workers send Celery's task events.
@@ -47,6 +48,7 @@ class Bench:
         consumers: int,
         sleep: float = 0.0,
         batch: int = 0,
+        chunk: int = 0,
         distance: float = 0.0,
         pollers: int = 1,
         events: bool = True,
@@ -55,6 +57,7 @@ class Bench:
         self.consumers = consumers
         self._sleep = sleep
         self._batch = batch
+        self._chunk = chunk
         self._distance = distance
         self._pollers = pollers
         self._events = events
@@ -74,6 +77,7 @@ class Bench:
             "BENCH_DISPATCH": self.dispatch or "publish",
             "BENCH_SLEEP": str(self._sleep),
             "BENCH_BATCH": str(self._batch),
+            "BENCH_CHUNK": str(self._chunk),
             "BENCH_POLLERS": str(self._pollers),
             "BENCH_EVENTS": str(int(self._events)),
             "BENCH_STATUS_DIR": str(self.sqs.dir),

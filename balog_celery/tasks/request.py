@@ -217,3 +217,19 @@ class EventRequest(HookedRequest):
         else:
             self._observe("released")
             self.reject(requeue=True)
+
+
+class ChunkRequest(EventRequest):
+    """The task of a chunk, which tells the engine that handed it over how long its calls take."""
+
+    def succeeded(self, runtime: float) -> None:
+        super().succeeded(runtime)
+        if self.is_handed_over:
+            self.message.report_pace(self.message.events, runtime)
+
+    def on_retry(self, exc_info: Any) -> None:
+        retry = reported_error(exc_info)
+        remainder = retry.remainder if isinstance(retry, LocalRetry) else None
+        if self.is_handed_over and remainder is not None and remainder.calls:
+            self.message.report_pace(remainder.calls, remainder.seconds)
+        super().on_retry(exc_info)
