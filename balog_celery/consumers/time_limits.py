@@ -27,11 +27,6 @@ def time_limit_warnings(app: Celery, consumers: Iterable[Consumer], dispatch: st
     for consumer in consumers:
         name = printable(consumer.task_name)
         limit = _limit(app, consumer)
-        if limit and consumer.chunk is not None and consumer.limits_of != "chunk":
-            yield (
-                f"{name} has chunk=, and the app's time limit of {limit:g} s is for up to {consumer.chunk} events "
-                "together: say limits_of='chunk' if that is meant"
-            )
         if dispatch == "hand-off" and limit > MAX_VISIBILITY:
             yield (
                 f"{name} may run for {limit:g} s, longer than SQS keeps a message for it ({MAX_VISIBILITY} s): "

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 #: The size of a full batch, in bytes of event texts; a larger event forms a batch alone. On a broker that is SQS, where
 #: the task is quoted once and encoded in base64 twice, the task stays well below 1 MiB.
 MAX_BYTES = 262_144
-#: How long the events of a receive that was full wait in a chunk for those of the next one, in seconds.
-CHUNK_LINGER = 0.02
+#: How long a chunk may be collected by full receives, in seconds. It also waits no longer where no receive is made.
+CHUNK_LINGER = 0.1
 
 
 class Batcher:
@@ -34,8 +34,8 @@ class Batcher:
     or to retry. While a batch is being dispatched, the batcher is not ready for more jobs; so it holds at most one full
     batch for each consumer, and one receive of each poller.
 
-    A chunk is dispatched in the same way, but has as many events as the dispatcher allows now, and waits only while
-    receives are full.
+    A chunk has as many events as the dispatcher allows now. It waits only while receives are full, and no longer than
+    :data:`CHUNK_LINGER`; the receives are no long polls meanwhile.
 
     :param topic: the queue's name.
     :param dispatcher: runs the consumers. It is called by one thread at a time.
@@ -113,6 +113,18 @@ class Batcher:
             with self._changed:
                 self._outage.succeeded()
         return 0.0
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether chunks are being collected."""
+        with self._changed:
+            return any(consumer.chunk is not None for consumer in self._collecting)
+
+    def dispatch_chunks(self) -> None:
+        """Dispatch the chunks that are being collected: a receive has brought nothing more."""
+        with self._changed:
+            self._complete(math.inf, chunks_only=True)
+        self.dispatch_due()
 
     # The methods of a dispatcher.
 

@@ -84,6 +84,14 @@ def consuming(topic: str, consumer: str, records: Sequence[FacilityRecord]) -> I
         yield
 
 
+def consumes_here(topic: str, consumer: str, record: FacilityRecord) -> None:
+    """Make *record* the cause of all that this context logs and sends from now on: for a context of its own."""
+    ids = _ids(record.header.id, record.header.context.__pydantic_extra__ or {})
+    cause = Cause(queue_name(topic), consumer, ids[0], record.payload.cls_type, ids[1])
+    _current.set(cause)
+    bind_contextvars(**cause.log_fields())
+
+
 @contextmanager
 def caused_by(event: Mapping[str, Any] | FacilityRecord) -> Iterator[None]:
     """Make *event* the cause of what the block logs and sends.

@@ -18,7 +18,7 @@ from ..consumers.context import KEPT, OWN, own_headers
 from ..errors import BatchFailure
 from ..events.decoders.documents import Reading
 from ..events.records import FacilityRecord, read_event
-from ..producer.lineage import consuming
+from ..producer.lineage import consumes_here
 from ..sqs.addresses import queue_name
 from ..telemetry import OFF, Telemetry
 from ..text import printable
@@ -33,6 +33,8 @@ from .naming import argsrepr, batch_id, task_id
 from .outcome import is_for_the_pool, safe_repr
 
 logger = logging.getLogger(__name__)
+
+_NOTHING = nullcontext()
 
 _own: ContextVar[Mapping[str, Any]] = ContextVar("balog_own", default=MappingProxyType({}))
 
@@ -154,8 +156,9 @@ class ChunkTask(BatchTask):
 
     def _process_one(self, position: int, text: str, ends: Ends) -> None:
         try:
-            with self._event(text) as argument:
-                self.call_function(argument)
+            record = self._begin(text)
+            with self._around(record, text) if self.is_surrounded else _NOTHING:
+                self.call_function(self.consumer.argument(record))
         except BaseException as error:
             if is_for_the_pool(error, self, self.request):
                 raise
@@ -163,8 +166,9 @@ class ChunkTask(BatchTask):
 
     async def _await_one(self, position: int, text: str, ends: Ends) -> None:
         try:
-            with self._event(text) as argument:
-                result = self.call_function(argument)
+            record = self._begin(text)
+            with self._around(record, text) if self.is_surrounded else _NOTHING:
+                result = self.call_function(self.consumer.argument(record))
                 if inspect.isawaitable(result):
                     await result
         except BaseException as error:
@@ -173,19 +177,29 @@ class ChunkTask(BatchTask):
             is_limit = ends.is_over and isinstance(error, asyncio.CancelledError)
             self._note(position, text, SoftTimeLimitExceeded() if is_limit else error, ends)
 
-    @contextmanager
-    def _event(self, text: str) -> Iterator[Any]:
-        """Give the argument of the function for one event, which the block processes."""
+    def _begin(self, text: str) -> FacilityRecord:
+        """Return the event in *text*, of which this context is from now on."""
         in_each.set(True)
-        record, store = read_event(text), self.idempotency_store
+        record = read_event(text)
+        consumes_here(self.topic, self.name, record)
         if self.consumer.wants_message or self.telemetry is not OFF:
             _own.set(own_headers(self.request, record.header.id))
+        return record
+
+    @property
+    def is_surrounded(self) -> bool:
+        """Whether there is something to do around each call."""
+        return self.idempotency_store is not None or self.telemetry is not OFF
+
+    @contextmanager
+    def _around(self, record: FacilityRecord, text: str) -> Iterator[None]:
+        """Run the block, which calls the function: as often as the consumer allows, and in the trace of its event."""
+        store = self.idempotency_store
         with (
-            consuming(self.topic, self.name, (record,)),
             nullcontext() if self.telemetry is OFF else self._observed(record),
             nullcontext() if store is None else self.once(store, text),
         ):
-            yield self.consumer.argument(record)
+            yield
 
     @contextmanager
     def _observed(self, record: FacilityRecord) -> Iterator[None]:

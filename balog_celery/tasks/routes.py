@@ -95,7 +95,9 @@ def _compose(task: Any, consumer: Consumer, operator: Any, middleware: Sequence[
         prepare(consumer, task, operator)
         task.call_function = compose(consumer, operator, middleware, lambda: task.request, retried)
         return
-    check_limits(consumer, task.time_limit, task.soft_time_limit)  # a base class may have them
+    # Those of a base class or of the app.
+    conf = task.app.conf
+    check_limits(consumer, task.time_limit, task.soft_time_limit, conf.task_time_limit, conf.task_soft_time_limit)
     own = Own()
     prepare(consumer, task, operator, own)
     task.retried = retried
