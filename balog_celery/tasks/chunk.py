@@ -269,20 +269,25 @@ class ChunkTask(BatchTask):
         size = len(positions)
         if ends.is_cut:
             size = max(1, int(self.consumer.chunk_wait * ends.calls / ends.seconds))
+        self.attempt.remainder = None  # or that would be taken for a local retry
         try:
             for first in range(0, len(positions), size):
-                self._publish([event[position] for position in positions[first : first + size]], delay)
+                texts = [event[position] for position in positions[first : first + size]]
+                self.publish(self.request, texts, countdown=delay, retries=self.request.retries)
         except Exception as error:
             raise Reject(error, requeue=True) from error
         raise Ignore
 
-    def _publish(self, texts: list[str], delay: float) -> None:
-        """Publish a chunk of *texts*, which is executed after *delay* seconds."""
+    def publish(self, request: Any, texts: list[str], *, countdown: float, retries: int) -> None:
+        """Publish a part of a chunk.
+
+        :param request: the task's context.
+        :param countdown: after how many seconds it is executed.
+        :param retries: how often it was retried.
+        :raises Exception: the broker did not take it.
+        """
         ids = [event_id_of(text) for text in texts]
-        self.attempt.remainder = None
-        signature = self.signature_from_request(
-            self.request, args=(texts,), countdown=delay or None, retries=self.request.retries
-        )
+        signature = self.signature_from_request(request, args=(texts,), countdown=countdown or None, retries=retries)
         headers = dict(signature.options.get("headers") or {})
         for name in headers.keys() & {KEPT, OWN}:
             headers[name] = {event_id: headers[name][event_id] for event_id in ids if event_id in headers[name]}

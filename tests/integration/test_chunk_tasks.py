@@ -43,6 +43,13 @@ def slow_many(event):
     note("slow-many", event["header"]["id"], of=size())
 
 
+@consumer_config(topic=TOPIC, cls_type="crash-many", chunk=50, max_retries=2, default_retry_delay=0)
+def crash_many(event):
+    note("crash-many", event["header"]["id"], of=size())
+    if event["payload"]["crashes"]:
+        os._exit(7)
+
+
 @consumer_config(topic=TOPIC, cls_type="async-many", chunk=50, autoretry_for=(OSError,), default_retry_delay=0)
 async def async_many(event):
     import asyncio
@@ -101,3 +108,21 @@ def test_each_event_of_a_chunk_ends_by_itself(
     if dispatch == "hand-off":
         assert max(sizes["slow-many"]) == 1
     assert all(f"processing of {name}" in worker.output for name in names if name.startswith("many"))
+
+
+def test_an_event_that_ends_its_child_is_the_only_dead_letter(start: Start, project: Project, topic: Topic) -> None:
+    """The others of its chunk come again alone, and so does it until its retries are exhausted."""
+    # Given chunks with more than one event: those before have made them grow
+    project.add_consumer(CHUNKS)
+    topic.send(*[event_text(f"c{number}", "crash-many", crashes=number == 29) for number in range(40)])
+    # When
+    worker = start("worker", "-l", "INFO", "-c", "1")
+    servers.wait_until(topic.dead, what="the dead letter")
+    servers.wait_until(lambda: topic.left() == 0, what="the deletes")
+    project.wait_for(lambda runs: len(runs) == 40)
+    # Then
+    assert stop(worker) == 0
+    (letter,) = topic.dead()
+    assert (json.loads(letter["body"])["header"]["id"], "WorkerLostError" in letter["error"]) == ("c29", True)
+    crashed = [entry["of"] for entry in project.entries() if entry["event"] == "c29"]
+    assert crashed[-1] == 1
