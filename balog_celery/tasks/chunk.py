@@ -18,7 +18,7 @@ from ..consumers.context import KEPT, OWN, own_headers
 from ..errors import BatchFailure
 from ..events.decoders.documents import Reading
 from ..events.records import FacilityRecord, read_event
-from ..producer.lineage import consumes_here
+from ..producer.lineage import consuming, continue_with
 from ..sqs.addresses import queue_name
 from ..telemetry import OFF, Telemetry
 from ..text import printable
@@ -96,10 +96,11 @@ class ChunkTask(BatchTask):
     def run(self, event: list[str]) -> Ends:  # type: ignore[override]
         """Call the consumer's function for each event."""
         ends = Ends()
-        if self.is_concurrent:
-            event_loop.run(self._concurrently(event, ends))
-        else:
-            self._one_by_one(event, ends)
+        with consuming(self.topic, self.name, ()):
+            if self.is_concurrent:
+                event_loop.run(self._concurrently(event, ends))
+            else:
+                self._one_by_one(event, ends)
         return ends
 
     def process(self, event: list[str]) -> None:
@@ -181,7 +182,7 @@ class ChunkTask(BatchTask):
         """Return the event in *text*, of which this context is from now on."""
         in_each.set(True)
         record = read_event(text)
-        consumes_here(self.topic, self.name, record)
+        continue_with(record)
         if self.consumer.wants_message or self.telemetry is not OFF:
             _own.set(own_headers(self.request, record.header.id))
         return record

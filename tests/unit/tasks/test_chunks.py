@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from billiard.pool import SIG_SOFT_TIMEOUT, soft_timeout_sighandler
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, Retry
 
@@ -382,3 +384,45 @@ def test_limits_that_are_not_options_are_told_at_start(site: Site, whose: str) -
     with pytest.raises(ConfigurationError, match="limits_of='chunk'"):
         site.task(ends_as_named, options={"base": Limited}, name="g")
     assert site.task(ends_as_named, limits_of="chunk", options={"base": Limited}).consumer.limits_of == "chunk"
+
+
+@pytest.fixture
+def child() -> Iterator[None]:
+    """The signal handler of a pool's child."""
+    before = signal.signal(SIG_SOFT_TIMEOUT, soft_timeout_sighandler)
+    yield
+    signal.signal(SIG_SOFT_TIMEOUT, before)
+
+
+@pytest.mark.usefixtures("child")
+def test_a_soft_limit_ends_one_call_and_leaves_the_rest_for_later(site: Site) -> None:
+    """The event of that call failed; the others were not called."""
+
+    def reach_limit(event: dict[str, Any]) -> None:
+        if id_of(event) == "b":
+            signal.raise_signal(SIG_SOFT_TIMEOUT)
+
+    task = site.task(reach_limit, limits_of="chunk", options={"soft_time_limit": 60})
+    texts = of("a", "b", "c", "d")
+    with request(task, texts), pytest.raises(LocalRetry) as retry:
+        task(texts)
+    assert retry.value.remainder is not None
+    assert (retry.value.remainder.positions, retry.value.retries) == ([2, 3], 0)
+    assert site.errors() == {"b": "SoftTimeLimitExceeded()"}
+
+
+@pytest.mark.usefixtures("child")
+def test_a_soft_limit_cancels_calls_that_are_concurrent(site: Site) -> None:
+    """Those that have returned are done."""
+
+    async def reach_limit(event: dict[str, Any]) -> None:
+        if id_of(event) == "b":
+            signal.raise_signal(SIG_SOFT_TIMEOUT)
+        if id_of(event) != "a":
+            await asyncio.sleep(300)
+
+    task = site.task(reach_limit, limits_of="chunk", options={"soft_time_limit": 60})
+    texts = of("a", "b", "c")
+    with request(task, texts), pytest.raises(BatchFailure):
+        task(texts)
+    assert site.errors() == dict.fromkeys("bc", "SoftTimeLimitExceeded()")
