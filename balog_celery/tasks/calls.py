@@ -60,7 +60,7 @@ def compose_calls(
     is_async = consumer.is_async or is_coroutine_function(operator.process_event)
     call: Callable[[Any], Any] = partial(operator.process_event, consumer)
     if consumer.each:
-        call = partial(_each, call, retried)
+        call = partial(_each, call, retried, gets_events=consumer.arguments == "event")
     waits = None
     for one in reversed(middleware):
         if not is_coroutine_function(one):
@@ -109,12 +109,15 @@ async def _each(
     call: Callable[[Any], Coroutine[Any, Any, Any]],
     retried: tuple[Errors, Errors],
     events: Sequence[Any],
+    *,
+    gets_events: bool,
 ) -> EachResult:
     """Process *events* concurrently, and return how each ended. A cancellation cancels the events that still run."""
 
     async def process(event: Any) -> Any:
         in_each.set(True)
-        if not isinstance(event, (Mapping, FacilityRecord)):  # a payload's model, which has no id
+        # A payload and parameters have no id.
+        if not isinstance(event, FacilityRecord) and not (gets_events and isinstance(event, Mapping)):
             return await call(event)
         with caused_by(event):
             return await call(event)
