@@ -23,8 +23,9 @@ from balog_celery.decoders import At, Message
 from balog_celery.errors import ConfigurationError
 from balog_celery.events.records import decode
 from balog_celery.producer.lineage import current
+from balog_celery.tasks.consumer import LATER
 from balog_celery.tasks.context import HandOffContext
-from balog_celery.tasks.idempotency import IdempotencyStore
+from balog_celery.tasks.idempotency import IdempotencyStore, InProgress
 from balog_celery.tasks.local_retry import LocalRetry
 from balog_celery.tasks.naming import batch_id, task_id
 from balog_celery.tasks.routes import register, register_dead_letter_task
@@ -277,6 +278,40 @@ def test_an_event_that_was_finished_is_skipped_in_a_chunk(site: Site) -> None:
         with pytest.raises(BatchFailure):
             task(of("bad"))
     assert called == ["a", "bad", "b", "bad"]
+
+
+class Busy(MemoryIdempotencyStore):
+    """Another worker processes the events of these tasks."""
+
+    def __init__(self, *keys: str) -> None:
+        super().__init__()
+        self.keys = keys
+
+    @contextmanager
+    def attempt(self, key: str, remember: float, digest: str) -> Iterator[None]:
+        if key in self.keys:
+            raise InProgress
+        with super().attempt(key, remember, digest):
+            yield
+
+
+@pytest.mark.parametrize("handed_over", [True, False])
+def test_an_event_that_is_processed_elsewhere_comes_again_later(site: Site, handed_over: bool) -> None:
+    """Alone, without counting a retry, in its worker or by the broker."""
+    store = Busy(task_id("b", "proj.f"))
+    task = site.task(ends_as_named, once=True, store=store)
+    texts = of("a", "b", "c")
+    with request(task, texts, handed_over=handed_over, retries=1), pytest.raises((LocalRetry, Ignore)) as end:
+        task(texts)
+    if handed_over:
+        retry = end.value
+        assert isinstance(retry, LocalRetry)
+        assert retry.remainder is not None
+        assert (retry.remainder.positions, retry.when, retry.retries) == ([1], LATER, 1)
+    else:
+        (published,) = site.published
+        assert (published["ids"], published["retries"]) == (["b"], 1)
+        assert published["eta"] is not None
 
 
 # What belongs to one event
