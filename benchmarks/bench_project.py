@@ -14,6 +14,7 @@ from balog_celery.consumers import consumer_config
 TOPIC = os.environ.get("BENCH_TOPIC", "bench")
 LEDGER = os.environ.get("BENCH_LEDGER")
 BATCH = int(os.environ.get("BENCH_BATCH", "0"))
+CHUNK = int(os.environ.get("BENCH_CHUNK", "0")) or None
 SLEEP = float(os.environ.get("BENCH_SLEEP", "0"))
 
 app = Celery("bench_project")
@@ -49,7 +50,7 @@ if BATCH:
 
 else:
 
-    @consumer_config(topic=TOPIC, cls_type="metrics")
+    @consumer_config(topic=TOPIC, cls_type="metrics", chunk=CHUNK)
     def first(event: Any) -> None:
         """The consumer of single events."""
         note("first", event)

@@ -36,6 +36,7 @@ class Bench:
     :param consumers: how many consumers each event has.
     :param sleep: for how many seconds each function waits.
     :param batch: how many events the first consumer gets at once; 0: one, by itself.
+    :param chunk: how many events the first consumer gets in one task, in a call each; 0: a task for each.
     :param distance: how far away SQS is, in seconds.
     :param pollers: how many receives each engine may have under way.
     :param events: whether workers send Celery's task events.
@@ -47,6 +48,7 @@ class Bench:
         consumers: int,
         sleep: float = 0.0,
         batch: int = 0,
+        chunk: int = 0,
         distance: float = 0.0,
         pollers: int = 1,
         events: bool = True,
@@ -55,6 +57,7 @@ class Bench:
         self.consumers = consumers
         self._sleep = sleep
         self._batch = batch
+        self._chunk = chunk
         self._distance = distance
         self._pollers = pollers
         self._events = events
@@ -74,6 +77,7 @@ class Bench:
             "BENCH_DISPATCH": self.dispatch or "publish",
             "BENCH_SLEEP": str(self._sleep),
             "BENCH_BATCH": str(self._batch),
+            "BENCH_CHUNK": str(self._chunk),
             "BENCH_POLLERS": str(self._pollers),
             "BENCH_EVENTS": str(int(self._events)),
             "BENCH_STATUS_DIR": str(self.sqs.dir),
@@ -290,6 +294,34 @@ def batch_throughput(options: Options) -> Figure:
     return Figure("batch-throughput", min(found), ">= 5", sides)
 
 
+def chunk_throughput(options: Options) -> Figure:
+    """Compare chunks of up to 100 events with single events and with batches, for a consumer that does nothing.
+
+    All by hand-off. The CPU is that of the worker, its children and its engine.
+    """
+    rates: dict[str, list[float]] = {}
+    cpus: dict[str, list[float]] = {}
+    sizes: list[float] = []
+    for _ in range(options.pick(5, 2)):
+        for way in ("single", "batch", "chunk"):
+            events = options.pick(6000, 1500) * (1 if way == "single" else 5)
+            with Bench("hand-off", 1, **({} if way == "single" else {way: 100})) as bench:
+                worker = bench.start()
+                bench.sqs.load("events", events)
+                bench.wait(events // 10)
+                before, seen = _tree_cpu(worker.pid), bench.done()
+                rates.setdefault(way, []).append(bench.rate(events))
+                cpus.setdefault(way, []).append((_tree_cpu(worker.pid) - before) / (events - seen) * 1e6)
+                if way == "chunk":
+                    sizes.append(events / max(1, worker.output.count("succeeded in")))
+    sides: dict[str, Any] = {"events_per_chunk": median(sizes)}
+    for way in rates:
+        sides[f"{way}_events_per_s"], sides[f"{way}_us"] = median(rates[way]), median(cpus[way])
+    sides["cpu_of_single"] = median(ratios(cpus["chunk"], cpus["single"]))
+    sides["cpu_of_batch"] = median(ratios(cpus["chunk"], cpus["batch"]))
+    return Figure("chunk-throughput", median(ratios(rates["chunk"], rates["single"])), ">= 5", sides)
+
+
 #: How far away SQS is where pollers are compared, in seconds, and how many they are.
 _DISTANCE, _POLLERS = 0.01, 4
 
@@ -337,5 +369,6 @@ FIGURES = {
     "idle": idle,
     "scale": scale,
     "batch-throughput": batch_throughput,
+    "chunk-throughput": chunk_throughput,
     "pollers": pollers,
 }

@@ -107,6 +107,11 @@ ROWS = {
         "hand-off {hand-off_batches_events_per_s:,.0f} / {hand-off_single_events_per_s:,.0f}, "
         "publish {publish_batches_events_per_s:,.0f} / {publish_single_events_per_s:,.0f}",
     ),
+    "chunk-throughput": (
+        "events/s with `chunk=100` / one by one, by hand-off",
+        "{chunk_events_per_s:,.0f} / {single_events_per_s:,.0f}, batches {batch_events_per_s:,.0f}; CPU of all "
+        "processes {chunk_us:.0f} / {single_us:.0f} / {batch_us:.0f} us per event",
+    ),
     "pollers": (
         "events/s of `balog_pollers = 4` / 1, where SQS is 10 ms away",
         "{4_pollers_events_per_s:,.0f} / {1_pollers_events_per_s:,.0f}",

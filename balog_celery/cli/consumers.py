@@ -59,6 +59,7 @@ def describe_consumer(app: Celery, consumer: Consumer) -> dict[str, Any]:
     # The transport is asked last: to list consumers, its client need not be installed where nothing is handed over.
     handed = app.balog.dispatch == "hand-off" and served and app.connection_for_read().transport.implements.asynchronous
     batch = {} if consumer.batch is None else {"batch": consumer.batch, "batch_wait": consumer.batch_wait}
+    batch |= {} if consumer.chunk is None else {"chunk": consumer.chunk, "chunk_wait": consumer.chunk_wait}
     limit = consumer.limit
     concurrency = (
         {} if limit is None else {"concurrency": [limit.limit, "cluster"] if limit.in_cluster else limit.limit}

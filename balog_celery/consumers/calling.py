@@ -14,10 +14,11 @@ from .context import message_of
 from .operator import ConsumerOperator
 
 
-def prepare(consumer: Consumer, task: Any, operator: Any) -> None:
+def prepare(consumer: Consumer, task: Any, operator: Any, current: Any = None) -> None:
     """Have the function of *consumer* get what it asks for beside the event: *task* first, the message by its name.
 
     :param task: what has the ``request`` of the current event.
+    :param current: what has the ``request`` with the event's message; default: the task.
     :param operator: the consumer operator; the default one passes the event alone, so the call can be checked.
     :raises ConfigurationError: the function cannot be called so.
     """
@@ -28,7 +29,7 @@ def prepare(consumer: Consumer, task: Any, operator: Any) -> None:
     if isinstance(consumer.arguments, Mapping):
         func = _by_names(func)
     if consumer.message_parameter:
-        func = _with_message(func, consumer.message_parameter, task)
+        func = _with_message(func, consumer.message_parameter, task if current is None else current)
     consumer.func = func
 
 

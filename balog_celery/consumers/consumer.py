@@ -24,7 +24,9 @@ from .options import check_task_options
 
 #: The default of ``batch_wait``, in seconds.
 BATCH_WAIT = 1.0
-#: The largest values of both: AWS Lambda's limit for SQS, and a time far below the longest visibility timeout.
+#: The default of ``chunk_wait``, in seconds.
+CHUNK_WAIT = 1.0
+#: The largest values: AWS Lambda's limit for SQS, and a time far below the longest visibility timeout.
 MAX_BATCH, MAX_BATCH_WAIT = 10_000, 3600.0
 
 
@@ -49,6 +51,9 @@ class Consumer:
     :param each: whether a batch's events are given to an ``async def`` function one by one, concurrently.
     :param concurrency: how many of its tasks may run at once, in each worker or, as ``(10, "cluster")``, in all; None:
         any number. ``limit`` has it as a :class:`Concurrency`.
+    :param chunk: how many events one task may have, for each of which the function is called by itself; None: one.
+    :param chunk_wait: how long an event of a chunk may wait for the calls of others, in seconds.
+    :param limits_of: ``"event"``, or ``"chunk"`` where time limits are for a whole chunk.
     :param existing: the name of the existing task whose code *func* is; "": none.
     :param module: the module that its task is named after; default: the function's.
     :param found_as: the name under which a scan found it.
@@ -68,6 +73,9 @@ class Consumer:
     arguments: str | Mapping[str, At] = "event"
     each: bool = False
     concurrency: int | Sequence[Any] | None = None
+    chunk: int | None = None
+    chunk_wait: float = CHUNK_WAIT
+    limits_of: str = "event"
     existing: str = ""
     module: str = ""
     found_as: str = ""
@@ -86,6 +94,7 @@ class Consumer:
             raise ConfigurationError(f"bad once={self.once!r} for a consumer of {self.topic!r}: give True, or seconds")
         self.limit = concurrency_of(self.concurrency, f"a consumer of {self.topic!r}")
         _check_batch(self)
+        _check_chunk(self)
         _check_arguments(self)
         self.cls_type = self.cls_types = cls_types(self.cls_type)
         self.version = self.condition = version_condition(self.version)
@@ -111,6 +120,11 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"<Consumer {self.task_name}>"
+
+    @property
+    def gathers(self) -> bool:
+        """Whether one of its tasks may have several events."""
+        return self.batch is not None or self.chunk is not None
 
     def argument(self, record: FacilityRecord) -> Any:
         """Return what the function gets for *record*: the record, its payload as the function's model, or a dict.
@@ -182,18 +196,52 @@ def _check_batch(consumer: Consumer) -> None:
         raise ConfigurationError(
             f"{where} has both batch= and once=, and events are remembered one by one: leave one of them out"
         )
-    check_batch_topic(consumer, consumer.topic)
+    check_order(consumer, consumer.topic)
 
 
-def check_batch_topic(consumer: Consumer, topic: str) -> None:
-    """Check that *consumer*, if it takes batches, may listen to *topic*.
+def _check_chunk(consumer: Consumer) -> None:
+    chunk, wait, where = consumer.chunk, consumer.chunk_wait, f"a consumer of {consumer.topic!r}"
+    if consumer.limits_of not in ("event", "chunk"):
+        raise ConfigurationError(f"bad limits_of={consumer.limits_of!r} for {where}: give 'event' or 'chunk'")
+    if chunk is None:
+        for name, value, default in (("chunk_wait", wait, CHUNK_WAIT), ("limits_of", consumer.limits_of, "event")):
+            if value != default:
+                raise ConfigurationError(f"{name}={value!r} for {where} says nothing without chunk=: give both")
+        return
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or not 1 <= chunk <= MAX_BATCH:
+        raise ConfigurationError(f"bad chunk={chunk!r} for {where}: give a number of events from 1 to {MAX_BATCH}")
+    if not isinstance(wait, (int, float)) or isinstance(wait, bool) or not 0 < wait <= MAX_BATCH_WAIT:
+        raise ConfigurationError(f"bad chunk_wait={wait!r} for {where}: give seconds up to {MAX_BATCH_WAIT:.0f}")
+    if consumer.batch is not None:
+        raise ConfigurationError(
+            f"{where} has both batch= and chunk=: give batch= for a function of a list, else chunk="
+        )
+    check_limits(consumer, consumer.options.get("time_limit"), consumer.options.get("soft_time_limit"))
+    check_order(consumer, consumer.topic)
+
+
+def check_limits(consumer: Consumer, *limits: float | None) -> None:
+    """Check that *limits*, time limits of the task of *consumer*, are not for one event where the task has many.
+
+    :raises ConfigurationError: they may be.
+    """
+    if consumer.chunk is not None and any(limits) and consumer.limits_of != "chunk":
+        raise ConfigurationError(
+            f"a consumer of {consumer.topic!r} has chunk= and a time limit, which would be for up to {consumer.chunk} "
+            "events together: leave one of them out, or say limits_of='chunk'"
+        )
+
+
+def check_order(consumer: Consumer, topic: str) -> None:
+    """Check that *consumer*, if its tasks may have several events, may listen to *topic*.
 
     :raises ConfigurationError: it is FIFO.
     """
-    if consumer.batch is not None and queue_address(topic).is_fifo:
+    if consumer.gathers and queue_address(topic).is_fifo:
+        option = "chunk=" if consumer.batch is None else "batch="
         raise ConfigurationError(
-            f"a consumer of {topic!r} has batch=, and a FIFO topic's events are served one after the other: "
-            "leave batch= out, or use a standard queue"
+            f"a consumer of {topic!r} has {option}, and a FIFO topic's events are served one after the other: "
+            f"leave {option} out, or use a standard queue"
         )
 
 

@@ -26,6 +26,11 @@ GROUP = "balog_group"
 KEPT = "balog_kept"
 #: The header with the message, for consumers that ask for it.
 MESSAGE = "balog_message"
+#: The header of a chunk with those that are about one event only: the message that its function asks for, and its
+#: trace, by the event's id.
+OWN = "balog_own"
+#: The headers of an event that a chunk does not repeat for each.
+_NOT_OWN = frozenset({EVENT, TIMES, RECEIVES, GROUP, KEPT})
 
 
 class EventContext(NamedTuple):
@@ -159,6 +164,32 @@ def batch_headers(headers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     common = {name: value for name, value in headers[0].items() if name not in (EVENT, RECEIVES, KEPT, MESSAGE)}
     kept = {event_id: one for each in headers for event_id, one in _mapping(each.get(KEPT)).items()}
     return {**common, KEPT: kept} if kept else common
+
+
+def chunk_headers(headers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the headers of a chunk's task: those of a batch, and what its calls need of those of each event.
+
+    :param headers: those of each event.
+    """
+    if len(headers) == 1:
+        return headers[0]
+    common = batch_headers(headers)
+    if not headers[0].keys() <= _NOT_OWN:
+        common[OWN] = {
+            each[EVENT]["id"]: {name: value for name, value in each.items() if name not in _NOT_OWN} for each in headers
+        }
+    return common
+
+
+def own_headers(headers: Mapping[str, Any], event_id: str) -> Mapping[str, Any]:
+    """Return the headers that are about one event of a chunk.
+
+    :param headers: the task's headers, or its request.
+    """
+    if headers.get(EVENT) is None and headers.get(OWN) is None:
+        headers = _mapping(headers.get("headers"))  # the request of an eager task
+    own = headers.get(OWN)
+    return headers if own is None else _mapping(_mapping(own).get(event_id))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from ..errors import ConfigurationError
 from ..events.decoders.mapping import At
-from .consumer import BATCH_WAIT, Consumer
+from .consumer import BATCH_WAIT, CHUNK_WAIT, Consumer
 from .existing import consumer_of_task, is_task
 from .options import TaskOptions
 
@@ -44,6 +44,9 @@ def consumer_config(
     arguments: str | Mapping[str, At] = "event",
     each: bool = False,
     concurrency: int | tuple[int, str] | None = None,
+    chunk: int | None = None,
+    chunk_wait: float = CHUNK_WAIT,
+    limits_of: str = "event",
     **task_options: Unpack[TaskOptions],
 ) -> Callable[[F], F]:
     """Declare that a function, or an existing Celery task, consumes events; :meth:`ConsumerHub.scan` finds it.
@@ -86,6 +89,12 @@ def consumer_config(
         Each is finished, retried as ``autoretry_for`` says, or a dead letter by itself.
     :param concurrency: how many of its tasks may run at once in each worker, or with ``(10, "cluster")`` in all workers
         together, which needs Redis as *once* does. The others wait in the worker and use no place of its pool.
+    :param chunk: run up to this many events (1 to 10,000) in one task, each in a call and with an end of its own: as
+        many as there are and as ``chunk_wait`` allows, concurrently if the function is ``async def``. Not on a topic
+        whose name ends in ``.fifo``.
+    :param chunk_wait: for how long an event of a chunk may wait for the calls of others, in seconds, up to 3,600.
+    :param limits_of: ``"chunk"``: ``time_limit`` and ``soft_time_limit`` are for a whole chunk. Without that, *chunk*
+        goes with neither.
     :param task_options: any Celery task option: ``autoretry_for``, ``retry_backoff``, ``max_retries``, ``rate_limit``,
         ``time_limit``, ``queue``, ``priority``, ``acks_late``, ``base``, ``bind``, ...
     :returns: a decorator that returns the function unchanged.
@@ -107,6 +116,9 @@ def consumer_config(
         arguments=arguments,
         each=each,
         concurrency=concurrency,
+        chunk=chunk,
+        chunk_wait=chunk_wait,
+        limits_of=limits_of,
     )
     return lambda func: _declare(func, make)
 

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..events.records import FacilityRecord
 from ..sqs.messages import NO_ATTRIBUTES, NO_TYPED, Message
 from .consumer import Consumer
-from .context import batch_headers
+from .context import batch_headers, chunk_headers
 
 
 class Settlement(IntEnum):
@@ -110,7 +110,7 @@ class Job(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Several jobs of one consumer, whose function gets their events in one call."""
+    """Several jobs of one consumer in one task, whose function gets their events in one call, or each in its own."""
 
     jobs: tuple[Job, ...]
 
@@ -126,8 +126,12 @@ class Batch(NamedTuple):
 
     @property
     def headers(self) -> dict[str, Any]:
-        """The headers of its task message: those of the oldest event, without those that describe one message only."""
-        return batch_headers([job.headers for job in self.jobs])
+        """The headers of its task message: those of the oldest event, without those that describe one message only.
+
+        A chunk has those for each event.
+        """
+        headers = [job.headers for job in self.jobs]
+        return batch_headers(headers) if self.consumer.chunk is None else chunk_headers(headers)
 
     def acknowledge(self) -> None:
         """Settle all jobs as done."""

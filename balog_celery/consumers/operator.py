@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..errors import BatchFailure, ConfigurationError
 from ..events.records import FacilityRecord
 from ..text import plain_topic, printable
-from .consumer import Consumer, check_batch_topic
+from .consumer import Consumer, check_order
 
 
 class ConsumerOperator:
@@ -32,7 +32,8 @@ class ConsumerOperator:
 def resolve_topic(operator: Any, consumer: Consumer) -> str:
     """Ask *operator* for the topic of *consumer*, and check that it is one.
 
-    :raises ConfigurationError: the operator failed, or left a placeholder in the name; or the topic is not for batches.
+    :raises ConfigurationError: the operator failed, or left a placeholder in the name; or the topic is FIFO, and
+        its tasks may have several events.
     """
     try:
         topic = operator.get_topic(consumer)
@@ -46,7 +47,7 @@ def resolve_topic(operator: Any, consumer: Consumer) -> str:
             f"the topic of {consumer.task_name} is {topic!r}, which is no queue's name or URL: "
             "give a consumer operator whose get_topic fills in the placeholders"
         )
-    check_batch_topic(consumer, topic)
+    check_order(consumer, topic)
     return topic
 
 

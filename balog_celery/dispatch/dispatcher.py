@@ -97,6 +97,9 @@ class Dispatcher(Protocol):
     def room(self) -> int:
         """How many jobs it takes at once now, or 0; the engine dispatches and receives no more than that at a time."""
 
+    def chunk_size(self, consumer: Consumer) -> int:
+        """How many events the next chunk of *consumer* may have, which has ``chunk``; 0: each is a job by itself."""
+
     def close(self) -> None:
         """Close connections. Nothing is dispatched after this."""
 
@@ -151,6 +154,9 @@ class InlineDispatcher:
 
     def room(self) -> int:
         return MANY_JOBS
+
+    def chunk_size(self, consumer: Consumer) -> int:
+        return 0  # one call for each, in this thread, is all that there is to do
 
     def close(self) -> None:
         pass

@@ -18,6 +18,7 @@ from ..consumers.consumer import Consumer
 from ..consumers.delivery import Delivery, Settlement, Work, settle
 from ..sqs.messages import BATCH_SIZE
 from .channel import Channel
+from .chunk_sizes import ChunkSizes
 from .dispatcher import MANY_JOBS, Readiness
 from .protocol import (
     VERSION,
@@ -27,6 +28,7 @@ from .protocol import (
     Done,
     Message,
     Open,
+    Pace,
     Publish,
     Released,
     Remaining,
@@ -73,6 +75,7 @@ class HandOffDispatcher:
         #: The queues that the worker has served at any time.
         self._served: frozenset[str] = frozenset()
         self._number = 0
+        self._chunk_sizes = ChunkSizes()
         #: When the worker last reported that it is alive, by ``time.monotonic()``; 0: never.
         self._alive_at = 0.0
         threading.Thread(target=self._run, name="hand-off", daemon=True).start()
@@ -144,6 +147,11 @@ class HandOffDispatcher:
                 self._settle([(number, Settlement.RELEASE) for number in taken])
                 if not isinstance(error, OSError):  # the worker is gone
                     raise
+
+    def chunk_size(self, consumer: Consumer) -> int:
+        # Only this worker reports how long calls take.
+        is_handed_over = self._publish.envelope(consumer).queue in self._served
+        return self._chunk_sizes.of(consumer) if is_handed_over else self._publish.chunk_size(consumer)
 
     def close(self) -> None:
         self._publish.close()
@@ -225,6 +233,8 @@ class HandOffDispatcher:
         """Act on a message that is not about a job."""
         if isinstance(message, Alive):
             self._alive_at = time.monotonic()
+        elif isinstance(message, Pace):
+            self._chunk_sizes.note(*message)
         elif isinstance(message, Open):
             with self._changed:
                 self._served |= frozenset(message.cancelled)

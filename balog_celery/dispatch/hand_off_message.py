@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import datetime, timedelta, timezone
 from sys import getsizeof
@@ -15,7 +16,7 @@ from ..tasks.context import HandOffContext
 from ..tasks.dead_letter import TIME_LIMIT
 from ..tasks.local_retry import LocalRetry
 from .channel import Channel
-from .protocol import Task
+from .protocol import Pace, Task, encode
 
 
 class Owner(Protocol):
@@ -107,6 +108,11 @@ class HandOffMessage:
     def reject(self, _logger: Any, _errors: Any, requeue: bool = False) -> None:
         """Let the message come again; without *requeue* the task has failed for good, and its dead letter is made."""
         self._owner.settle(self, released=requeue)
+
+    def report_pace(self, calls: int, seconds: float) -> None:
+        """Report how long a consumer's calls took, which limits its next chunks."""
+        with contextlib.suppress(OSError):  # an engine that is gone
+            self.channel.send(encode(Pace(self.headers["task"], calls, seconds)), timeout=0.0)
 
     def retry(self, retry: LocalRetry) -> None:
         """Have the task executed again, ``retry.when`` seconds from now."""

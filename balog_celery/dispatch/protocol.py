@@ -9,6 +9,7 @@ with :class:`Done` or :class:`Released`::
        │ Task ─────────────────────────► │   while fewer tasks than the credit are in flight
        │ ◄──────────────────── Waiting   │   it waits for a retry or its rate limit, and needs no credit
        │ ◄─────────────── Done, Released │   its end
+       │ ◄──────────────────────── Pace  │   how long the calls of a chunk took
        │ ◄────── Alive, each second      │   while the worker's event loop runs
        │ ◄───────────── Closed, Publish  │   no credit now; none ever
 
@@ -97,11 +98,19 @@ class Released(NamedTuple):
     number: int
 
 
+class Pace(NamedTuple):
+    """That number of calls of a consumer's function, one after the other, took this many seconds."""
+
+    name: str
+    calls: int
+    seconds: float
+
+
 class Alive(NamedTuple):
     """The worker's event loop runs."""
 
 
-Message: TypeAlias = Task | Version | Open | Closed | Publish | Waiting | Remaining | Done | Released | Alive
+Message: TypeAlias = Task | Version | Open | Closed | Publish | Waiting | Remaining | Done | Released | Pace | Alive
 
 #: The messages by their kinds on the wire.
 _KINDS: dict[str, type[Message]] = {
@@ -114,6 +123,7 @@ _KINDS: dict[str, type[Message]] = {
     "left": Remaining,
     "done": Done,
     "refused": Released,
+    "pace": Pace,
     "alive": Alive,
 }
 _KIND_OF = {message: kind for kind, message in _KINDS.items()}

@@ -88,6 +88,10 @@ class PublishDispatcher:
     def room(self) -> int:
         return MANY_JOBS
 
+    def chunk_size(self, consumer: Consumer) -> int:
+        # A task that takes too long publishes the rest of its chunk.
+        return consumer.chunk or 1
+
     def close(self) -> None:
         self._depths.close()
         for publisher in self._publishers:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from ..consumers.consumer import Consumer
 from ..consumers.delivery import Batch, Job, Settlement, Work
 from ..dispatch.dispatcher import MANY_JOBS, Dispatcher, DispatchError, Readiness
+from ..sqs.messages import BATCH_SIZE
 from ..threads import SupervisedThread
 from .outage import Outage
 
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 #: The size of a full batch, in bytes of event texts; a larger event forms a batch alone. On a broker that is SQS, where
 #: the task is quoted once and encoded in base64 twice, the task stays well below 1 MiB.
 MAX_BYTES = 262_144
+#: How long a chunk may be collected by full receives, in seconds. It also waits no longer where no receive is made.
+CHUNK_LINGER = 0.1
 
 
 class Batcher:
@@ -30,6 +33,9 @@ class Batcher:
     adds the last one; or by this object's thread, when its oldest event has waited for the consumer's ``batch_wait``,
     or to retry. While a batch is being dispatched, the batcher is not ready for more jobs; so it holds at most one full
     batch for each consumer, and one receive of each poller.
+
+    A chunk has as many events as the dispatcher allows now. It waits only while receives are full, and no longer than
+    :data:`CHUNK_LINGER`; the receives are no long polls meanwhile.
 
     :param topic: the queue's name.
     :param dispatcher: runs the consumers. It is called by one thread at a time.
@@ -108,22 +114,38 @@ class Batcher:
                 self._outage.succeeded()
         return 0.0
 
+    @property
+    def has_chunks(self) -> bool:
+        """Whether chunks are being collected."""
+        with self._changed:
+            return any(consumer.chunk is not None for consumer in self._collecting)
+
+    def dispatch_chunks(self) -> None:
+        """Dispatch the chunks that are being collected: a receive has brought nothing more."""
+        with self._changed:
+            self._complete(math.inf, chunks_only=True)
+        self.dispatch_due()
+
     # The methods of a dispatcher.
 
     def dispatch(self, jobs: Sequence[Work]) -> None:
-        passing = [job for job in jobs if isinstance(job, Batch) or job.consumer.batch is None]
+        sizes = {consumer: self._size(consumer) for consumer in {job.consumer for job in jobs}}
+        passing = [job for job in jobs if isinstance(job, Batch) or not sizes[job.consumer]]
         if passing:
             # First, because it may fail, and then no job may have been taken.
             with self._dispatching:
                 self._dispatcher.dispatch(passing)
-        collected = [job for job in jobs if isinstance(job, Job) and job.consumer.batch is not None]
+        collected = [job for job in jobs if isinstance(job, Job) and sizes[job.consumer]]
         with self._changed:
             stopped = self._stopped
             if not stopped:
                 for job in collected:
-                    self._add(job)
+                    self._add(job, sizes[job.consumer])
             # In tests no thread runs: they call flush().
-            is_full = bool(self._full) and self._thread.is_alive()
+            if is_full := self._thread.is_alive():
+                if len(jobs) < BATCH_SIZE:  # there are no more now
+                    self._complete(math.inf, chunks_only=True)
+                is_full = bool(self._full)
         if stopped:
             for job in collected:
                 job.release()
@@ -151,27 +173,38 @@ class Batcher:
         # Without its thread, as in tests, full batches wait for flush(), and nothing makes room before that.
         return MANY_JOBS if self._thread.is_alive() else sys.maxsize
 
+    def chunk_size(self, consumer: Consumer) -> int:
+        return self._dispatcher.chunk_size(consumer)
+
     def close(self) -> None:
         """Do nothing: the dispatcher belongs to the engine."""
 
-    def _add(self, job: Job) -> None:
+    def _size(self, consumer: Consumer) -> int:
+        """Return how many jobs of *consumer* go together now; 0: each passes by itself."""
+        return (consumer.batch or 0) if consumer.chunk is None else self._dispatcher.chunk_size(consumer)
+
+    def _add(self, job: Job, most: int) -> None:
         size = len(job.text) if job.text.isascii() else len(job.text.encode("utf-8", "surrogatepass"))
         collection = self._collecting.get(job.consumer)
         if collection is not None and collection.size + size > MAX_BYTES:
             self._full.append(Batch(tuple(collection.jobs)))
             collection = None
         if collection is None:
-            collection = self._collecting[job.consumer] = _Collection(self._clock() + job.consumer.batch_wait)
+            wait = job.consumer.batch_wait if job.consumer.chunk is None else CHUNK_LINGER
+            collection = self._collecting[job.consumer] = _Collection(self._clock() + wait)
             if collection.due < self._next_due:
                 self._changed.notify_all()
         collection.jobs.append(job)
         collection.size += size
-        if len(collection.jobs) == job.consumer.batch or collection.size >= MAX_BYTES:
+        if len(collection.jobs) >= most or collection.size >= MAX_BYTES:
             self._full.append(Batch(tuple(self._collecting.pop(job.consumer).jobs)))
 
-    def _complete(self, now: float) -> None:
+    def _complete(self, now: float, *, chunks_only: bool = False) -> None:
         """Take the collections that are due *now* as full batches."""
-        for consumer in [consumer for consumer, collection in self._collecting.items() if collection.due <= now]:
+        due = [consumer for consumer, collection in self._collecting.items() if collection.due <= now]
+        for consumer in due:
+            if chunks_only and consumer.chunk is None:
+                continue
             self._full.append(Batch(tuple(self._collecting.pop(consumer).jobs)))
 
     def _run(self) -> None:

@@ -253,6 +253,8 @@ class Poller:
         self._enter("polling")
         topic = self._topic
         wait_time = min(topic.config.wait_time, _HELD_WAIT) if self._pipeline.held else topic.config.wait_time
+        if topic.chunks is not None and topic.chunks.has_chunks:
+            wait_time = 0  # they wait for what is there, not for what may come
         began = time.monotonic()
         topic.extender.visibility.update()
         visibility = topic.extender.visibility.seconds
@@ -275,6 +277,8 @@ class Poller:
                 return self._acknowledger.hold(messages, visibility)
             self._check_groups(messages, visibility)
             self._groups.add(messages, visibility)
+        elif topic.chunks is not None and topic.chunks.has_chunks:
+            topic.chunks.dispatch_chunks()
         elif self._polled - began < min(wait_time, 1):
             self._stop.wait(_SHORTEST_POLL)
         return []

@@ -11,6 +11,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..events.decoders import Reader
 from ..sqs.protocols import Queue
 from ..telemetry import Telemetry
+from .batcher import Batcher
 from .config import EngineConfig
 from .room import InFlightRoom
 from .stats import Lag, TopicStats
@@ -38,5 +39,7 @@ class Topic:
     lag: Lag
     #: Limits the messages in flight; None: any number may be.
     room: InFlightRoom | None
+    #: Collects chunks while receives are full; None: no consumer has any.
+    chunks: Batcher | None
     #: None: OpenTelemetry is off, and the hot path makes no calls for it.
     telemetry: Telemetry | None

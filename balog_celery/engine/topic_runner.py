@@ -30,9 +30,10 @@ class TopicRunner:
         self.source, self.name, self.wait_time = topic.source, topic.name, topic.config.wait_time
         self._extender = topic.extender
         self._batcher: Batcher | None = None
-        if any(consumer.batch is not None for consumer in topic.consumers):
+        if any(consumer.gathers for consumer in topic.consumers):
             self._batcher = Batcher(self.name, topic.dispatcher)
-            topic = replace(topic, dispatcher=self._batcher)
+            has_chunks = any(consumer.chunk is not None for consumer in topic.consumers)
+            topic = replace(topic, dispatcher=self._batcher, chunks=self._batcher if has_chunks else None)
         self._dispatcher = topic.dispatcher
         self._queues = topic.task_queues
         self._stopped = False

@@ -11,9 +11,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from structlog.contextvars import bind_contextvars, reset_contextvars, unbind_contextvars
 
@@ -30,8 +29,7 @@ LOG_FIELDS = ("event_id", "cls_type", "topic", "consumer")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """The event that is being consumed. A batch has no id, and no type if it has several."""
 
     topic: str = ""
@@ -82,6 +80,14 @@ def consuming(topic: str, consumer: str, records: Sequence[FacilityRecord]) -> I
     cls_type = cls_types.pop() if len(cls_types) == 1 else ""
     with _causing(Cause(queue_name(topic), consumer, event_id, cls_type, correlation_id)):
         yield
+
+
+def continue_with(record: FacilityRecord) -> None:
+    """Make *record*, one of several that are consumed, the cause of what this context logs and sends from now on."""
+    event_id, correlation_id = _ids(record.header.id, record.header.context.__pydantic_extra__ or {})
+    now, cls_type = _current.get(), record.payload.cls_type
+    _current.set(Cause(now.topic, now.consumer, event_id, cls_type, correlation_id))
+    bind_contextvars(event_id=event_id, cls_type=cls_type)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery.exceptions import Retry
@@ -50,32 +50,43 @@ class BatchTask(ConsumerTask):
             self._dead_letter_now({position: (event[position], why) for position, why in processed.unfit.items()})
             reasons = processed.failed
         self.attempt.failed = reasons
-        # The function may have named events by their positions; users know them by their ids.
-        failure = BatchFailure({event_id_of(event[position]): reason for position, reason in reasons.items()})
         if processed.failed:
-            self._retry_failed(event, sorted(reasons), failure)
-        raise failure
+            self._retry_failed(event, reasons)
+        raise self.failure(event, reasons)
 
-    def _retry_failed(self, event: list[str], positions: list[int], failure: BatchFailure) -> None:
+    def _retry_failed(
+        self, event: list[str], reasons: dict[int, str], countdown: float | None = None, *, publish: bool = False
+    ) -> None:
         """Retry the failed events of a batch, as often and after as long as ``autoretry_for`` would.
 
+        :param reasons: why they failed, by their positions.
+        :param countdown: after how many seconds instead; None: as the consumer's options say.
+        :param publish: have the broker keep the retry.
         :raises Retry: they are retried.
         :raises BatchFailure: the retries are exhausted.
         """
+        failure, positions = self.failure(event, reasons), sorted(reasons)
         how = dict(getattr(self, "retry_kwargs", {}))
         if factor := float(getattr(self, "retry_backoff", False)):
             maximum, jitter = int(getattr(self, "retry_backoff_max", 600)), getattr(self, "retry_jitter", True)
             how["countdown"] = get_exponential_backoff_interval(
                 int(max(1.0, factor)), self.request.retries, maximum, jitter
             )
-        self.attempt.remainder = remainder = self.remainder(event, positions)
+        if countdown is not None:
+            how["countdown"] = countdown
+        remainder = self.remainder(event, positions)
+        self.attempt.remainder = None if publish else remainder
         args = None if remainder is None else ([event[position] for position in positions],)
         raise self.retry(args=args, exc=failure, **how)
 
+    def failure(self, event: Sequence[str], reasons: Mapping[int, str]) -> BatchFailure:
+        """Return the failure of the events with these *reasons*, by their positions; users know them by their ids."""
+        return BatchFailure({event_id_of(event[position]): reason for position, reason in reasons.items()})
+
     def retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Retry the batch; for one event of ``each=True``, raise the ``Retry`` that asks for its own."""
+        """Retry the batch; for one event among others, raise the ``Retry`` that asks for its own."""
         if in_each.get():
-            raise Retry(exc=kwargs.get("exc"))
+            raise Retry(exc=kwargs.get("exc"), when=kwargs.get("eta") or kwargs.get("countdown"))
         return super().retry(*args, **kwargs)
 
     def failures(self, event: list[str], failure: BaseException | str) -> Failures:

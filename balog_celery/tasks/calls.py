@@ -42,10 +42,25 @@ def compose(
         it is not.
     :raises ConfigurationError: plain middleware would run on the loop, and could not wait for the function there.
     """
+    call, is_async = compose_calls(consumer, operator, middleware, request, retried)
+    return _on_loop(call) if is_async else call
+
+
+def compose_calls(
+    consumer: Consumer,
+    operator: Any,
+    middleware: Sequence[Middleware] = (),
+    request: Callable[[], Any] = dict,
+    retried: tuple[Errors, Errors] = ((), ()),
+) -> tuple[Callable[[Any], Any], bool]:
+    """Return what :func:`compose` does, and whether a call of it returns a coroutine instead of the result.
+
+    :raises ConfigurationError: as :func:`compose`.
+    """
     is_async = consumer.is_async or is_coroutine_function(operator.process_event)
     call: Callable[[Any], Any] = partial(operator.process_event, consumer)
     if consumer.each:
-        call = partial(_each, call, retried)
+        call = partial(_each, call, retried, gets_events=consumer.arguments == "event")
     waits = None
     for one in reversed(middleware):
         if not is_coroutine_function(one):
@@ -59,7 +74,7 @@ def compose(
                 f"balog_middleware: {one!r} is async and around {waits!r}, which is not and has something async "
                 f"inside for {consumer.task_name}: list the plain ones before the async ones"
             )
-    return _on_loop(call) if is_async else call
+    return call, is_async
 
 
 def is_coroutine_function(func: Any) -> bool:
@@ -94,12 +109,15 @@ async def _each(
     call: Callable[[Any], Coroutine[Any, Any, Any]],
     retried: tuple[Errors, Errors],
     events: Sequence[Any],
+    *,
+    gets_events: bool,
 ) -> EachResult:
     """Process *events* concurrently, and return how each ended. A cancellation cancels the events that still run."""
 
     async def process(event: Any) -> Any:
         in_each.set(True)
-        if not isinstance(event, (Mapping, FacilityRecord)):  # a payload's model, which has no id
+        # A payload and parameters have no id.
+        if not isinstance(event, FacilityRecord) and not (gets_events and isinstance(event, Mapping)):
             return await call(event)
         with caused_by(event):
             return await call(event)
@@ -118,7 +136,15 @@ async def _each(
         error = (limit or asyncio.CancelledError()) if task.cancelled() else task.exception()
         if error is None or isinstance(error, Ignore):
             continue
-        again = isinstance(error, Retry) or (isinstance(error, Reject) and error.requeue)
-        again = again or (isinstance(error, tuple(retried[0])) and not isinstance(error, tuple(retried[1])))
-        (result.failed if again else result.dead)[index] = safe_repr(error)
+        (result.failed if is_retried(error, retried) else result.dead)[index] = safe_repr(error)
     return result
+
+
+def is_retried(error: BaseException, retried: tuple[Errors, Errors]) -> bool:
+    """Return whether one event among others is retried after *error*.
+
+    :param retried: as in :func:`compose`.
+    """
+    if isinstance(error, Retry) or (isinstance(error, Reject) and error.requeue):
+        return True
+    return isinstance(error, retried[0]) and not isinstance(error, retried[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,9 @@ from .outcome import executing, is_for_the_pool
 from .sentry import tag
 
 logger = logging.getLogger(__name__)
+
+#: After how many seconds an event that another attempt holds is tried again.
+LATER = EXPIRES_AFTER / 4
 
 
 class _RetryRequested(Exception):
@@ -84,7 +88,7 @@ class ConsumerTask(FailingTask):
             except Retry as retry:
                 if not attempt.retried and attempt.local_retry is None:
                     # The function raised it by hand, so nothing has been published.
-                    raise self.retry(exc=retry.exc, countdown=_countdown(retry.when)) from retry
+                    raise self.retry(exc=retry.exc, countdown=countdown_of(retry.when)) from retry
                 raise
             except BaseException as error:
                 replacement = self._failed(event, error)
@@ -124,12 +128,8 @@ class ConsumerTask(FailingTask):
         return super().__call__(event)
 
     def _process_once(self, store: IdempotencyStore, event: str) -> Any:
-        event_id = read_event(event).header.id
-        remember = REMEMBER if self.consumer.once is True else float(self.consumer.once)
-        began = False
         try:
-            with store.attempt(task_id(event_id, self.name), remember, digest_of(event)):
-                began = True
+            with self.once(store, event):
                 result = self.call(event)
                 if self.attempt.retried:
                     raise _RetryRequested
@@ -137,23 +137,44 @@ class ConsumerTask(FailingTask):
         except _RetryRequested:
             return result
         except AlreadyDone:
-            logger.info("%s has finished event %s before: skipped", self.name, printable(event_id))
             return None
+        except InProgress:
+            raise self._again_later() from None
+
+    @contextmanager
+    def once(self, store: IdempotencyStore, event: str) -> Iterator[None]:
+        """Run the block, which processes *event*, as the one attempt at it, and log why that is not to be.
+
+        :raises AlreadyDone: the consumer has finished the event before.
+        :raises Reject: it has finished another one with its id.
+        :raises InProgress: the event is to be processed later.
+        """
+        event_id = read_event(event).header.id
+        remember = REMEMBER if self.consumer.once is True else float(self.consumer.once)
+        began = False
+        try:
+            with store.attempt(task_id(event_id, self.name), remember, digest_of(event)):
+                began = True
+                yield
+        except AlreadyDone:
+            logger.info("%s has finished event %s before: skipped", self.name, printable(event_id))
+            raise
         except OtherPayload:
             why = f"{self.name} has finished an event with the id {printable(event_id)} and another payload before"
             logger.warning("%s: this one is a dead letter; the id must be the event's alone", why)
             raise Reject(why, requeue=False) from None
         except InProgress:
             logger.info("%s is processing event %s elsewhere: trying again later", self.name, printable(event_id))
+            raise
         except Exception as error:
             if began:
                 raise
             logger.warning("%s: the idempotency store cannot be read, trying again later: %s", self.name, brief(error))
-        raise self._again_later()
+            raise InProgress from error
 
     def _again_later(self) -> Exception:
         """Have the task executed again without counting a retry; return what to raise."""
-        later, retries = EXPIRES_AFTER / 4, self.request.retries
+        later, retries = LATER, self.request.retries
         if self.can_wait_locally(self.request, later):
             return self.wait(LocalRetry(when=later, retries=retries))
         try:
@@ -164,7 +185,7 @@ class ConsumerTask(FailingTask):
         return Ignore()  # type: ignore[no-any-return]
 
 
-def _countdown(when: Any) -> float | None:
+def countdown_of(when: Any) -> float | None:
     """Return the countdown in seconds that a ``Retry`` raised by hand asks for, by a number or a time; None: none."""
     if isinstance(when, datetime):
         return max(0.0, (when - datetime.now(when.tzinfo)).total_seconds())

@@ -60,10 +60,14 @@ class Remainder(NamedTuple):
 
     :param positions: their positions in the batch.
     :param argsrepr: the ``argsrepr`` of their task.
+    :param calls: of a chunk that took too long, how many calls were made.
+    :param seconds: how long those took together.
     """
 
     positions: list[int]
     argsrepr: str
+    calls: int = 0
+    seconds: float = 0.0
 
 
 class LocalRetry(Retry):  # type: ignore[misc]

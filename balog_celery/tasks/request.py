@@ -217,3 +217,35 @@ class EventRequest(HookedRequest):
         else:
             self._observe("released")
             self.reject(requeue=True)
+
+
+class ChunkRequest(EventRequest):
+    """The task of a chunk, which tells the engine that handed it over how long its calls take."""
+
+    def succeeded(self, runtime: float) -> None:
+        super().succeeded(runtime)
+        if self.is_handed_over:
+            self.message.report_pace(self.message.events, runtime)
+
+    def on_retry(self, exc_info: Any) -> None:
+        retry = reported_error(exc_info)
+        remainder = retry.remainder if isinstance(retry, LocalRetry) else None
+        if self.is_handed_over and remainder is not None and remainder.calls:
+            self.message.report_pace(remainder.calls, remainder.seconds)
+        super().on_retry(exc_info)
+
+    def lost_child(self, retry: Callable[[], bool]) -> bool:
+        """Have each event come again alone, by the broker: it is not known which one has ended the child."""
+        texts, task, retries = self.args[0], self.task, self.context.retries + 1
+        if len(texts) == 1:
+            return super().lost_child(retry)
+        try:
+            for text in texts:
+                task.publish(self.context, [text], countdown=task.default_retry_delay, retries=retries)
+        except Exception:
+            logger.exception("the events of task %s[%s] could not be published: all come again", self.name, self.id)
+            return super().lost_child(retry)
+        self._is_safe = True
+        self._observe("retried")
+        self.send_event("task-retried", exception="WorkerLostError()")
+        return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import celery
@@ -12,12 +12,13 @@ from celery.exceptions import Reject
 from ..celery_compat.configuration import missing_options
 from ..celery_compat.tasks import route_of
 from ..consumers.calling import prepare
-from ..consumers.consumer import Consumer
+from ..consumers.consumer import Consumer, check_limits
 from ..consumers.options import MAKING_OPTIONS, ROUTING_OPTIONS
 from ..dead_letters.writer import DeadLetters
 from ..errors import ConfigurationError
 from .batch import BatchTask
-from .calls import compose
+from .calls import Middleware, compose, compose_calls
+from .chunk import ChunkTask, Own
 from .consumer import CallingTask, ConsumerTask
 from .dead_letter import DeadLetterTask
 from .idempotency import IdempotencyStore
@@ -31,7 +32,7 @@ def register(
     dead_letters: DeadLetters,
     idempotency_store: IdempotencyStore | None,
     fifo: str = "",
-    middleware: Sequence[Callable[..., Any]] = (),
+    middleware: Sequence[Middleware] = (),
 ) -> ConsumerTask:
     """Register the task of *consumer* with *app*, under the consumer's name and with its options.
 
@@ -73,17 +74,34 @@ def register(
         # Its class is bound to its own app: the new one needs an app, requests and annotations of its own, and is
         # called with an event instead of its arguments.
         members |= {"__bound__": False, "app": app, "typing": False}
-    kind = ConsumerTask if consumer.batch is None else BatchTask
+    kind = ChunkTask if consumer.chunk is not None else ConsumerTask if consumer.batch is None else BatchTask
     made: Any = type(str(consumer.name), (kind, _base_of(app, consumer), CallingTask), members)
     # Celery retries a Reject by autoretry_for=(Exception,), but it asks for a dead letter at once.
     made.dont_autoretry_for = (*getattr(made, "dont_autoretry_for", ()), Reject)
     task = made()
     app.register_task(task)
-    prepare(consumer, task, operator)
-    retried = tuple(getattr(task, "autoretry_for", ())), task.dont_autoretry_for
-    task.call_function = compose(consumer, operator, middleware, lambda: task.request, retried)
+    _compose(task, consumer, operator, middleware)
     consumer.wants_message |= bool(middleware) and consumer.batch is None
     return task  # type: ignore[no-any-return]
+
+
+def _compose(task: Any, consumer: Consumer, operator: Any, middleware: Sequence[Middleware]) -> None:
+    """Give *task* what calls the function of *consumer*.
+
+    :raises ConfigurationError: as :func:`register`.
+    """
+    retried = tuple(getattr(task, "autoretry_for", ())), tuple(task.dont_autoretry_for)
+    if not isinstance(task, ChunkTask):
+        prepare(consumer, task, operator)
+        task.call_function = compose(consumer, operator, middleware, lambda: task.request, retried)
+        return
+    # Those of a base class or of the app.
+    conf = task.app.conf
+    check_limits(consumer, task.time_limit, task.soft_time_limit, conf.task_time_limit, conf.task_soft_time_limit)
+    own = Own()
+    prepare(consumer, task, operator, own)
+    task.retried = retried
+    task.call_function, task.is_concurrent = compose_calls(consumer, operator, middleware, lambda: own.request)
 
 
 def _base_of(app: Celery, consumer: Consumer) -> type:

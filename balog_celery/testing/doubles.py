@@ -46,6 +46,9 @@ class EagerDispatcher:
     def room(self) -> int:
         return BATCH_SIZE
 
+    def chunk_size(self, consumer: Consumer) -> int:
+        return consumer.chunk or 1
+
     def close(self) -> None:
         pass
 

@@ -19,6 +19,7 @@ from celery.utils.dispatch import Signal
 from ..celery_compat.tasks import connect, disconnect
 from ..consumers.context import TIMES, EventContext
 from ..sqs.addresses import queue_name
+from ..tasks.chunk import ChunkTask
 from ..tasks.consumer import ConsumerTask
 from ..telemetry import OFF, Telemetry
 
@@ -49,6 +50,9 @@ class TaskInstrumentation:
         if self._telemetry() is not OFF or logger.isEnabledFor(logging.DEBUG):
             self._connect(signals.task_prerun, self._started)
             self._connect(signals.task_postrun, self._ended)
+            for task in self._app.tasks.values():
+                if isinstance(task, ChunkTask):
+                    task.telemetry = self._telemetry()
             self._started(**signal)
 
     def _connect(self, signal: Signal, receiver: Callable[..., None]) -> None:
@@ -62,14 +66,16 @@ class TaskInstrumentation:
             times = _times(task, "started")
             # The documented place for consumers and operators: celery.current_task.request.balog_times
             setattr(task.request, TIMES, times)
-            self._telemetry().started(_topic(task), task.name, times)
+            if not isinstance(task, ChunkTask):  # it reports each event
+                self._telemetry().started(_topic(task), task.name, times)
 
     def _ended(self, task: Any, retval: Any, state: str, **_: Any) -> None:
         # A task that is rejected without a requeue has failed for good; one that is retried or ignored is not done.
         failed = state == FAILURE or (state == REJECTED and isinstance(retval, Reject) and not retval.requeue)
         if self._is_consumer(task) and (failed or state == SUCCESS):
             times = _times(task, "done")
-            self._telemetry().done(_topic(task), task.name, times, failed=failed)
+            if not isinstance(task, ChunkTask):
+                self._telemetry().done(_topic(task), task.name, times, failed=failed)
             argsrepr = task.request.get("argsrepr", "")
             logger.debug("%s %s %s: %s", task.name, argsrepr, "failed" if failed else "done", _timeline(times))
 

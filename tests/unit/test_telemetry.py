@@ -440,6 +440,26 @@ def test_tasks_are_counted_when_they_are_done(app: Celery, told: Told) -> None:
     assert failed == {"m.bad": 1, "m.refused": 1, "m.fine": 1}
 
 
+def test_the_events_of_a_chunk_are_counted_one_by_one(app: Celery, told: Told) -> None:
+    """And their task is not counted."""
+
+    def fine_but_one(event: dict[str, Any]) -> None:
+        if event["header"]["id"] == "bad":
+            raise ValueError
+
+    # Given
+    TaskInstrumentation(app, lambda: told.telemetry).begin()
+    letters = DeadLetters(lambda _url: ObservedQueue("topic-dead"), "{topic}-dead")
+    consumer = Consumer(fine_but_one, "topic", module="m", chunk=100)
+    task = register(app, consumer, ConsumerOperator(), "https://sqs/1/topic", letters, None)
+    # When
+    task.apply(args=([event_text(event_id) for event_id in ("a", "bad", "b")],))
+    # Then
+    labels = {"topic": "topic", "consumer": "m.fine_but_one"}
+    assert told.points("balog.tasks.finished") == [(labels, 2)]
+    assert told.points("balog.tasks.failed") == [(labels, 1)]
+
+
 def test_at_debug_the_log_has_the_times_of_each_event(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG the log has the times of each event, without OpenTelemetry."""
     caplog.set_level(logging.DEBUG, "balog_celery.worker.instrumentation")

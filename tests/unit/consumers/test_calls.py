@@ -367,6 +367,19 @@ def test_events_of_a_batch_run_concurrently_each_with_its_own_end(write: Write) 
     assert dead["bad"] == "ValueError('never')"
 
 
+def test_events_of_a_batch_may_be_called_by_the_names_of_parameters(write: Write) -> None:
+    """Concurrently, as any others."""
+    source = """
+        called = []
+
+        @consumer_config("t", batch=10, each=True, arguments={"n": At("payload.n")})
+        async def f(n):
+            called.append(n)
+        """
+    report = harness(write, source).feed(event_text("LG1", "x", n=1), event_text("LG2", "x", n=2))
+    assert (sys.modules["shop_calls"].called, report.dead_letters) == ([1, 2], [])
+
+
 def test_a_retry_by_hand_is_one_of_its_event_only(write: Write) -> None:
     """In a worker, which executes again what remains of the batch."""
     # Given

@@ -69,6 +69,8 @@ def test_the_page_on_functions(load: Any) -> None:
     assert events.feed(event_text("LG2", "upload.failed"), topic="uploads")[page.report].result == (None, 1)
     pages = [event_text(f"LG{number}", "page.changed", url="u") for number in range(5)]
     assert events.feed(*pages, topic="pages")[page.fetch].state == "SUCCESS"
+    clicks = events.feed(*[event_text(f"LG{number}", "click", page="p") for number in range(5)], topic="clicks")
+    assert (len(clicks[page.count_click].events), clicks[page.count_click].state) == (5, "SUCCESS")
     assert Settings.from_conf({"balog_routes": page.balog_routes}).routes == page.balog_routes
     page.event_dead.send("orders", reason="failed", consumer="shop.charge", error="no", body="")
     assert page.alerts == ["shop.charge on orders: failed, no"]
