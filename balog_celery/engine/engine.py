@@ -231,7 +231,6 @@ class Engine:
             stats=stats,
             lag=Lag(),
             room=None if config.max_in_flight is None else InFlightRoom(extender, config.max_in_flight),
-            chunks=None,
             telemetry=None if self.telemetry is OFF else self.telemetry,
         )
 

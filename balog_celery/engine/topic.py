@@ -39,7 +39,7 @@ class Topic:
     lag: Lag
     #: Limits the messages in flight; None: any number may be.
     room: InFlightRoom | None
-    #: Collects chunks while receives are full; None: no consumer has any.
-    chunks: Batcher | None
     #: None: OpenTelemetry is off, and the hot path makes no calls for it.
     telemetry: Telemetry | None
+    #: Collects chunks while receives are full; None: no consumer has any.
+    chunks: Batcher | None = None
