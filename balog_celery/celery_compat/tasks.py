@@ -123,6 +123,19 @@ def route_of(app: Celery, task: Task) -> dict[str, Any]:
     }
 
 
+def delivery_info_of(app: Celery, task: Task) -> dict[str, Any]:
+    """Return the exchange, the routing key and the priority with which ``apply_async`` publishes *task*."""
+    route = route_of(app, task)
+    queue, exchange, routing_key = route["queue"], route.get("exchange"), route.get("routing_key")
+    if not (exchange and routing_key) and queue.exchange.type == "direct":
+        exchange, routing_key = "", queue.name
+    return {
+        "exchange": getattr(exchange, "name", exchange) if exchange is not None else queue.exchange.name,
+        "routing_key": routing_key or queue.routing_key,
+        "priority": route.get("priority", task.priority),
+    }
+
+
 def queues_of(app: Celery) -> list[Any]:
     """Return the queues that *app* knows: those of its settings, and those that it has added for routes."""
     return list(app.amqp.queues.values())
@@ -166,6 +179,7 @@ class MessageFactory:
     """
 
     def __init__(self, app: Celery, task: Task) -> None:
+        self._app = app
         self._create: Callable[..., Any] = app.amqp.create_task_message
         self._name = task.name
         self._common = {
@@ -183,7 +197,8 @@ class MessageFactory:
 
     def headers(self) -> dict[str, Any]:
         """Return the headers that all messages have in common, for a task that no broker carries."""
-        headers: dict[str, Any] = self._create("", self._name, (), {}, **self._common).headers
+        # Of protocol 2, which has headers, also with ``task_protocol = 1``.
+        headers: dict[str, Any] = self._app.amqp.as_task_v2("", self._name, (), {}, **self._common).headers
         return headers
 
 

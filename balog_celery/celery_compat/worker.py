@@ -193,14 +193,19 @@ def stop_warmly(exit_code: int) -> None:
     state.should_stop = exit_code
 
 
+def pool_size(consumer: Any) -> int:
+    """Return how many tasks the pool executes at once, as it may grow."""
+    # The autoscaler is an attribute of the worker only with --autoscale. `control autoscale` changes its maximum.
+    autoscaler = getattr(consumer.controller, "autoscaler", None)
+    return max(int(consumer.pool.num_processes), autoscaler.max_concurrency if autoscaler else 0)
+
+
 def prefetch(consumer: Any, reserve: int | None) -> int:
     """Return how many tasks the worker takes at a time: Celery's prefetch limit, for the pool as it may grow.
 
     :param reserve: a limit for short tasks instead: twice the size of the pool, and this many.
     """
-    # The autoscaler is an attribute of the worker only with --autoscale. `control autoscale` changes its maximum.
-    autoscaler = getattr(consumer.controller, "autoscaler", None)
-    size = max(int(consumer.pool.num_processes), autoscaler.max_concurrency if autoscaler else 0)
+    size = pool_size(consumer)
     if consumer.app.conf.get("worker_disable_prefetch"):  # a setting of Celery 5.6 and later
         return size
     if reserve is not None:

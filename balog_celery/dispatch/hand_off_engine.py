@@ -16,7 +16,6 @@ from celery import Celery
 
 from ..consumers.consumer import Consumer
 from ..consumers.delivery import Delivery, Settlement, Work, settle
-from ..sqs.messages import BATCH_SIZE
 from .channel import Channel
 from .chunk_sizes import ChunkSizes
 from .dispatcher import MANY_JOBS, Readiness
@@ -118,8 +117,7 @@ class HandOffDispatcher:
             # What is received beyond the credit would wait here, while another worker may be idle.
             room = self._room
             free = room.credit - len(room.tasks) if room.size < MAX_BYTES else 0
-            # Wait for room for a whole receive: smaller receives cost as much as one of ten.
-            return free if free >= min(BATCH_SIZE, max(1, room.credit // 2)) else 0
+            return free if free >= room.enough else 0
 
     def dispatch(self, jobs: Sequence[Work]) -> None:
         with self._changed:
@@ -238,6 +236,7 @@ class HandOffDispatcher:
         elif isinstance(message, Open):
             with self._changed:
                 self._served |= frozenset(message.cancelled)
+                self._room.size_of_pool = message.size
             self._become(Availability.OPEN, message.credit, frozenset(message.queues))
         elif isinstance(message, Closed):
             self._become(Availability.CLOSED)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from celery import Celery
 from pydantic_core import to_json
 
-from ..celery_compat.tasks import MessageFactory
+from ..celery_compat.tasks import MessageFactory, delivery_info_of
 from ..tasks.context import HandOffContext
 from ..tasks.dead_letter import TIME_LIMIT
 from ..tasks.local_retry import LocalRetry
@@ -44,7 +44,8 @@ class HandOffMessage:
     :param number: that engine's number for the task.
     :param headers: the message headers, Celery's and those that the engine gave.
     :param argument: the task's argument: an event's JSON text, or a list of them.
-    :param queue: where a published retry goes.
+    :param delivery_info: the exchange, the routing key and the priority that the task would have been published with;
+        a published retry goes there.
     :param context: what tasks know about the hand-off.
     :param due: when it is to be executed, by ``time.monotonic()``; 0: at once, for the first time.
     """
@@ -60,15 +61,20 @@ class HandOffMessage:
         number: int,
         headers: dict[str, Any],
         argument: str | list[str],
-        queue: str,
+        delivery_info: dict[str, Any],
         context: HandOffContext,
         due: float = 0.0,
     ) -> None:
         self.channel = channel
         self.number = number
         self.headers = headers
-        self.properties = {"correlation_id": headers["id"], "reply_to": "", **context.to_properties()}
-        self.delivery_info = {"exchange": "", "routing_key": queue}
+        self.delivery_info = delivery_info
+        self.properties = {
+            "correlation_id": headers["id"],
+            "reply_to": "",
+            "priority": delivery_info["priority"],
+            **context.to_properties(),
+        }
         self.due = due
         #: Whether it waits because as many tasks of its consumer run as may.
         self.is_queued = False
@@ -126,8 +132,8 @@ class HandOffMessage:
         if remainder is not None:
             argument = [argument[position] for position in remainder.positions]
             headers["argsrepr"] = remainder.argsrepr
-        queue, due = self.delivery_info["routing_key"], time.monotonic() + delay
-        again = HandOffMessage(self._owner, self.channel, self.number, headers, argument, queue, context, due)
+        way, due = self.delivery_info, time.monotonic() + delay
+        again = HandOffMessage(self._owner, self.channel, self.number, headers, argument, way, context, due)
         self._owner.keep(self, again, None if remainder is None else remainder.positions)
 
 
@@ -142,6 +148,7 @@ class MessageBuilder:
         self._owner = owner
         self._retry_period = retry_period
         self._headers: dict[str, dict[str, Any]] = {}
+        self._ways: dict[str, dict[str, Any]] = {}
 
     def build(self, app: Celery, channel: Channel, given: Task, *, may_wait: bool) -> HandOffMessage:
         """Return the message of *given*.
@@ -149,18 +156,27 @@ class MessageBuilder:
         :param channel: where it came from.
         :param may_wait: whether a retry may wait in the worker; it is published if not.
         """
+        task = app.tasks[given.name]
         headers = {
             **self._common_headers(app, given.name),
+            # ``celery control time_limit`` changes them.
+            "timelimit": [task.time_limit, task.soft_time_limit],
             "id": given.task_id,
             "root_id": given.task_id,
             "argsrepr": given.argsrepr,
             **given.headers,
         }
         # A task that holds its message group cannot be published, and there is one per group at a time.
-        may_wait = may_wait or app.tasks[given.name].fifo
+        may_wait = may_wait or task.fifo
         context = HandOffContext(time.monotonic() + self._retry_period if may_wait else 0.0, tuple(given.headers))
-        queue = app.conf.task_default_queue
-        return HandOffMessage(self._owner, channel, given.number, headers, given.argument, queue, context)
+        way = self._way(app, given.name)
+        return HandOffMessage(self._owner, channel, given.number, headers, given.argument, way, context)
+
+    def _way(self, app: Celery, name: str) -> dict[str, Any]:
+        known = self._ways.get(name)
+        if known is None:
+            known = self._ways[name] = delivery_info_of(app, app.tasks[name])
+        return known
 
     def _common_headers(self, app: Celery, name: str) -> dict[str, Any]:
         known = self._headers.get(name)

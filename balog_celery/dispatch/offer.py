@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..celery_compat.worker import prefetch, queue_names
+from ..celery_compat.worker import pool_size, prefetch, queue_names
 from .protocol import Open
 
 
@@ -22,4 +22,5 @@ class Offer:
         """Return what the worker with this *consumer* takes now."""
         queues = queue_names(consumer)
         self._consumed.update(queues)
-        return Open(prefetch(consumer, self._reserve), queues, sorted(self._consumed.difference(queues)))
+        cancelled = sorted(self._consumed.difference(queues))
+        return Open(prefetch(consumer, self._reserve), queues, cancelled, pool_size(consumer))

@@ -63,6 +63,8 @@ class Open(NamedTuple):
     queues: Sequence[str]
     #: Those that I have consumed and that were cancelled.
     cancelled: Sequence[str] = ()
+    #: How many my pool executes at once, as it may grow; 0: unknown.
+    size: int = 0
 
 
 class Closed(NamedTuple):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ..consumers.delivery import Delivery
+from ..sqs.messages import BATCH_SIZE
 
 #: How much memory the events in the worker may take, in bytes, beside those that wait for a retry or a rate limit.
 MAX_BYTES = 128 * 2**20
@@ -26,6 +27,8 @@ class Room:
     def __init__(self, changed: threading.Condition) -> None:
         #: How many tasks the worker accepts altogether.
         self.credit = 0
+        #: How many it executes at once; 0: unknown.
+        self.size_of_pool = 0
         #: Of each task its deliveries, and the size of its events in bytes. The worker has the events themselves, and
         #: keeping thousands of them here would cost time.
         self.tasks: dict[int, tuple[tuple[Delivery, ...], int]] = {}
@@ -37,6 +40,16 @@ class Room:
         # By thread. A thread keeps its place from one wait to the next, as each has a timeout.
         self._places: dict[int, int] = {}
         self._numbers = itertools.count()
+
+    @property
+    def enough(self) -> int:
+        """For how many tasks there must be room before the next receive.
+
+        Smaller receives cost as much as one of ten. But no part of the pool is idle meanwhile, with long tasks and a
+        prefetch limit that leaves no others.
+        """
+        idle = self.credit - self.size_of_pool + 1 if self.size_of_pool else BATCH_SIZE
+        return min(BATCH_SIZE, max(1, self.credit // 2), max(1, idle))
 
     def wait_for(self, has_room: Callable[[], int], timeout: float) -> bool:
         """Wait up to *timeout* seconds for room, and for this thread's turn. Return False if there is none.

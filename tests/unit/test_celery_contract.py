@@ -68,6 +68,9 @@ since_5_7 = pytest.mark.skipif(kombu.VERSION < (5, 7), reason="Celery and kombu 
 
 TASK_ID = "0b0f5c55-3f0a-5b7c-9a3e-5a5a5a5a5a5a"
 
+#: How a task gets to the default queue.
+CELERY_QUEUE = {"exchange": "", "routing_key": "celery", "priority": None}
+
 
 @pytest.fixture
 def app() -> Iterator[Celery]:
@@ -597,7 +600,7 @@ def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
     for number, (method, arguments) in enumerate(
         [("acknowledge", {}), ("reject", {"requeue": True}), ("reject", {"requeue": False})]
     ):
-        task = HandOffMessage(hand_off, NO_CHANNEL, number, headers, "the text", "celery", HandOffContext())
+        task = HandOffMessage(hand_off, NO_CHANNEL, number, headers, "the text", CELERY_QUEUE, HandOffContext())
         execute(task, None, task.ack, task.reject, [])
         request = given.pop()
         state.reserved_requests.discard(request)
@@ -647,7 +650,7 @@ def test_a_task_that_waits_for_its_rate_limit_is_at_the_end_of_its_bucket(app: C
     headers = message(app).headers
     owner: Any = SimpleNamespace()
     tasks = [
-        HandOffMessage(owner, NO_CHANNEL, number, headers, "the text", "celery", HandOffContext())
+        HandOffMessage(owner, NO_CHANNEL, number, headers, "the text", CELERY_QUEUE, HandOffContext())
         for number in range(3)
     ]
     bucket = consumer.task_buckets["contract.task"]

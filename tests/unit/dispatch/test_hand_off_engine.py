@@ -153,3 +153,18 @@ def test_an_engine_that_cannot_hear_its_worker_stops(site: Site) -> None:
         wait_until(stopped.is_set, what="the signal")
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.parametrize(("credit", "busy", "room"), [(4, 3, 1), (8, 5, 0), (8, 4, 4), (32, 23, 0), (32, 22, 10)])
+def test_no_part_of_the_pool_waits_until_a_whole_receive_has_room(
+    site: Site, credit: int, busy: int, room: int
+) -> None:
+    """With long tasks and a prefetch limit, one free process is enough for another receive."""
+    # Given a pool of four processes, or of eleven
+    size = 11 if credit == 32 else 4
+    site.worker.send(encode(Open(credit, sorted(site.queues), [], size)))
+    assert site.dispatcher.ready(site.queues, 5)
+    # When
+    site.dispatcher.dispatch(site.jobs(busy))
+    # Then
+    assert site.dispatcher.room() == room

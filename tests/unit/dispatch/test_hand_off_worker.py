@@ -211,7 +211,7 @@ def test_a_worker_names_its_version_credit_and_queues(app: Celery) -> None:
     worker = Worker(app)
     with closing(worker.start_engine()):
         worker.connect()
-        assert worker.reported() == [Version(VERSION), Open(12, [app.conf.task_default_queue], [])]
+        assert worker.reported() == [Version(VERSION), Open(12, [app.conf.task_default_queue], [], 1)]
     worker.close()
 
 

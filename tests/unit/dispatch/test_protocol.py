@@ -68,7 +68,7 @@ def test_a_line_of_an_unknown_kind_is_skipped(line: list[Any]) -> None:
     ("message", "line"),
     [
         (Task(1, "id", "name", "(shown,)", "text", {"a": 1}), ["task", 1, "id", "name", "(shown,)", "text", {"a": 1}]),
-        (Open(12, ["celery"], ["a"]), ["open", 12, ["celery"], ["a"]]),
+        (Open(12, ["celery"], ["a"], 2), ["open", 12, ["celery"], ["a"], 2]),
         (Publish(), ["publish"]),
         (Closed(), ["closed"]),
         (Waiting(1), ["waiting", 1]),

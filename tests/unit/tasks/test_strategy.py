@@ -23,6 +23,9 @@ from scripted_sqs.observed import ObservedQueue
 #: Nothing is reported to an engine.
 NO_CHANNEL: Any = None
 
+#: How a task gets to the default queue.
+CELERY_QUEUE = {"exchange": "", "routing_key": "celery", "priority": None}
+
 
 class Dispatcher:
     """Notes the task events that it is asked to send."""
@@ -64,7 +67,9 @@ class Worker:
     def receive(self, headers: dict[str, Any]) -> None:
         common = self.app.amqp.create_task_message("i", self.task.name, (), {}, argsrepr="(<Event>,)").headers
         owner: Any = SimpleNamespace()
-        message = HandOffMessage(owner, NO_CHANNEL, 1, {**common, **headers}, event_text(), "celery", HandOffContext())
+        message = HandOffMessage(
+            owner, NO_CHANNEL, 1, {**common, **headers}, event_text(), CELERY_QUEUE, HandOffContext()
+        )
         handle = self.task.start_strategy(self.app, self.consumer)
         handle(message, None, message.ack, message.reject, [])
         state.reserved_requests.difference_update(self.given)
