@@ -41,7 +41,9 @@ AWS_ENV = {
 #: Asks Linux to kill this process when its parent dies, then becomes the program: no ``preexec_fn``, which may hang in
 #: a process with threads.
 _DIE_WITH_PARENT = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, 9); "
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and programs inherit that.
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
     "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
 )
 
