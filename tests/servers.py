@@ -42,8 +42,8 @@ AWS_ENV = {
 #: a process with threads.
 _DIE_WITH_PARENT = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, 9); "
-    # A shell that runs the tests in the background has them ignore Ctrl-C, and programs inherit that.
-    "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    # In the background, and under nohup, the tests ignore these signals, and programs would inherit that.
+    "[signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]; "
     "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
 )
 
