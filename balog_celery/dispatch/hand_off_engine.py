@@ -236,8 +236,8 @@ class HandOffDispatcher:
         elif isinstance(message, Open):
             with self._changed:
                 self._served |= frozenset(message.cancelled)
-                self._room.size_of_pool = message.size
-            self._become(Availability.OPEN, message.credit, frozenset(message.queues))
+                self._room.offer(message.credit, message.size)
+            self._become(Availability.OPEN, frozenset(message.queues))
         elif isinstance(message, Closed):
             self._become(Availability.CLOSED)
         elif isinstance(message, Publish):
@@ -250,9 +250,9 @@ class HandOffDispatcher:
                 VERSION,
             )
 
-    def _become(self, availability: Availability, credit: int = 0, queues: frozenset[str] = frozenset()) -> None:
+    def _become(self, availability: Availability, queues: frozenset[str] = frozenset()) -> None:
         with self._changed:
-            self._availability, self._room.credit, self._queues = availability, credit, queues
+            self._availability, self._queues = availability, queues
             self._served |= queues
             self._changed.notify_all()
 

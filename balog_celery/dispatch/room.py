@@ -27,8 +27,8 @@ class Room:
     def __init__(self, changed: threading.Condition) -> None:
         #: How many tasks the worker accepts altogether.
         self.credit = 0
-        #: How many it executes at once; 0: unknown.
-        self.size_of_pool = 0
+        #: For how many tasks there must be room before the next receive.
+        self.enough = 1
         #: Of each task its deliveries, and the size of its events in bytes. The worker has the events themselves, and
         #: keeping thousands of them here would cost time.
         self.tasks: dict[int, tuple[tuple[Delivery, ...], int]] = {}
@@ -41,15 +41,17 @@ class Room:
         self._places: dict[int, int] = {}
         self._numbers = itertools.count()
 
-    @property
-    def enough(self) -> int:
-        """For how many tasks there must be room before the next receive.
+    def offer(self, credit: int, pool_size: int) -> None:
+        """Take what the worker accepts.
 
-        Smaller receives cost as much as one of ten. But no part of the pool is idle meanwhile, with long tasks and a
-        prefetch limit that leaves no others.
+        Smaller receives cost as much as one of ten, so there is one when there is room for ten. But no part of the pool
+        is idle meanwhile, with long tasks and a prefetch limit that leaves no others.
+
+        :param credit: how many tasks.
+        :param pool_size: how many of them it executes at once; 0: unknown.
         """
-        idle = self.credit - self.size_of_pool + 1 if self.size_of_pool else BATCH_SIZE
-        return min(BATCH_SIZE, max(1, self.credit // 2), max(1, idle))
+        idle = credit - pool_size + 1 if pool_size else BATCH_SIZE
+        self.credit, self.enough = credit, min(BATCH_SIZE, max(1, credit // 2), max(1, idle))
 
     def wait_for(self, has_room: Callable[[], int], timeout: float) -> bool:
         """Wait up to *timeout* seconds for room, and for this thread's turn. Return False if there is none.
