@@ -85,10 +85,14 @@ def test_no_event_is_lost_when_the_queues_of_rabbitmq_are_deleted(tmp_path: Path
     assert code == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(360)
 def test_an_engine_that_deletes_first_loses_events(tmp_path: Path) -> None:
     """The benchmark can fail: an engine that deletes before it dispatches loses events."""
-    given = ["--faults", "sqs,processes,broker", "--delete-before-dispatch"]
-    code, figures = run(tmp_path, *given, "--events", "600", "--seed", "1", "--grace", "60", seconds=240)
+    given = ["--faults", "sqs,processes,broker", "--delete-before-dispatch", "--events", "300", "--grace", "60"]
+    # A kill loses events only if it hits the engine or the worker while they have some, which is up to chance.
+    for seed in ("1", "2", "3"):
+        code, figures = run(tmp_path, *given, "--seed", seed, seconds=100)
+        if figures["lost"] > figures["lost_in_transport"]:
+            break
     assert code == 1
     assert figures["lost"] - figures["lost_in_transport"] > 0

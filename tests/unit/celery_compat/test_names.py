@@ -159,6 +159,20 @@ def test_a_route_is_found_as_for_a_published_task(app: Celery, route: Any, queue
     assert found == options
 
 
+@pytest.mark.parametrize("priority", [None, 7])
+def test_a_task_knows_how_it_would_be_published(app: Celery, priority: int | None) -> None:
+    """The exchange, the routing key and the priority are those of a task that was published."""
+    task = app.tasks["compat.plain"]
+    app.conf.task_routes = {task.name: {"queue": "elsewhere", **({} if priority is None else {"priority": priority})}}
+    found = compat.delivery_info_of(app, task)
+    with app.connection_for_write() as connection:
+        task.apply_async(("text",), connection=connection)
+        message = app.amqp.queues["elsewhere"](connection.default_channel).get(no_ack=True)
+    told = message.delivery_info
+    assert (found["exchange"], found["routing_key"]) == (told["exchange"], told["routing_key"])
+    assert (found["priority"] or 0) == (message.properties.get("priority") or 0)
+
+
 def test_a_message_is_that_of_apply_async(app: Celery) -> None:
     """A message equals that of apply_async, with time limits and signals, and a broker delivers it."""
     # Given
@@ -469,6 +483,10 @@ def test_a_consumer_says_how_much_it_takes_and_from_where(app: Celery) -> None:
     consumer = SimpleNamespace(app=app, pool=pool, controller=SimpleNamespace(), prefetch_multiplier=4)
     assert worker_compat.prefetch(consumer, None) == 12
     assert worker_compat.prefetch(consumer, 10) == 16
+    assert worker_compat.pool_size(consumer) == 3
+    consumer.controller.autoscaler = SimpleNamespace(max_concurrency=5)
+    assert worker_compat.pool_size(consumer) == 5
+    del consumer.controller.autoscaler
     assert isinstance(inspect.getattr_static(PreforkPool, "num_processes"), property)
     assert worker_compat.queue_names(consumer) == [app.conf.task_default_queue]
     assert worker_compat.executes_in_its_loop(SimpleNamespace(pool=SoloPool(1, app=app))) is True
