@@ -75,8 +75,10 @@ class Commands:
         """Send commands, wait, and undo those that were carried out: a worker that restarts answers after a while."""
         undo: list[Command] = []
         give_up_at = time.monotonic() + RESTART
-        while not undo and time.monotonic() < give_up_at:
-            undo = [undo for command, undo in commands if self._send(command)]
+        while commands and time.monotonic() < give_up_at:
+            answers = [(pair, self._send(pair[0])) for pair in commands]
+            undo += [pair[1] for pair, is_done in answers if is_done]
+            commands = [pair for pair, is_done in answers if is_done is None]
             yield 0.5
         yield self._random.uniform(*WHILE)
         give_up_at = time.monotonic() + RESTART
@@ -84,12 +86,12 @@ class Commands:
             undo = [command for command in undo if not self._send(command)]
             yield 0.5
 
-    def _send(self, command: Command) -> bool:
-        """Return whether a worker carried it out."""
+    def _send(self, command: Command) -> bool | None:
+        """Return whether a worker carried it out; None if none answered."""
         with Celery(broker=self._broker.url) as app, app.connection_for_write() as connection:
             options = {"connection": connection, "reply": True, "timeout": ANSWER, "limit": 1}
             answers = app.control.broadcast(command.name, arguments=command.arguments, **options) or []
         carried_out = any("ok" in answer for worker in answers for answer in worker.values())
         if carried_out:
             self._did(command.name)
-        return carried_out
+        return carried_out if answers else None
