@@ -33,7 +33,7 @@ PROCESS_FAULTS = {
 }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(330)
 @pytest.mark.parametrize(("dispatch", "events", "batch"), [("hand-off", 1000, 10), ("publish", 500, 0)])
 def test_no_event_is_lost_under_faults(tmp_path: Path, dispatch: str, events: int, batch: int) -> None:
     """Under faults each event reaches every matching consumer, or is a dead letter of that consumer.
@@ -41,7 +41,7 @@ def test_no_event_is_lost_under_faults(tmp_path: Path, dispatch: str, events: in
     One of the consumers of what is handed over takes batches, the others single events.
     """
     given = ["--dispatch", dispatch, "--events", str(events), "--seed", "1", "--grace", "60", "--batch", str(batch)]
-    code, figures = run(tmp_path, *given, "--faults", "sqs,processes,broker", seconds=240)
+    code, figures = run(tmp_path, *given, "--faults", "sqs,processes,broker", seconds=280)
     assert kinds(figures) >= SQS_FAULTS | PROCESS_FAULTS
     assert kinds(figures) & {"error_500", "error_503", "throttled"}
     assert (figures["sent"], figures["remaining"], figures["unexpected"]) == (events, 0, 0)
@@ -73,13 +73,13 @@ def test_a_duplicate_without_a_cause_is_unexplained(tmp_path: Path) -> None:
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(330)
 def test_no_event_is_lost_when_the_queues_of_rabbitmq_are_deleted(tmp_path: Path) -> None:
     """No event is lost although RabbitMQ confirms unroutable tasks."""
     if not servers.RabbitMQ.available():
         missing("rabbitmq-server is not installed")
     given = ["--faults", "queue-deleted", "--broker", "rabbitmq", "--dispatch", "publish", "--gap", "0.2"]
-    code, figures = run(tmp_path, *given, "--events", "300", "--seed", "1", "--grace", "90", seconds=240)
+    code, figures = run(tmp_path, *given, "--events", "300", "--seed", "1", "--grace", "90", seconds=280)
     assert figures["faults"]["queue_deleted"] > 0
     assert (figures["sent"], figures["lost"], figures["remaining"], figures["unexpected"]) == (300, 0, 0, 0)
     assert code == 0

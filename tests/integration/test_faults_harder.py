@@ -17,11 +17,11 @@ OTHER_FAULTS = {
 }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(330)
 def test_no_event_is_lost_when_others_go_away_or_make_no_sense(tmp_path: Path) -> None:
     """No event is lost with a failing result backend, BaseExceptions, deleted bindings and foreign answers."""
     given = ["--faults", "backend,base-exceptions,queue-deleted,nonsense"]
-    code, figures = run(tmp_path, *given, "--events", "300", "--seed", "1", "--grace", "90", seconds=240)
+    code, figures = run(tmp_path, *given, "--events", "300", "--seed", "1", "--grace", "90", seconds=280)
     assert kinds(figures) >= OTHER_FAULTS
     # These fail however often they are run, so each of their events is a dead letter, and never nothing.
     assert figures["dead_by"].keys() >= {"exiting", "hanging", "raising", "rejecting", "stubborn", "together"}
@@ -32,7 +32,7 @@ def test_no_event_is_lost_when_others_go_away_or_make_no_sense(tmp_path: Path) -
     assert code == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(330)
 @pytest.mark.parametrize(
     ("faults", "wanted"),
     [
@@ -54,7 +54,7 @@ def test_no_event_is_lost_when_others_go_away_or_make_no_sense(tmp_path: Path) -
 )
 def test_no_event_is_lost_or_disordered_under_harder_faults(tmp_path: Path, faults: str, wanted: set[str]) -> None:
     """No event is lost or out of order with slow calls, stops, failing names, a full disk, or mixed releases."""
-    code, figures = run(tmp_path, "--faults", faults, "--events", "300", "--seed", "1", "--grace", "60", seconds=240)
+    code, figures = run(tmp_path, "--faults", faults, "--events", "300", "--seed", "1", "--grace", "60", seconds=280)
     assert kinds(figures) >= wanted
     assert (figures["sent"], figures["lost"], figures["remaining"], figures["unexpected"]) == (300, 0, 0, 0)
     assert ended(figures) == figures["expected"]
@@ -62,11 +62,11 @@ def test_no_event_is_lost_or_disordered_under_harder_faults(tmp_path: Path, faul
     assert code == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(330)
 def test_no_event_is_lost_with_a_pool_of_greenlets(tmp_path: Path) -> None:
     """No event is lost or out of order with gevent whose processes are killed."""
     given = ["--pool", "gevent", "--faults", "processes,sqs,fifo", "--events", "300", "--seed", "1", "--grace", "60"]
-    code, figures = run(tmp_path, *given, seconds=240)
+    code, figures = run(tmp_path, *given, seconds=280)
     assert kinds(figures) >= {"engine_killed", "worker_killed", "worker_terminated", "group_killed"}
     assert (figures["sent"], figures["lost"], figures["remaining"], figures["unexpected"]) == (300, 0, 0, 0)
     assert ended(figures) == figures["expected"]
