@@ -26,6 +26,7 @@ from balog_celery.consumers import Consumer, ConsumerHub, ConsumerOperator
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
+from balog_celery.dispatch.protocol import Done, Open, Task
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.engine import Engine
 from balog_celery.tasks.routes import register
@@ -111,9 +112,9 @@ def count() -> Hops:
     worker = Channel(theirs)
 
     def work() -> None:
-        worker.send(["open", 20, ["celery"]])
-        while (lines := worker.receive()) is not None:
-            worker.send(*[["done", number] for _, number, *_ in lines])
+        worker.send(Open(20, ["celery"]))
+        while (tasks := worker.receive()) is not None:
+            worker.send(*[Done(task.number) for task in tasks if isinstance(task, Task)])
 
     threading.Thread(target=work, name="worker", daemon=True).start()
     threading.setprofile(hops.profile)

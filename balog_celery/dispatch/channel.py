@@ -1,4 +1,4 @@
-"""The socket between an engine and the worker beside it: lines of JSON, each way. ``protocol.py`` has their meaning."""
+"""The socket between an engine and the worker beside it, which carries the messages of ``protocol.py`` as lines."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from pydantic_core import from_json, to_json
 
 from ..events.serialization import mend_surrogates
+from .protocol import KIND_OF, KINDS, Message
 
 _CHUNK = 262_144
 
@@ -33,19 +32,23 @@ class Channel:
         self._sending = threading.Lock()
         self._unsent = b""
         self._rest = b""
+        # Guards what waits for messages, which is kept: to make one costs as much as several messages.
+        self._receiving = threading.Lock()
+        self._readable: selectors.BaseSelector | None = None
 
     def fileno(self) -> int:
         """Return the file descriptor, for an event loop."""
         return self._socket.fileno()
 
-    def send(self, *lines: Sequence[Any], timeout: float | None = None) -> bool:
-        """Send what is buffered, and *lines* after it.
+    def send(self, *messages: Message, timeout: float | None = None) -> bool:
+        """Send what is buffered, and *messages* after it.
 
         :param timeout: how long to wait until the other end has room for all of it, in seconds; None: without limit.
             The rest stays buffered.
         :returns: whether nothing remains buffered.
         :raises OSError: the other end is gone.
         """
+        lines = [(KIND_OF[type(message)], *message) for message in messages]
         try:
             data = b"".join([to_json(line) + b"\n" for line in lines])
         except ValueError:
@@ -60,32 +63,47 @@ class Channel:
                     self._unsent = self._unsent[self._socket.send(self._unsent) :]
                 return True
             remaining = None if deadline is None else deadline - time.monotonic()
-            if not self._wait_for(selectors.EVENT_WRITE, remaining):
-                return False
+            with selectors.DefaultSelector() as writable:
+                writable.register(self._socket, selectors.EVENT_WRITE)
+                if not writable.select(remaining):
+                    return False
 
-    def receive(self) -> list[list[Any]] | None:
-        """Return the lines that have arrived, or wait for the first; None when the other end is gone."""
-        while True:
-            try:
-                chunk = self._socket.recv(_CHUNK)
-                break
-            except BlockingIOError:
-                with contextlib.suppress(OSError, ValueError):  # another thread has closed it: recv() fails next
-                    self._wait_for(selectors.EVENT_READ, None)
-            except OSError:
-                return None
+    def receive(self) -> list[Message] | None:
+        """Return the messages that have arrived, or wait for some; None when the other end is gone.
+
+        Kinds that this release does not know are left out, and so are fields beyond those that it knows.
+
+        :raises TypeError: a field is missing.
+        """
+        with self._receiving:
+            chunk: bytes | None = None
+            while chunk is None:
+                try:
+                    chunk = self._socket.recv(_CHUNK)
+                except BlockingIOError:
+                    if self._readable is None:
+                        self._readable = selectors.DefaultSelector()
+                        self._readable.register(self._socket, selectors.EVENT_READ)
+                    self._readable.select()
+                except OSError:
+                    return None
         if not chunk:
             return None
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        return [from_json(line) for line in lines]
-
-    def _wait_for(self, event: int, timeout: float | None) -> bool:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, event)
-            return bool(selector.select(timeout))
+        messages: list[Message] = []
+        for line in lines:
+            kind, *fields = from_json(line) or [None]
+            if isinstance(kind, str) and (known := KINDS.get(kind)) is not None:
+                messages.append(known(*fields[: len(known._fields)]))
+        return messages
 
     def close(self) -> None:
-        """Close this end. The other end reads the end of the stream."""
+        """Close this end. The other end reads the end of the stream, and so does a thread that receives here."""
         with contextlib.suppress(OSError):  # the other end may be closed already
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        # Not while a thread waits on it: nothing would wake that thread.
+        with self._receiving:
+            if self._readable is not None:
+                self._readable.close()
+                self._readable = None
+            self._socket.close()

@@ -34,8 +34,6 @@ from .protocol import (
     Task,
     Version,
     Waiting,
-    decode,
-    encode,
 )
 from .publish import PublishDispatcher
 from .room import MAX_BYTES, Room
@@ -45,8 +43,6 @@ logger = logging.getLogger(__name__)
 #: A worker that reports every second that it is alive, and has not for this many, stands still.
 _SILENT_AFTER = 5.0
 _NONE: tuple[tuple[Delivery, ...], int] = ((), 0)
-#: How the worker's reports of a task's end settle its jobs.
-_SETTLEMENTS = {Done: Settlement.ACKNOWLEDGE, Released: Settlement.RELEASE}
 
 
 class HandOffDispatcher:
@@ -65,8 +61,10 @@ class HandOffDispatcher:
     def __init__(self, app: Celery, channel: Channel, publish: PublishDispatcher) -> None:
         self._channel = channel
         self._publish = publish
-        self._changed = threading.Condition()
-        # Guarded by the condition's lock. The deliveries of the tasks that wait in the worker; the others use room.
+        lock = threading.RLock()
+        #: Wakes pollers that wait for room, and those that wait for the credit of one task.
+        self._changed, self._credit = threading.Condition(lock), threading.Condition(lock)
+        # Guarded by the lock. The deliveries of the tasks that wait in the worker; the others use room.
         self._room = Room(self._changed)
         self._waiting: dict[int, tuple[Delivery, ...]] = {}
         self._availability = Availability.CLOSED
@@ -134,15 +132,15 @@ class HandOffDispatcher:
                     job.release()
                 return
             try:
-                lines = []
+                tasks = []
                 for number, job in taken.items():
                     task = self._publish.envelope(job.consumer).task
                     task_id, argsrepr, argument = task.describe([(one.event, one.text) for one in job.jobs])
-                    lines.append(encode(Task(number, task_id, task.name, argsrepr, argument, job.headers)))
-                self._channel.send(*lines)
+                    tasks.append(Task(number, task_id, task.name, argsrepr, argument, job.headers))
+                self._channel.send(*tasks)
             except BaseException as error:
                 # Nothing was handed over, so these jobs must not use credit.
-                self._settle([(number, Settlement.RELEASE) for number in taken])
+                self._settle(tuple(taken), Settlement.RELEASE)
                 if not isinstance(error, OSError):  # the worker is gone
                     raise
 
@@ -179,7 +177,7 @@ class HandOffDispatcher:
             while self._availability is Availability.OPEN and (
                 len(room.tasks) >= room.credit or room.size >= MAX_BYTES
             ):
-                self._changed.wait()
+                self._credit.wait()
             free = room.credit - len(room.tasks) if self._availability is Availability.OPEN else 0
             for job in jobs[:free]:
                 if room.size >= MAX_BYTES:
@@ -201,31 +199,34 @@ class HandOffDispatcher:
             signal.raise_signal(signal.SIGTERM)
 
     def _listen(self) -> None:
-        while (lines := self._channel.receive()) is not None:
-            ended: list[tuple[int, Settlement]] = []
-            waiting: list[int] = []
+        while (messages := self._channel.receive()) is not None:
+            done, released, waiting = list[int](), list[int](), list[int]()
             others: list[Message] = []
-            for line in lines:
-                message = decode(line)
-                if isinstance(message, Done | Released):
-                    ended.append((message.number, _SETTLEMENTS[type(message)]))
+            for message in messages:
+                if isinstance(message, Done):
+                    done.append(message.number)
+                elif isinstance(message, Released):
+                    released.append(message.number)
                 elif isinstance(message, Waiting):
                     waiting.append(message.number)
                 elif isinstance(message, Remaining):
                     self._finish_others(message.number, message.positions)
-                elif message is not None:
+                else:
                     others.append(message)
             # First, as what a worker that closes gives back must not be received again before that is known.
             for message in others:
                 self._heed(message)
             if waiting:
                 self._set_aside(waiting)
-            self._settle(ended)
+            if done:
+                self._settle(done, Settlement.ACKNOWLEDGE)
+            if released:
+                self._settle(released, Settlement.RELEASE)
         # The worker is gone, with all that it ran.
         self._heed(Closed())
         with self._changed:
-            left = [(number, Settlement.RELEASE) for number in (*self._room.tasks, *self._waiting)]
-        self._settle(left)
+            left = (*self._room.tasks, *self._waiting)
+        self._settle(left, Settlement.RELEASE)
 
     def _heed(self, message: Message) -> None:
         """Act on a message that is not about a job."""
@@ -254,6 +255,7 @@ class HandOffDispatcher:
         with self._changed:
             self._availability, self._queues = availability, queues
             self._served |= queues
+            self._credit.notify_all()
             self._changed.notify_all()
 
     def _finish_others(self, number: int, positions: Sequence[int]) -> None:
@@ -276,16 +278,21 @@ class HandOffDispatcher:
                 self._room.size -= size
                 if deliveries:
                     self._waiting[number] = deliveries
-            self._changed.notify_all()
+            self._freed()
 
-    def _settle(self, settled: Sequence[tuple[int, Settlement]]) -> None:
+    def _settle(self, numbers: Sequence[int], settlement: Settlement) -> None:
         """Settle jobs by their numbers."""
+        deliveries: list[Delivery] = []
         with self._changed:
-            jobs: list[tuple[tuple[Delivery, ...], Settlement]] = []
-            for number, how in settled:
-                deliveries, size = self._room.tasks.pop(number, _NONE)
+            for number in numbers:
+                own, size = self._room.tasks.pop(number, _NONE)
                 self._room.size -= size
-                jobs.append((deliveries or self._waiting.pop(number, ()), how))
+                deliveries += own or self._waiting.pop(number, ())
+            self._freed()
+        settle(deliveries, settlement)
+
+    def _freed(self) -> None:
+        """Wake the threads for which there is room now: to wake the others would cost more than all else here."""
+        self._credit.notify_all()
+        if self.room():
             self._changed.notify_all()
-        for settlement in (Settlement.ACKNOWLEDGE, Settlement.RELEASE):
-            settle((one for deliveries, how in jobs if how is settlement for one in deliveries), settlement)

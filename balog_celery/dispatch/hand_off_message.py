@@ -16,7 +16,7 @@ from ..tasks.context import HandOffContext
 from ..tasks.dead_letter import TIME_LIMIT
 from ..tasks.local_retry import LocalRetry
 from .channel import Channel
-from .protocol import Pace, Task, encode
+from .protocol import Pace, Task
 
 
 class Owner(Protocol):
@@ -118,7 +118,7 @@ class HandOffMessage:
     def report_pace(self, calls: int, seconds: float) -> None:
         """Report how long a consumer's calls took, which limits its next chunks."""
         with contextlib.suppress(OSError):  # an engine that is gone
-            self.channel.send(encode(Pace(self.headers["task"], calls, seconds)), timeout=0.0)
+            self.channel.send(Pace(self.headers["task"], calls, seconds), timeout=0.0)
 
     def retry(self, retry: LocalRetry) -> None:
         """Have the task executed again, ``retry.when`` seconds from now."""

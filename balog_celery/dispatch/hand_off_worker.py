@@ -39,8 +39,6 @@ from .protocol import (
     Task,
     Version,
     Waiting,
-    decode,
-    encode,
 )
 from .worker_loop import WorkerLoop
 
@@ -211,17 +209,16 @@ class HandOff:
 
     def _read(self) -> None:
         if self._channel is not None and self._loop is not None:
-            self._loop.start_reading(self._channel, partial(self._on_lines, self._channel))
+            self._loop.start_reading(self._channel, partial(self._on_messages, self._channel))
             self.announce()
 
-    def _on_lines(self, channel: Channel, lines: Sequence[Sequence[Any]] | None) -> None:
+    def _on_messages(self, channel: Channel, messages: Sequence[Message] | None) -> None:
         if channel is not self._channel:
             return  # the end of an earlier engine
-        if lines is None:
+        if messages is None:
             self._forget_channel()
             return
-        for line in lines:
-            message = decode(line)
+        for message in messages:
             if isinstance(message, Task):
                 self._take(channel, message)
 
@@ -284,7 +281,7 @@ class HandOff:
     def _post(self, channel: Channel, message: Message) -> None:
         # Never wait: an engine that hangs must not stop its worker. The next message, or beat, takes the rest with it.
         with contextlib.suppress(OSError):
-            channel.send(encode(message), timeout=0.0)
+            channel.send(message, timeout=0.0)
 
     def _forget_channel(self) -> None:
         channel, self._channel = self._channel, None

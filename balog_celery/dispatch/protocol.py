@@ -115,7 +115,7 @@ class Alive(NamedTuple):
 Message: TypeAlias = Task | Version | Open | Closed | Publish | Waiting | Remaining | Done | Released | Pace | Alive
 
 #: The messages by their kinds on the wire.
-_KINDS: dict[str, type[Message]] = {
+KINDS: dict[str, type[Message]] = {
     "task": Task,
     "version": Version,
     "open": Open,
@@ -128,19 +128,4 @@ _KINDS: dict[str, type[Message]] = {
     "pace": Pace,
     "alive": Alive,
 }
-_KIND_OF = {message: kind for kind, message in _KINDS.items()}
-
-
-def encode(message: Message) -> tuple[Any, ...]:
-    """Return *message* as a line for the channel."""
-    return (_KIND_OF[type(message)], *message)
-
-
-def decode(line: Sequence[Any]) -> Message | None:
-    """Return the message in *line*, or None if its kind is unknown.
-
-    :raises TypeError: a field is missing.
-    """
-    kind = line[0] if line else None
-    known = _KINDS.get(kind) if isinstance(kind, str) else None
-    return None if known is None else known(*line[1 : 1 + len(known._fields)])
+KIND_OF = {message: kind for kind, message in KINDS.items()}

@@ -14,18 +14,19 @@ from typing import Any, Protocol
 
 from ..threads import SupervisedThread
 from .channel import Channel
+from .protocol import Message
 
 logger = logging.getLogger(__name__)
 
-#: Called with the lines that have arrived, or with None at the end of the stream.
-OnLines = Callable[[Sequence[Sequence[Any]] | None], None]
+#: Called with the messages that have arrived, or with None at the end of the stream.
+OnMessages = Callable[[Sequence[Message] | None], None]
 
 
 class WorkerLoop(Protocol):
     """Makes all calls to the hand-off one after the other."""
 
-    def start_reading(self, channel: Channel, on_lines: OnLines) -> None:
-        """Have *on_lines* called with what arrives."""
+    def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
+        """Have *on_messages* called with what arrives."""
 
     def stop_reading(self, channel: Channel) -> None:
         """Read no more from *channel*."""
@@ -43,8 +44,8 @@ class HubLoop:
     def __init__(self, hub: Any) -> None:
         self._hub = hub
 
-    def start_reading(self, channel: Channel, on_lines: OnLines) -> None:
-        self._hub.add_reader(channel.fileno(), lambda: on_lines(channel.receive()))
+    def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
+        self._hub.add_reader(channel.fileno(), lambda: on_messages(channel.receive()))
 
     def stop_reading(self, channel: Channel) -> None:
         self._hub.remove_reader(channel.fileno())
@@ -64,13 +65,15 @@ class ThreadLoop:
         self._thread: SupervisedThread | None = None
         self._channel: Channel | None = None
 
-    def start_reading(self, channel: Channel, on_lines: OnLines) -> None:
+    def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
         if self._thread is None:
             self._thread = SupervisedThread("the hand-off", "hand-off", self._run)
             self._thread.start()
         if self._channel is not channel:
             self._channel = channel
-            threading.Thread(target=self._read, args=(channel, on_lines), name="hand-off-reader", daemon=True).start()
+            threading.Thread(
+                target=self._read, args=(channel, on_messages), name="hand-off-reader", daemon=True
+            ).start()
 
     def stop_reading(self, channel: Channel) -> None:
         """Do nothing: the hand-off releases what arrives while the worker has no broker."""
@@ -80,13 +83,13 @@ class ThreadLoop:
         if self._thread is not None:
             self._thread.ensure_alive()
 
-    def _read(self, channel: Channel, on_lines: OnLines) -> None:
+    def _read(self, channel: Channel, on_messages: OnMessages) -> None:
         try:
-            while (lines := channel.receive()) is not None:
-                self.call_soon(on_lines, lines)
+            while (messages := channel.receive()) is not None:
+                self.call_soon(on_messages, messages)
         finally:
             # Without its reader the channel is closed too, so that the engine ends and another one starts.
-            self.call_soon(on_lines, None)
+            self.call_soon(on_messages, None)
 
     def _run(self) -> None:
         while True:

@@ -114,16 +114,10 @@ class Acknowledger:
             if wake:
                 self._changed.notify_all()
 
-    def hold(self, messages: Sequence[Message], visibility: int | None = None) -> list[Delivery]:
-        """Track *messages*, which were just received. Return the deliveries of those that are new.
-
-        :param visibility: the visibility timeout that they were received with, in seconds; None for the present one.
-        """
-        return self._extender.hold([Delivery(message, 1, self.settle) for message in messages], visibility)
-
     def release(self, messages: Sequence[Message], visibility: int) -> None:
         """Release messages that were just received with this *visibility* timeout, unread."""
-        settle(self.hold(messages, visibility), Settlement.RELEASE)
+        deliveries = [Delivery(message, 1, self.settle) for message in messages]
+        settle(self._extender.hold(deliveries, visibility), Settlement.RELEASE)
 
     def wait_until_pending(self, most: int, timeout: float) -> bool:
         """Wait up to *timeout* seconds until at most *most* calls are pending. Return False if there are more."""
@@ -238,7 +232,7 @@ class Acknowledger:
         """
         problem: object = None
         failures: Sequence[EntryFailure] | None = None
-        calls.outage.trying()
+        calls.outage.began = self._clock()
         try:
             failures = calls.call(handles)
         except Exception as error:  # the messages stay pending

@@ -33,8 +33,9 @@ class Outage:
         self._kind: object = None
         self._since = 0.0
         self._problem = ""
-        #: When the current try began; 0 if there is none.
-        self._began = 0.0
+        #: When the current try began, by the clock; 0 if there is none. Set before a call: one that does not return is
+        #: an outage, too.
+        self.began = 0.0
 
     def __str__(self) -> str:
         return self._what
@@ -42,8 +43,8 @@ class Outage:
     @property
     def problem(self) -> str:
         """The last error; "" while the operation works."""
-        if not self._problem and self._began and self._clock() - self._began > _OVERDUE:
-            return f"a call has not returned for {self._clock() - self._began:.0f} s"
+        if not self._problem and self.began and self._clock() - self.began > _OVERDUE:
+            return f"a call has not returned for {self._clock() - self.began:.0f} s"
         return self._problem
 
     @property
@@ -51,11 +52,7 @@ class Outage:
         """For how many seconds the operation has failed; 0 while it works."""
         if self._problem:
             return self._clock() - self._since
-        return self._clock() - self._began if self.problem else 0.0
-
-    def trying(self) -> None:
-        """Note that a try begins: one that does not end is an outage, too."""
-        self._began = self._clock()
+        return self._clock() - self.began if self.problem else 0.0
 
     def failed(self, problem: object, kind: object = None) -> float:
         """Note a failure. Return how many seconds to wait before the next try.
@@ -68,13 +65,13 @@ class Outage:
         if not self._problem or kind != self._kind:
             logger.error("%s failed, retrying: %s", self._what, printable(problem, 500))
         self._kind = kind
-        self._began = 0.0
+        self.began = 0.0
         self._problem = printable(problem, 500) or "unknown"
         return self._backoff.failed()
 
     def succeeded(self) -> None:
         """Note a success."""
-        self._began = 0.0
+        self.began = 0.0
         if self._problem:
             logger.info("%s works again, after %.0f s", self._what, self.lasts)
             self._problem = ""

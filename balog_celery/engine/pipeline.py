@@ -9,9 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, TypeAlias
 
-from ..consumers.consumer import Consumer
 from ..consumers.context import MESSAGE, EventContext, message_header
 from ..consumers.delivery import Delivery, Job, Settlement, State
 from ..consumers.router import Router
@@ -30,9 +28,6 @@ from .outage import Outage
 from .rejects import Rejects
 from .topic import Topic
 
-#: An event with its JSON text, a consumer that it matches, and the headers of the task.
-_Match: TypeAlias = tuple[FacilityRecord, str, Consumer, dict[str, Any]]
-
 
 class MessagePipeline:
     """The way of a poller's messages from the receive to the dispatcher. Used by one thread.
@@ -50,9 +45,10 @@ class MessagePipeline:
         self._rejects = Rejects(topic)
         self._poison = self._rejects.poison
         self._router = Router(topic.consumers)
-        #: Messages with events of paused consumers. They stay in flight until :meth:`resume`.
+        #: Messages with events of paused consumers. They stay in flight until :meth:`take_held`.
         self.held: deque[Delivery] = deque()
-        self._resumed_at = topic.config.pauses.now
+        #: What was paused when they were taken last.
+        self.pauses = topic.config.pauses.now
         self._by_message = any(consumer.wants_message for consumer in topic.consumers)
         self._by_version = any(consumer.condition is not None for consumer in topic.consumers)
 
@@ -114,12 +110,9 @@ class MessagePipeline:
             is_ready = bool(readiness)
         return (topic.dispatcher.room() or BATCH_SIZE) if is_ready else 0
 
-    def take_resumed(self) -> list[Delivery]:
-        """Return the messages that were held, if something was paused or resumed since; they may be held again."""
-        now = self._topic.config.pauses.now
-        if now is self._resumed_at:
-            return []
-        self._resumed_at = now
+    def take_held(self) -> list[Delivery]:
+        """Return the messages that were held, after something was paused or resumed; they may be held again."""
+        self.pauses = self._topic.config.pauses.now
         taken = [self.held.popleft() for _ in range(len(self.held))]
         lapsed = {delivery for delivery in taken if self._topic.extender.has_lapsed(delivery)}
         for delivery in lapsed:  # another engine may have it
@@ -176,30 +169,30 @@ class MessagePipeline:
         if any(config.pauses.now) and self._waits(events, message):
             self._hold(delivery)
             return
-        matched, unmatched = self._route(delivery.message, message, events)
+        matched, unmatched = self._route(delivery, message, events)
         if not matched:
             rejected.append((delivery, partial(self._rejects.unmatched, delivery, unmatched)))
         # All unmatched events of a message count as one job.
         elif delivery.dispatch(len(matched) + bool(unmatched)):
-            jobs += [Job(delivery, *job) for job in matched]
+            jobs += matched
             if unmatched:
                 rejected.append((delivery, partial(self._rejects.unmatched_beside, delivery, unmatched)))
 
     def _route(
-        self, received: Message, message: Message, events: Sequence[Reading]
-    ) -> tuple[list[_Match], list[Reading]]:
-        """Match the *events* of a message with consumers. Return the matches, and the events that have none.
+        self, delivery: Delivery, message: Message, events: Sequence[Reading]
+    ) -> tuple[list[Job], list[Reading]]:
+        """Match the *events* of a delivery with consumers. Return the jobs, and the events that match none.
 
-        :param received: the message as the queue delivered it.
-        :param message: the message with a time.
+        :param message: the delivery's, with a time.
         """
-        matched: list[_Match] = []
+        received, now = delivery.message, int(time.time() * 1000)
+        matched: list[Job] = []
         unmatched: list[Reading] = []
         attributes = attributes_of(message) if message.attributes or message.typed else message.attributes
         for event, text in events:
-            header, now = event.header, int(time.time() * 1000)
-            times = {"emitted": int(header.timestamp.timestamp() * 1000), "sent": received.sent, "received": now}
-            self._topic.lag.note(**times)
+            header, emitted = event.header, int(event.header.timestamp.timestamp() * 1000)
+            times = {"emitted": emitted, "sent": received.sent, "received": now}
+            self._topic.lag.note(emitted, received.sent, now)
             if self._topic.telemetry is not None:
                 self._topic.telemetry.arrived(self._name, times)
             if event_received.receivers:
@@ -210,13 +203,14 @@ class MessagePipeline:
             if not consumers:
                 unmatched.append((event, text))
                 continue
-            receives, kept = (message.first_received, message.receive_count), Kept.of(message, text, len(events))
-            cause = cause_of(event)
+            kept, cause = Kept.of(message, text, len(events)), cause_of(event)
+            receives = message.first_received, message.receive_count
             context = EventContext(header.id, event.payload.cls_type, times, *receives, message.group, kept, cause)
             full = headers = context.to_headers()
             if self._by_message:
                 full = {**headers, MESSAGE: message_header(received, self._name)}
-            matched += [(event, text, one, full if one.wants_message else headers) for one in consumers]
+            for one in consumers:
+                matched.append(Job(delivery, event, text, one, full if one.wants_message else headers))
         return matched, unmatched
 
     def _dispatch(self, jobs: Sequence[Job]) -> None:

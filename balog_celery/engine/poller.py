@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -117,7 +118,8 @@ class Poller:
 
     def process(self, messages: Sequence[Message]) -> None:
         """Process *messages* in this thread: for tests."""
-        self._pipeline.process(self._acknowledger.hold(messages))
+        deliveries = [Delivery(message, 1, self._acknowledger.settle) for message in messages]
+        self._pipeline.process(self._topic.extender.hold(deliveries))
 
     def status(self) -> dict[str, Any]:
         """What the poller does, for how many seconds, its counters, and its outages."""
@@ -161,9 +163,12 @@ class Poller:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                if resumed := self._pipeline.take_resumed():
-                    self._resume(resumed)
-                if (limit := self._room()) and (deliveries := self._receive(limit)):
+                if self._pipeline.pauses is not self._topic.config.pauses.now:
+                    self._resume()
+                limit, room = self._room(), self._topic.room
+                with nullcontext(limit) if room is None else room.reserve(limit) as granted:
+                    deliveries = self._receive(granted) if granted else []
+                if deliveries:
                     # May block while the worker is busy; that is healthy.
                     self._enter("dispatching")
                     self._pipeline.process(deliveries)
@@ -181,53 +186,40 @@ class Poller:
         self._enter("failing")
         self._stop.wait(self._outage.failed(error, type(error)))
 
-    def _resume(self, resumed: Sequence[Delivery]) -> None:
-        """Process what was held for consumers that are no longer paused."""
-        if self._groups is not None:
-            self._groups.start_again(resumed)
-        else:
+    def _resume(self) -> None:
+        """Process what was held for paused consumers: some may have been resumed."""
+        held = self._pipeline.take_held()
+        if held and self._groups is not None:
+            self._groups.start_again(held)
+        elif held:
             self._enter("dispatching")
-            self._pipeline.process(resumed)
-
-    def _is_paused(self) -> bool:
-        """Wait a moment, and return True, if a user has paused the topic, or enough waits for paused consumers."""
-        if self._topic.source in self._topic.config.pauses.now.topics:
-            reason = pauses.REASON
-        elif (held := len(self._pipeline.held)) >= MAX_WAITING:
-            reason = f"{held} messages wait for paused consumers"
-        else:
-            return False
-        self._enter("paused", reason, is_back_pressure=True)
-        self._stop.wait(_FULL_INTERVAL)
-        return True
+            self._pipeline.process(held)
 
     def _room(self) -> int:
         """Return for how many messages there is room, after waiting up to a second if there is none."""
-        if self._is_paused():
-            return 0
-        acknowledger = self._acknowledger
-        if acknowledger.pending > MAX_PENDING and not acknowledger.wait_until_pending(MAX_PENDING, 1.0):
-            self._enter("paused", f"more than {MAX_PENDING} deletes are pending")
-            return 0
-        if self._topic.extender.is_full:
-            self._enter("paused", "as many messages are in flight as can be kept invisible", is_back_pressure=True)
-            self._stop.wait(_FULL_INTERVAL)
-            return 0
-        if self._topic.room is not None and self._topic.room.is_full:
-            self._enter("paused", "as many messages are in flight as max_in_flight allows", is_back_pressure=True)
-            self._stop.wait(_ROOM_INTERVAL)
-            return 0
-        readiness = self._topic.dispatcher.ready(self._topic.task_queues, 1.0)
-        if readiness is not Readiness.READY:
-            self._enter("paused", readiness.value, is_back_pressure=readiness.is_healthy)
-            return 0
-        if self._groups is not None:
-            self._topic.dispatcher.check_order(self._topic.consumers)
-            if not self._groups.wait_for_room(1.0):
-                reason = "as many messages as can be held wait for their turn in their groups"
-                self._enter("paused", reason, is_back_pressure=True)
-                return 0
-        return min(BATCH_SIZE, self._topic.dispatcher.room())
+        topic, held, acknowledger = self._topic, len(self._pipeline.held), self._acknowledger
+        is_back_pressure, wait = True, 0.0
+        if topic.source in topic.config.pauses.now.topics:
+            reason, wait = pauses.REASON, _FULL_INTERVAL
+        elif held >= MAX_WAITING:
+            reason, wait = f"{held} messages wait for paused consumers", _FULL_INTERVAL
+        elif acknowledger.pending > MAX_PENDING and not acknowledger.wait_until_pending(MAX_PENDING, 1.0):
+            reason, is_back_pressure = f"more than {MAX_PENDING} deletes are pending", False
+        elif topic.extender.is_full:
+            reason, wait = "as many messages are in flight as can be kept invisible", _FULL_INTERVAL
+        elif topic.room is not None and topic.room.is_full:
+            reason, wait = "as many messages are in flight as max_in_flight allows", _ROOM_INTERVAL
+        elif (readiness := topic.dispatcher.ready(topic.task_queues, 1.0)) is not Readiness.READY:
+            reason, is_back_pressure = readiness.value, readiness.is_healthy
+        elif self._groups is not None and not self._groups.wait_for_room(1.0):
+            reason = "as many messages as can be held wait for their turn in their groups"
+        else:
+            if self._groups is not None:
+                topic.dispatcher.check_order(topic.consumers)
+            return min(BATCH_SIZE, topic.dispatcher.room())
+        self._enter("paused", reason, is_back_pressure=is_back_pressure)
+        self._stop.wait(wait)
+        return 0
 
     def _check_groups(self, messages: Sequence[Message], visibility: int) -> None:
         """Check that each message of a FIFO topic names its group; otherwise release all of them.
@@ -244,16 +236,10 @@ class Poller:
 
     def _receive(self, limit: int) -> list[Delivery]:
         """Receive up to *limit* messages. Return those to process in this thread; message groups have their own."""
-        if self._topic.room is None:
-            return self._receive_into(limit)
-        with self._topic.room.reserve(limit) as granted:
-            return self._receive_into(granted) if granted else []
-
-    def _receive_into(self, limit: int) -> list[Delivery]:
         self._enter("polling")
-        topic = self._topic
+        topic, chunks = self._topic, self._topic.chunks
         wait_time = min(topic.config.wait_time, _HELD_WAIT) if self._pipeline.held else topic.config.wait_time
-        if topic.chunks is not None and topic.chunks.has_chunks:
+        if chunks is not None and chunks.has_chunks:
             wait_time = 0  # they wait for what is there, not for what may come
         began = time.monotonic()
         topic.extender.visibility.update()
@@ -274,11 +260,12 @@ class Poller:
             if topic.telemetry is not None:
                 topic.telemetry.received(topic.name, len(messages))
             if self._groups is None:
-                return self._acknowledger.hold(messages, visibility)
+                deliveries = [Delivery(message, 1, self._acknowledger.settle) for message in messages]
+                return topic.extender.hold(deliveries, visibility)
             self._check_groups(messages, visibility)
             self._groups.add(messages, visibility)
-        elif topic.chunks is not None and topic.chunks.has_chunks:
-            topic.chunks.dispatch_chunks()
+        elif chunks is not None and chunks.has_chunks:
+            chunks.dispatch_chunks()
         elif self._polled - began < min(wait_time, 1):
             self._stop.wait(_SHORTEST_POLL)
         return []

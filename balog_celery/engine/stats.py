@@ -62,9 +62,10 @@ class Lag:
     """
 
     def __init__(self) -> None:
-        # The last lags and the largest by stage, in milliseconds.
-        self._lags: dict[str, deque[int]] = {}
-        self._largest: dict[str, int] = {}
+        # The last lags and the largest, by stage, in milliseconds.
+        self._emitted: deque[int] = deque(maxlen=_REMEMBERED_LAGS)
+        self._sent: deque[int] = deque(maxlen=_REMEMBERED_LAGS)
+        self._emitted_most = self._sent_most = 0
 
     def note(self, emitted: int, sent: int, received: int) -> None:
         """Note an event; all times are in milliseconds of Unix time.
@@ -73,25 +74,31 @@ class Lag:
         :param sent: when the queue accepted it; 0 if the queue does not record that.
         :param received: when the engine received it.
         """
-        for stage, at in (("emitted", emitted), ("sent", sent)) if sent else (("emitted", emitted),):
-            lag = max(received - at, 0)  # clocks differ
-            if stage not in self._lags:
-                self._lags[stage] = deque(maxlen=_REMEMBERED_LAGS)
-            self._lags[stage].append(lag)
-            if lag >= self._largest.get(stage, 0):
-                self._largest[stage] = lag
+        # Without a loop, as this runs for every event.
+        lag = received - emitted
+        self._emitted.append(lag)
+        if lag > self._emitted_most:
+            self._emitted_most = lag
+        if sent:
+            lag = received - sent
+            self._sent.append(lag)
+            if lag > self._sent_most:
+                self._sent_most = lag
 
     def status(self) -> dict[str, dict[str, float]]:
         """Return the lag by stage, ``emitted`` and ``sent``, in seconds; empty before an event.
 
         ``last`` and ``max``, and of the last 1,000 events the percentiles ``p50``, ``p95`` and ``p99``.
         """
-        return {stage: self._summary(stage, lags.copy()) for stage, lags in self._lags.copy().items() if lags}
+        stages = {"emitted": (self._emitted, self._emitted_most), "sent": (self._sent, self._sent_most)}
+        return {stage: _summary(lags.copy(), most) for stage, (lags, most) in stages.items() if lags}
 
-    def _summary(self, stage: str, lags: deque[int]) -> dict[str, float]:
-        ordered = sorted(lags)
-        percentiles = {f"p{percent}": _percentile(ordered, percent) / 1000 for percent in (50, 95, 99)}
-        return {"last": lags[-1] / 1000, **percentiles, "max": self._largest.get(stage, ordered[-1]) / 1000}
+
+def _summary(lags: deque[int], most: int) -> dict[str, float]:
+    ordered = sorted(lags)
+    figures = {"last": lags[-1], **{f"p{percent}": _percentile(ordered, percent) for percent in (50, 95, 99)}}
+    # Clocks differ, so that an event may seem to arrive before it was logged.
+    return {name: max(lag, 0) / 1000 for name, lag in {**figures, "max": most}.items()}
 
 
 def _percentile(ordered: Sequence[int], percent: int) -> int:

@@ -240,7 +240,7 @@ class VisibilityExtender:
         seconds = min((self._left(delivery, asked) for delivery in deliveries), default=0)
         if seconds < 1:
             return
-        self._outage.trying()
+        self._outage.began = asked
         failures: Sequence[EntryFailure] = ()
         problem: object = None
         try:

@@ -110,7 +110,6 @@ class Sampler:
     def _repeat(self, what: str, sample: Callable[[], None]) -> None:
         outage = Outage(what)
         while not self._stopping.is_set():
-            outage.trying()
             try:
                 sample()
             except Exception as error:  # a page that shows old numbers is better than none

@@ -19,7 +19,7 @@ from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.dispatcher import Readiness
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
 from balog_celery.dispatch.offer import Offer
-from balog_celery.dispatch.protocol import Closed, Open, encode
+from balog_celery.dispatch.protocol import Closed, Open
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.events.records import decode as decode_event
 from balog_celery.sqs.messages import Message
@@ -72,17 +72,17 @@ def site() -> Iterator[Site]:
 
 def test_nothing_is_received_for_a_cancelled_queue_and_what_was_goes_back(site: Site) -> None:
     """Neither is published: SQS is where events wait, and an operator's wish is no problem."""
-    site.worker.send(encode(Open(10, sorted(site.queues))))
+    site.worker.send(Open(10, sorted(site.queues)))
     site.becomes(Readiness.READY)
     # When
-    site.worker.send(encode(Open(10, [], sorted(site.queues))))
+    site.worker.send(Open(10, [], sorted(site.queues)))
     # Then
     site.becomes(Readiness.QUEUE_CANCELLED)
     assert Readiness.QUEUE_CANCELLED.is_healthy
     assert site.dispatch() is Settlement.RELEASE
     assert site.published() == 0
     # And when it is added again
-    site.worker.send(encode(Open(10, sorted(site.queues))))
+    site.worker.send(Open(10, sorted(site.queues)))
     # Then
     site.becomes(Readiness.READY)
     assert site.dispatch() is None
@@ -90,14 +90,14 @@ def test_nothing_is_received_for_a_cancelled_queue_and_what_was_goes_back(site: 
 
 def test_a_new_engine_learns_what_was_cancelled_before_its_start(site: Site) -> None:
     """The worker remembers."""
-    site.worker.send(encode(Open(10, [], sorted(site.queues))))
+    site.worker.send(Open(10, [], sorted(site.queues)))
     site.becomes(Readiness.QUEUE_CANCELLED)
     assert site.dispatch() is Settlement.RELEASE
 
 
 def test_tasks_for_a_queue_of_other_workers_are_published(site: Site) -> None:
     """The worker has never consumed it."""
-    site.worker.send(encode(Open(10, ["another"], [])))
+    site.worker.send(Open(10, ["another"], []))
     site.becomes(Readiness.READY)
     assert site.dispatch() is Settlement.ACKNOWLEDGE
     assert site.published() == 1
@@ -105,9 +105,9 @@ def test_tasks_for_a_queue_of_other_workers_are_published(site: Site) -> None:
 
 def test_what_a_closed_worker_would_have_been_handed_stays_in_sqs(site: Site) -> None:
     """It has lost its broker, or stops; what was received meanwhile is not put on the broker."""
-    site.worker.send(encode(Open(10, sorted(site.queues))))
+    site.worker.send(Open(10, sorted(site.queues)))
     site.becomes(Readiness.READY)
-    site.worker.send(encode(Closed()))
+    site.worker.send(Closed())
     site.becomes(Readiness.WORKER_CLOSED)
     assert site.dispatch() is Settlement.RELEASE
     assert site.published() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import socket
@@ -18,7 +19,7 @@ from balog_celery.consumers.operator import ConsumerOperator
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
-from balog_celery.dispatch.protocol import VERSION, Done, Open, Released, Task, Version, Waiting, decode, encode
+from balog_celery.dispatch.protocol import VERSION, Done, Open, Released, Task, Version, Waiting
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.events.records import decode as decode_event
 from balog_celery.sqs.messages import Message
@@ -34,15 +35,14 @@ class Site:
     """A dispatcher, the worker's end of its channel, and what was settled."""
 
     def __init__(self, app: Celery) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.settimeout(60)
-        self.worker = Channel(theirs)
+        ours, self.socket = socket.socketpair()
+        self.worker = Channel(self.socket)
         self.dispatcher = HandOffDispatcher(app, Channel(ours), PublishDispatcher(app, 1.0, 10))
         self.queues = self.dispatcher.queues_of([CONSUMER])
         self.settled: list[Delivery] = []
 
     def open(self, credit: int) -> None:
-        self.worker.send(encode(Open(credit, sorted(self.queues))))
+        self.worker.send(Open(credit, sorted(self.queues)))
         assert self.dispatcher.ready(self.queues, 5)
 
     def jobs(self, count: int, **headers: Any) -> list[Job]:
@@ -54,8 +54,7 @@ class Site:
 
     def handed(self) -> list[Task]:
         """The tasks that the worker has been given."""
-        messages = map(decode, self.worker.receive() or [])
-        return [message for message in messages if isinstance(message, Task)]
+        return [message for message in self.worker.receive() or [] if isinstance(message, Task)]
 
     def released(self) -> list[bool]:
         return [delivery.settlement is Settlement.RELEASE for delivery in self.settled]
@@ -100,11 +99,11 @@ def test_a_waiting_job_uses_no_credit_and_is_settled_later(site: Site) -> None:
     assert len(numbers) == 10
     assert not site.dispatcher.ready(site.queues, 0.05)
     # When
-    site.worker.send(*[encode(Waiting(number)) for number in numbers])
+    site.worker.send(*[Waiting(number) for number in numbers])
     # Then
     assert site.dispatcher.ready(site.queues, 5)
     # And when
-    site.worker.send(encode(Done(numbers[0])), encode(Released(numbers[1])))
+    site.worker.send(Done(numbers[0]), Released(numbers[1]))
     # Then
     wait_until(lambda: len(site.settled) == 2)
     assert site.released() == [False, True]
@@ -116,7 +115,7 @@ def test_a_worker_that_is_gone_has_finished_nothing(site: Site) -> None:
     site.open(10)
     site.dispatcher.dispatch(site.jobs(10))
     numbers = [task.number for task in site.handed()]
-    site.worker.send(*[encode(Waiting(number)) for number in numbers[:5]])
+    site.worker.send(*[Waiting(number) for number in numbers[:5]])
     # When
     site.worker.close()
     # Then
@@ -126,7 +125,8 @@ def test_a_worker_that_is_gone_has_finished_nothing(site: Site) -> None:
 
 def test_what_a_later_release_adds_to_the_protocol_is_skipped(site: Site) -> None:
     """Unknown kinds of message and unknown fields are skipped."""
-    site.worker.send(["pause", 5], [], [7], [*encode(Open(10, sorted(site.queues))), "a new field"])
+    opened = ["open", *Open(10, sorted(site.queues)), "a new field"]
+    site.socket.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in (["pause", 5], [], [7], opened)))
     assert site.dispatcher.ready(site.queues, 5)
 
 
@@ -136,7 +136,7 @@ def test_a_worker_of_another_version_is_warned_of(
 ) -> None:
     """A worker with another version of the protocol is logged, and served as far as possible."""
     caplog.set_level(logging.WARNING)
-    site.worker.send(encode(Version(version)))
+    site.worker.send(Version(version))
     site.open(10)
     assert [record.getMessage() for record in caplog.records] == [
         f"the worker speaks version {version} of the hand-off, this engine version {VERSION}: "
@@ -149,7 +149,7 @@ def test_an_engine_that_cannot_hear_its_worker_stops(site: Site) -> None:
     stopped = threading.Event()
     previous = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     try:
-        site.worker.send(("open", "no number", None))
+        site.socket.sendall(b'["open", "no number", null]\n')
         wait_until(stopped.is_set, what="the signal")
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -162,7 +162,7 @@ def test_no_part_of_the_pool_waits_until_a_whole_receive_has_room(
     """With long tasks and a prefetch limit, one free process is enough for another receive."""
     # Given a pool of four processes, or of eleven
     size = 11 if credit == 32 else 4
-    site.worker.send(encode(Open(credit, sorted(site.queues), [], size)))
+    site.worker.send(Open(credit, sorted(site.queues), [], size))
     assert site.dispatcher.ready(site.queues, 5)
     # When
     site.dispatcher.dispatch(site.jobs(busy))

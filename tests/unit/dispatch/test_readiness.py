@@ -19,6 +19,7 @@ from balog_celery.dispatch.back_pressure import BackPressure
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.dispatcher import DispatchError, InlineDispatcher, Readiness
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
+from balog_celery.dispatch.protocol import Alive, Closed, Done, Open, Publish, Task
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.batcher import Batcher
 from balog_celery.events.records import decode
@@ -57,14 +58,14 @@ def test_a_worker_whose_event_loop_stands_still_is_given_nothing(app: Celery, mo
         wait_until(lambda: dispatcher.ready(frozenset({"tasks"}), 0.01) is readiness, what=readiness.name)
 
     with closing(Channel(theirs)) as worker:
-        worker.send(("open", 2, ["tasks"]))
+        worker.send(Open(2, ["tasks"]))
         comes(Readiness.READY)
         threading.Event().wait(0.5)
         assert dispatcher.ready(frozenset({"tasks"}), 0.01) is Readiness.READY
-        worker.send(("alive",))
+        worker.send(Alive())
         comes(Readiness.WORKER_SILENT)
         assert not Readiness.WORKER_SILENT.is_back_pressure
-        worker.send(("alive",))
+        worker.send(Alive())
         comes(Readiness.READY)
     dispatcher.close()
 
@@ -90,19 +91,20 @@ def test_a_worker_that_takes_no_tasks_is_told_from_one_that_is_full(
 
     with closing(Channel(theirs)) as worker:
         assert dispatcher.ready(frozenset({"tasks"}), 0.01) is Readiness.WORKER_CLOSED
-        worker.send(("open", 2, ["tasks"]))
+        worker.send(Open(2, ["tasks"]))
         comes(Readiness.READY)
         dispatcher.dispatch([job(consumer), job(consumer)])
         comes(Readiness.WORKER_FULL)
-        lines = worker.receive() or []
-        worker.send(("done", lines[0][1]))
+        (first, _) = worker.receive() or []
+        assert isinstance(first, Task)
+        worker.send(Done(first.number))
         comes(Readiness.READY)
-        worker.send(("closed",))
+        worker.send(Closed())
         comes(Readiness.WORKER_CLOSED)
         # The broker decides about tasks that are published.
-        worker.send(("publish",))
+        worker.send(Publish())
         comes(Readiness.READY)
-        worker.send(("open", 2, ["tasks"]))
+        worker.send(Open(2, ["tasks"]))
     comes(Readiness.WORKER_CLOSED)
     dispatcher.close()
 

@@ -19,7 +19,7 @@ from balog_celery.consumers.operator import ConsumerOperator
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.hand_off_worker import HandOff
-from balog_celery.dispatch.protocol import Closed, Done, Message, Released, Task, encode
+from balog_celery.dispatch.protocol import Closed, Done, Message, Released, Task
 from balog_celery.dispatch.worker_loop import ThreadLoop
 from balog_celery.tasks.request import EventRequest
 from balog_celery.tasks.routes import register
@@ -38,16 +38,16 @@ def ends() -> Iterator[tuple[Channel, Channel]]:
     theirs.close()
 
 
-def test_lines_are_read_in_order_until_the_end(ends: tuple[Channel, Channel]) -> None:
+def test_messages_are_read_in_order_until_the_end(ends: tuple[Channel, Channel]) -> None:
     """Also after an error in what acts on them, and however often reading is started."""
     # Given
     ours, theirs = ends
     seen: queue.Queue[Any] = queue.Queue()
 
-    def act(lines: Any) -> None:
-        for line in lines or [None]:
-            seen.put(line)
-        if lines == [["bad"]]:
+    def act(messages: Any) -> None:
+        for message in messages or [None]:
+            seen.put(message)
+        if messages == [Done(50)]:
             raise ValueError("bad")
 
     loop = ThreadLoop()
@@ -56,8 +56,8 @@ def test_lines_are_read_in_order_until_the_end(ends: tuple[Channel, Channel]) ->
     loop.start_reading(ours, act)
     # When
     for number in range(100):
-        theirs.send(["bad"] if number == 50 else [number])
-        assert seen.get(timeout=60) == (["bad"] if number == 50 else [number])
+        theirs.send(Done(number))
+        assert seen.get(timeout=60) == Done(number)
     theirs.close()
     # Then
     assert seen.get(timeout=60) is None
@@ -133,22 +133,22 @@ def app() -> Iterator[Celery]:
     app.close()
 
 
-def task(number: int) -> Any:
-    """The line with which an engine hands a task over."""
-    return encode(Task(number, f"id{number}", CONSUMER.task_name, "()", event_text(f"e{number}"), {}))
+def task(number: int) -> Task:
+    """The message with which an engine hands a task over."""
+    return Task(number, f"id{number}", CONSUMER.task_name, "()", event_text(f"e{number}"), {})
 
 
-def reported(channel: Channel, wanted: Message) -> list[list[Any]]:
-    """The lines that the worker has sent, up to *wanted*."""
-    found: list[list[Any]] = []
-    while line(wanted) not in found:
-        found += channel.receive() or []
+def reported(channel: Channel, wanted: Message) -> list[tuple[Any, ...]]:
+    """The messages that the worker has sent, up to *wanted*."""
+    found: list[tuple[Any, ...]] = []
+    while kind_and(wanted) not in found:
+        found += [kind_and(message) for message in channel.receive() or []]
     return found
 
 
-def line(message: Message) -> list[Any]:
-    """A message as it is read from the channel; as tuples, messages of different kinds may be equal."""
-    return list(encode(message))
+def kind_and(message: Message) -> tuple[Any, ...]:
+    """A message with its kind: as tuples, messages of different kinds may be equal."""
+    return (type(message), *message)
 
 
 def test_a_pool_of_threads_does_not_execute_what_was_given_back(ends: tuple[Channel, Channel], app: Celery) -> None:
@@ -163,9 +163,9 @@ def test_a_pool_of_threads_does_not_execute_what_was_given_back(ends: tuple[Chan
     # When
     worker.hand_off.shut()
     # Then
-    assert reported(theirs, Released(2))[-2:] == [line(Closed()), line(Released(2))]
+    assert reported(theirs, Released(2))[-2:] == [kind_and(Closed()), kind_and(Released(2))]
     worker.may_end.set()
-    assert reported(theirs, Done(1)) == [line(Done(1))]
+    assert reported(theirs, Done(1)) == [kind_and(Done(1))]
     worker.pool.executor.shutdown()
     assert worker.began.empty()
 
@@ -176,5 +176,5 @@ def test_a_task_that_arrives_without_a_broker_goes_back(ends: tuple[Channel, Cha
     worker = ThreadWorker(app, ours)
     worker.hand_off.shut()
     theirs.send(task(1))
-    assert reported(theirs, Released(1))[-1] == line(Released(1))
+    assert reported(theirs, Released(1))[-1] == kind_and(Released(1))
     worker.pool.stop()

@@ -29,6 +29,7 @@ from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.dispatcher import DispatchError, Readiness
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
+from balog_celery.dispatch.protocol import Open, Remaining, Task, Waiting
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.batcher import MAX_BYTES, Batcher
 from balog_celery.engine.engine import Engine
@@ -746,16 +747,17 @@ def test_what_is_done_of_a_batch_is_acknowledged_while_the_rest_waits(app: Celer
     far, deliveries = Channel(theirs), Deliveries()
     dispatcher = HandOffDispatcher(app, Channel(ours), PublishDispatcher(app, 1.0, 10))
     try:
-        far.send(("open", 10, [app.conf.task_default_queue]))
+        far.send(Open(10, [app.conf.task_default_queue]))
         assert dispatcher.ready(dispatcher.queues_of([wanted]), 5)
         dispatcher.dispatch([Batch(tuple(deliveries.job(wanted) for _ in range(4)))])
-        ((kind, number, _id, name, shown, texts, *_more),) = far.receive() or []
-        assert (kind, name, texts) == ("task", "proj.f", [job.text for job in deliveries.made])
-        assert shown.startswith("(<Batch of 4 events")
-        far.send(("left", number, [1, 3]), ("waiting", number))
+        (task,) = far.receive() or []
+        assert isinstance(task, Task)
+        assert (task.name, task.argument) == ("proj.f", [job.text for job in deliveries.made])
+        assert task.argsrepr.startswith("(<Batch of 4 events")
+        far.send(Remaining(task.number, [1, 3]), Waiting(task.number))
         wait_until(lambda: len(deliveries.settled) == 2)
         assert deliveries.settled == [deliveries.made[0].delivery, deliveries.made[2].delivery]
-        far.send(("left", number, [1]))
+        far.send(Remaining(task.number, [1]))
         wait_until(lambda: len(deliveries.settled) == 3)
         far.close()
         wait_until(lambda: len(deliveries.settled) == 4)

@@ -18,7 +18,7 @@ from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.chunk_sizes import ChunkSizes
 from balog_celery.dispatch.dispatcher import Dispatcher, Readiness
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
-from balog_celery.dispatch.protocol import Open, Pace, encode
+from balog_celery.dispatch.protocol import Open, Pace
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.batcher import Batcher
 from balog_celery.engine.engine import Engine
@@ -88,10 +88,10 @@ def test_the_engine_learns_from_its_worker() -> None:
     dispatcher, worker = HandOffDispatcher(app, Channel(ours), PublishDispatcher(app, 1.0, 10)), Channel(theirs)
     try:
         # When
-        worker.send(encode(Open(10, ["celery"])))
+        worker.send(Open(10, ["celery"]))
         wait_until(lambda: dispatcher.chunk_size(here) == 1, what="the worker's queues")
         for _ in range(3):
-            worker.send(encode(Pace("proj.f", 1, 0.001)))
+            worker.send(Pace("proj.f", 1, 0.001))
         # Then
         wait_until(lambda: dispatcher.chunk_size(here) == 8, what="the reports")
         assert dispatcher.chunk_size(elsewhere) == 100

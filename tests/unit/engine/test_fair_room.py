@@ -18,7 +18,7 @@ from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.dispatcher import MANY_JOBS, Readiness
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
-from balog_celery.dispatch.protocol import Done, Open, Task, decode, encode
+from balog_celery.dispatch.protocol import Done, Open, Task
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.dispatch.room import Room
 from balog_celery.engine.engine import Engine
@@ -58,13 +58,13 @@ class Worker:
         self.tasks: list[Task] = []
 
     def open(self, credit: int = CREDIT) -> None:
-        self._channel.send(encode(Open(credit, sorted(self._queues))))
+        self._channel.send(Open(credit, sorted(self._queues)))
 
     def receive(self, timeout: float) -> bool:
         """Take the tasks that have come; wait for the first."""
         if not select.select([self._channel], [], [], timeout)[0]:
             return False
-        found = (decode(line) for line in self._channel.receive() or [])
+        found = self._channel.receive() or []
         self.tasks += [message for message in found if isinstance(message, Task)]
         return True
 
@@ -75,7 +75,7 @@ class Worker:
             pass
 
     def finish_one(self) -> None:
-        self._channel.send(encode(Done(self.tasks.pop(0).number)))
+        self._channel.send(Done(self.tasks.pop(0).number))
 
     def finish_until(self, name: str, most: int) -> int:
         """Finish task after task until one of *name* is there; return how many, at most *most*."""

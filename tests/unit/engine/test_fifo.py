@@ -22,6 +22,7 @@ from balog_celery.consumers.operator import ConsumerOperator
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
+from balog_celery.dispatch.protocol import Open, Publish, Task
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.engine import Engine
 from balog_celery.errors import ConfigurationError
@@ -199,12 +200,12 @@ def test_an_engine_that_publishes_refuses_a_fifo_topic_at_start(app: Celery, con
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (["publish"], "handed no tasks"),
-        (["open", 12, ["other"]], "does not serve the queue"),
+        (Publish(), "handed no tasks"),
+        (Open(12, ["other"]), "does not serve the queue"),
     ],
 )
 def test_a_worker_that_cannot_finish_them_ends_the_engine(
-    app: Celery, consumer: Consumer, worker: tuple[Channel, Channel], said: list[Any], why: str
+    app: Celery, consumer: Consumer, worker: tuple[Channel, Channel], said: Publish | Open, why: str
 ) -> None:
     """A worker that cannot keep the order ends the engine when it says so; nothing is received before."""
     queues = Queues()
@@ -244,13 +245,14 @@ def test_what_comes_when_the_worker_has_just_closed_is_given_back_not_published(
 def test_the_worker_is_told_the_group(app: Celery, consumer: Consumer, worker: tuple[Channel, Channel]) -> None:
     """The worker gets the message group, for a dead letter."""
     dispatcher = HandOffDispatcher(app, worker[0], PublishDispatcher(app, 5, 10))
-    worker[1].send(["open", 12, [app.conf.task_default_queue]])
+    worker[1].send(Open(12, [app.conf.task_default_queue]))
     wait_until(lambda: dispatcher.ready(frozenset(), 1), what="the worker's word")
     dispatcher.check_order([consumer])
     delivery = Delivery(message("1", group="customer-7"), 1, lambda delivery: None)
     dispatcher.dispatch([Job(delivery, decode(event_text("1")), event_text("1"), consumer, HEADERS)])
-    ((kind, *_, headers),) = worker[1].receive() or []
-    assert (kind, headers[GROUP]) == ("task", "customer-7")
+    (task,) = worker[1].receive() or []
+    assert isinstance(task, Task)
+    assert task.headers[GROUP] == "customer-7"
 
 
 # Retries

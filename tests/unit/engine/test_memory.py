@@ -17,7 +17,7 @@ from balog_celery.consumers.operator import ConsumerOperator
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
-from balog_celery.dispatch.protocol import Open, Task, Waiting, decode, encode
+from balog_celery.dispatch.protocol import Open, Task, Waiting
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.engine import Engine
 from balog_celery.sqs.messages import Message, TypedValue
@@ -41,10 +41,10 @@ class WaitingWorker:
         self._thread.start()
 
     def _run(self) -> None:
-        while (lines := self._channel.receive()) is not None:
-            for line in lines:
-                if isinstance(message := decode(line), Task):
-                    self._channel.send(encode(Waiting(message.number)))
+        while (messages := self._channel.receive()) is not None:
+            for message in messages:
+                if isinstance(message, Task):
+                    self._channel.send(Waiting(message.number))
                     self.waiting += 1
 
     def join(self) -> None:
@@ -77,7 +77,7 @@ def test_the_content_of_a_message_whose_task_waits_in_the_worker_is_not_kept(app
         hub = ConsumerHub()
         hub.add_consumer(CONSUMER)
         engine = Engine(hub, ObservedQueue, dispatcher=dispatcher, dead_letter=None)
-        channel.send(encode(Open(10, sorted(dispatcher.queues_of([CONSUMER])))))
+        channel.send(Open(10, sorted(dispatcher.queues_of([CONSUMER]))))
         worker = WaitingWorker(channel)
         wait_until(lambda: dispatcher.ready(dispatcher.queues_of([CONSUMER]), 1.0), what="the worker's credit")
         # Given

@@ -58,7 +58,7 @@ def test_a_call_that_does_not_return_is_a_problem() -> None:
     """A call that does not return counts as an outage."""
     now = [100.0]
     outage = Outage("deleting", clock=lambda: now[0])
-    outage.trying()
+    outage.began = now[0]
     now[0] += 29
     assert outage.status() == {}
     now[0] += 2

@@ -14,7 +14,7 @@ from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.dispatcher import MANY_JOBS
 from balog_celery.dispatch.hand_off_engine import HandOffDispatcher
-from balog_celery.dispatch.protocol import Closed, Done, Message, Open, Publish, encode
+from balog_celery.dispatch.protocol import Closed, Done, Message, Open, Publish
 from balog_celery.dispatch.publish import PublishDispatcher
 from balog_celery.engine.engine import Engine
 from balog_celery.events.records import decode
@@ -75,7 +75,7 @@ def test_a_hand_off_has_room_for_the_credit_that_is_left_if_that_is_worth_a_rece
     dispatcher, worker = HandOffDispatcher(app, Channel(ours), PublishDispatcher(app, 1.0, 10)), Channel(theirs)
 
     def after(message: Message, room: int) -> None:
-        worker.send(encode(message))
+        worker.send(message)
         wait_until(lambda: dispatcher.room() == room, what=f"room for {room} after {message}")
 
     def give(count: int) -> None:
