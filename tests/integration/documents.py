@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing_extensions import Self
 
 import servers
+from balog_celery.pytest_plugin import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +50,19 @@ def commands(text: str) -> list[str]:
     fences_out = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line.strip() for line in fences_out.splitlines() if line.startswith("    ")]
     return [re.sub(r"\s+#.*", "", line.removeprefix("$ ")) for line in lines if line]
+
+
+def flower_env() -> dict[str, str]:
+    """The environment of a `celery` that has Flower.
+
+    Other tests' programs do without: importing its command takes a third of each start of `celery`.
+    """
+    folder = ROOT / ".servers" / "flower"
+    if importlib.util.find_spec("flower") is not None:
+        return {}
+    if not folder.is_dir():
+        missing("Flower is not installed: .ci/run installs it into .servers")
+    return {"PYTHONPATH": str(folder)}
 
 
 def copy_of_the_repository(folder: Path) -> Path:

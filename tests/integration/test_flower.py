@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from browsers import chromium
-from documents import ROOT, Shell
+from documents import ROOT, Shell, flower_env
 
 import servers
 from balog_celery.tasks.naming import task_id
@@ -95,7 +95,7 @@ def site(
         f"broker_url = {valkey_server.url!r}\nbalog_packages = ['shop']\nbalog_wait_time = 1\nbalog_drain = 5\n"
     )
     port = servers.free_port()
-    with closing(sqs_server.client()) as client, Shell(folder, sqs_server.env) as shell:
+    with closing(sqs_server.client()) as client, Shell(folder, {**sqs_server.env, **flower_env()}) as shell:
         url = client.create_queue(QueueName=TOPIC)["QueueUrl"]
         client.create_queue(QueueName=f"{TOPIC}-dead")
         columns = "name,uuid,state,args,received,runtime"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import Any
 
 import boto3
 import pytest
-from documents import ROOT, Shell, code_blocks, commands, copy_of_the_repository
+from documents import ROOT, Shell, code_blocks, commands, copy_of_the_repository, flower_env
 
 import servers
 from balog_celery.events.decoders import find_decoder, reader_of
@@ -275,7 +274,7 @@ def test_the_consumers_are_listed(configured: Shell) -> None:
 def test_flower_shows_the_consumers(configured: Shell, await_events: Callable[[], None]) -> None:
     """The README's command starts Flower, which shows the consumers."""
     port = servers.free_port()
-    configured.env["FLOWER_PORT"] = str(port)
+    configured.env |= {"FLOWER_PORT": str(port), **flower_env()}
     configured.start(command("received,runtime"))
     servers.wait_until(lambda: page(port, "/metrics"), 60, "Flower")
     configured.run(command("balog send events.jsonl"))
@@ -316,16 +315,15 @@ def test_trying_it_processes_the_example_and_ctrl_c_stops_all_of_it(tmp_path: Pa
     tried, _ = [line for line in commands(README) if line.startswith("python3 -m venv ")]
     last = tried.rpartition("&& ")[2].removeprefix(".venv/bin/")
     flower = servers.free_port()
-    with Shell(copy_of_the_repository(tmp_path), {"FLOWER_PORT": str(flower)}) as shell:
+    with Shell(copy_of_the_repository(tmp_path), {"FLOWER_PORT": str(flower), **flower_env()}) as shell:
         running = shell.start(last)
         for total in (100, 200, 300, 400, 500):
             running.wait_for(f"develop: total = {float(total)}")
         texts = "\n".join(shell.left_over().values())
         for part in ("balog_celery.dev.guardian", "valkey-server", "--worker-pid", " worker "):
             assert part in texts
-        if importlib.util.find_spec("flower"):
-            assert " flower " in texts
-            servers.wait_until(lambda: page(flower, "/"), what="Flower")
+        assert " flower " in texts
+        servers.wait_until(lambda: page(flower, "/"), what="Flower")
         running.signal_group(signal.SIGINT)
         assert running.wait(60) == 130
         servers.wait_until(lambda: not shell.left_over(), what="the end of all of it")
