@@ -22,7 +22,7 @@ class State:
         self.lock = threading.Lock()
         self.invalid = 0
         self.strict = False
-        #: Resolves the topics of ``send``, and the S3 bucket for its messages beyond the threshold or the queue's limit.
+        #: Resolves the topics of ``send``; the S3 bucket for its large messages, and what is large, in bytes.
         self.operator: Any = None
         self.bucket: str | None = None
         self.payload_threshold: int | None = None
