@@ -12,7 +12,7 @@ from ..errors import BalogError, QueueNotFound
 from ..sqs.addresses import topics_named
 from ..sqs.messages import DEFAULT_GROUP, NO_ATTRIBUTES, OutgoingMessage, send_batches
 from ..sqs.protocols import Queue
-from ..text import printable
+from ..text import count_of, printable
 from . import output
 from .events import bodies, only_topic, read_body
 from .group import balog, command, json_option
@@ -70,7 +70,7 @@ def send(
     if as_json:
         output.document({"topic": queue.name, "sent": count})
     else:
-        click.echo(f"sent {output.count_of(count, 'message')} to {queue.name}")
+        click.echo(f"sent {count_of(count, 'message')} to {queue.name}")
 
 
 def send_file(

@@ -15,8 +15,8 @@ import click
 from celery import Celery
 
 from ..dev import local_stack
+from ..text import count_of
 from ..worker.bootsteps import app_path
-from . import output
 from .group import balog, command, stop_on_interrupt
 from .reload import WorkerProcess, python_changes
 from .send import message_options, send_file
@@ -49,7 +49,7 @@ def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
     local_stack.hold(app.balog.state_dir)
     if file is not None:
         queue, count = send_file(app, file, **sending)
-        click.echo(f"sent {output.count_of(count, 'message')} to {queue.name}")
+        click.echo(f"sent {count_of(count, 'message')} to {queue.name}")
     flower = _start_flower(celery)
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     try:
