@@ -1,4 +1,4 @@
-"""Makes text from outside safe for a log line."""
+"""Text for logs and terminals: from outside made safe, counts with their nouns, durations."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ def printable(value: object, limit: int = 200) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 record``, ``2 records``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which it has two."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    if seconds < 0.1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def plain_topic(topic: str) -> str:

@@ -14,7 +14,7 @@ from ..dead_letters.reader import DeadLetter
 from ..errors import DecodeError
 from ..events.event_filter import EventFilter
 from ..events.serialization import read_json
-from ..text import printable
+from ..text import count_of, printable
 from . import output
 from .dead_queues import (
     LetterFilter,
@@ -94,7 +94,7 @@ def list_(
         return
     output.table(("ID", "CLS_TYPE", "DIED (UTC)", "TOPIC", "REASON", "CONSUMER", "ERROR"), [*map(_row, found)])
     more = " (--limit shows more)" if len(found) == limit else others_text(others)
-    click.echo(f"{output.count_of(len(found), 'dead letter')}{more}", err=True)
+    click.echo(f"{count_of(len(found), 'dead letter')}{more}", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from ..dead_letters.scan import VISIBILITY, QueueScan
 from ..errors import BalogError
 from ..events.event_filter import EventFilter
 from ..sqs.messages import BATCH_SIZE, Message
-from ..text import printable
+from ..text import count_of, printable
 from . import output
 from .dead import consumer_option, dead, topic_option
 from .dead_queues import LetterFilter, dead_letter_queues, note_unknown_cls_types, others_text, read_letter
@@ -46,7 +46,7 @@ class Drop:
     def show(self) -> None:
         """Print on stderr what will be deleted."""
         for (consumer, reason), count in sorted(self.groups.items()):
-            text = f"{output.count_of(count, 'dead letter')} of {printable(consumer)}: {printable(reason)}"
+            text = f"{count_of(count, 'dead letter')} of {printable(consumer)}: {printable(reason)}"
             click.echo(f"  {text}", err=True)
 
     def delete(self) -> None:
@@ -153,7 +153,7 @@ def _confirmed(count: int) -> bool:
     :raises KeyboardInterrupt: the answer is Ctrl-C.
     """
     try:
-        return click.confirm(f"Delete {output.count_of(count, 'dead letter')}?", err=True)
+        return click.confirm(f"Delete {count_of(count, 'dead letter')}?", err=True)
     except click.Abort as error:
         # click turns both Ctrl-C and the end of the input into an Abort.
         if isinstance(error.__context__, KeyboardInterrupt):
@@ -171,4 +171,4 @@ def _report(work: Drop, *, dry_run: bool, as_json: bool) -> None:
         output.document({"dry_run": dry_run, "dropped": count, "not_meant": work.others, "groups": groups})
         return
     verb = "would drop" if dry_run else "dropped"
-    click.echo(f"{verb} {output.count_of(count, 'dead letter')}{others_text(work.others)}")
+    click.echo(f"{verb} {count_of(count, 'dead letter')}{others_text(work.others)}")

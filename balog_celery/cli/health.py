@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 from celery import Celery
 
 from ..engine.status import problems
+from ..text import count_of, duration
 from . import output
 from .group import balog, command, json_option
 
@@ -31,19 +35,23 @@ def health(app: Celery, as_json: bool) -> None:
         raise click.ClickException("; ".join(found))
     for status in () if as_json else statuses:
         for topic, state in status["topics"].items():
-            click.echo(
-                f"engine {status['pid']}, topic {topic}: {state['doing']}"
-                + (f" for {state['doing_for']:.0f} s ({state['reason']})" if state["reason"] else "")
-                + f", polled {state['last_poll']:.0f} s ago, "
-                f"{state['in_flight']} in flight (the oldest for {state['oldest']:.0f} s), "
-                f"{state['owed']} deletes pending"
-                + (
-                    f", {state['held']} messages wait for paused {', '.join(state['paused'])}"
-                    if state["paused"]
-                    else ""
-                )
-                + "".join(
-                    f", the last event {stage} {lag['last']:.1f} s before it was received (at most {lag['max']:.1f} s)"
-                    for stage, lag in state["lag"].items()
-                )
-            )
+            output.paragraph(described(status["pid"], topic, state))
+
+
+def described(pid: int, topic: str, state: Mapping[str, Any]) -> str:
+    """Return what the status of an engine says of a topic."""
+    parts = [
+        f"engine {pid}, topic {topic}: {state['doing']}"
+        + (f" for {duration(state['doing_for'])} ({state['reason']})" if state["reason"] else ""),
+        f"polled {duration(state['last_poll'])} ago",
+        f"{state['in_flight']} in flight"
+        + (f" (the oldest for {duration(state['oldest'])})" if state["in_flight"] else ""),
+        f"{count_of(state['owed'], 'delete')} pending",
+    ]
+    if state["paused"]:
+        parts.append(f"{count_of(state['held'], 'message')} held for paused {', '.join(state['paused'])}")
+    parts += [
+        f"the last event {stage} {duration(lag['last'])} before it was received (at most {duration(lag['max'])})"
+        for stage, lag in state["lag"].items()
+    ]
+    return ", ".join(parts)

@@ -14,7 +14,7 @@ from ..errors import BalogError
 from ..sqs.addresses import queue_name
 from ..sqs.move_tasks import MAX_RATE, NO_SOURCE, MessageMover, MoveTask
 from ..sqs.queues import SQSQueue
-from ..text import printable
+from ..text import count_of, printable
 from . import output
 from .dead_queues import DeadLetterQueue, LetterFilter, dead_letter_queues
 from .group import EX_INTERRUPTED
@@ -188,9 +188,9 @@ def _result(move: Move, status: str, moved: int, total: int, failure: str = "") 
 def _print(result: dict[str, Any]) -> None:
     queue, to = printable(result["queue"]), printable(", ".join(result["topics"]))
     if not result["status"]:
-        click.echo(f"would move about {output.count_of(result['total'], 'dead letter')} of {queue} to {to}")
+        click.echo(f"would move about {count_of(result['total'], 'dead letter')} of {queue} to {to}")
         return
-    click.echo(f"moved {result['moved']} of about {output.count_of(result['total'], 'dead letter')} of {queue} to {to}")
+    click.echo(f"moved {result['moved']} of about {count_of(result['total'], 'dead letter')} of {queue} to {to}")
     if result["status"] != "COMPLETED":
         why = result["failure"] or "interrupted"
         click.echo(f"{click.style('stopped', fg='red')}: {why}; the other dead letters are where they were", err=True)

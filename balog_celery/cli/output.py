@@ -47,14 +47,14 @@ def terminal_width() -> int:
     return sys.maxsize
 
 
+def paragraph(text: str) -> None:
+    """Print a text, wrapped to the terminal, with its further lines indented."""
+    click.echo("\n".join(textwrap.wrap(text, terminal_width(), subsequent_indent="  ")))
+
+
 def document(value: Any) -> None:
     """Print one JSON document."""
     click.echo(json.dumps(value, indent=2))
-
-
-def count_of(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 record``, ``2 records``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ..contracts.compatibility import breaking_changes
 from ..contracts.producers import producers
 from ..errors import ConfigurationError
 from ..events.payloads import registered_payloads
+from ..text import count_of
 from . import output
 from .group import balog, command, json_option
 
@@ -63,7 +64,7 @@ def schema(
         if as_json:
             output.document({"folder": str(folder), "payloads": [*payloads]})
         else:
-            click.echo(f"wrote {FILE} and {len(payloads)} schemas of payloads to {folder}")
+            click.echo(f"wrote {FILE} and {count_of(len(payloads), 'schema')} of payloads to {folder}")
 
 
 def _operations(app: Celery) -> Iterator[Operation]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import IO
+from collections.abc import Callable, Mapping
+from typing import IO, Any
 
 import click
 from celery import Celery
@@ -12,7 +12,7 @@ from ..errors import BalogError, QueueNotFound
 from ..sqs.addresses import topics_named
 from ..sqs.messages import DEFAULT_GROUP, NO_ATTRIBUTES, OutgoingMessage, send_batches
 from ..sqs.protocols import Queue
-from ..text import printable
+from ..text import count_of, printable
 from . import output
 from .events import bodies, only_topic, read_body
 from .group import balog, command, json_option
@@ -29,19 +29,29 @@ def _attributes(_context: click.Context, _parameter: click.Parameter, values: tu
     return found
 
 
+def message_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about the messages that a file is sent as."""
+    options = (
+        click.option("--raw", is_flag=True, help="Send all of FILE as the body of one message, unread."),
+        click.option(
+            "--attribute",
+            "attributes",
+            multiple=True,
+            callback=_attributes,
+            metavar="NAME=VALUE",
+            help="A message attribute of each message; may be repeated.",
+        ),
+        click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The message group, for a FIFO topic."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @command(balog)
 @click.argument("file", type=click.File("r", encoding="utf-8"))
 @click.option("--topic", help="The topic; default: that of the consumers, if they have only one.")
-@click.option("--raw", is_flag=True, help="Send all of FILE as the body of one message, unread.")
-@click.option(
-    "--attribute",
-    "attributes",
-    multiple=True,
-    callback=_attributes,
-    metavar="NAME=VALUE",
-    help="A message attribute of each message; may be repeated.",
-)
-@click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The message group, for a FIFO topic.")
+@message_options
 @json_option
 def send(
     app: Celery, file: IO[str], topic: str | None, raw: bool, attributes: dict[str, str], group: str, as_json: bool
@@ -60,7 +70,7 @@ def send(
     if as_json:
         output.document({"topic": queue.name, "sent": count})
     else:
-        click.echo(f"sent {output.count_of(count, 'message')} to {queue.name}")
+        click.echo(f"sent {count_of(count, 'message')} to {queue.name}")
 
 
 def send_file(

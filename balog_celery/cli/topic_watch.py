@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ..errors import ConfigurationError
-from ..text import printable
-from . import output
+from ..text import count_of, printable
 from .topic_rows import HEADINGS, cells
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _screen(rows: Sequence[Row], width: int, height: int) -> RenderableType:
     ordered = sorted(rows, key=lambda row: ("error" not in row, -(row.get("waiting") or 0), row["topic"]))
     shown = ordered[: max(height - _OTHER_LINES, 1)]
     hidden = len(rows) - len(shown)
-    title = f"{output.count_of(len(rows), 'topic')} at {time.strftime('%H:%M:%S')}; Ctrl-C ends"
+    title = f"{count_of(len(rows), 'topic')} at {time.strftime('%H:%M:%S')}; Ctrl-C ends"
     more = f"{hidden} more, with fewer messages" if hidden else ""
     table = Table(title=title, caption=more, box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
     table.title_justify = table.caption_justify = "left"

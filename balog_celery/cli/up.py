@@ -9,23 +9,27 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 import click
 from celery import Celery
 
 from ..dev import local_stack
+from ..text import count_of
 from ..worker.bootsteps import app_path
-from . import output
 from .group import balog, command, stop_on_interrupt
 from .reload import WorkerProcess, python_changes
-from .send import send_file
+from .send import message_options, send_file
 
 
 @command(balog)
-@click.option("--send", "file", type=click.File("r", encoding="utf-8"), help="Send the bodies in this file first.")
+@click.option(
+    "--send", "file", metavar="FILE", type=click.File("r", encoding="utf-8"), help="Send the bodies in FILE first."
+)
+@click.option("--topic", help="The topic to send to; default: that of the consumers, if they have only one.")
+@message_options
 @click.option("--reload", is_flag=True, help="Restart the worker when a Python file in this folder, or below, changes.")
-def up(app: Celery, file: IO[str] | None, reload: bool) -> None:
+def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
     """Run everything that development needs.
 
     The embedded broker and SQS, a worker, and Flower if it is installed. Ctrl-C stops them all. With --reload, which
@@ -35,6 +39,7 @@ def up(app: Celery, file: IO[str] | None, reload: bool) -> None:
     \b
     Example:
         celery -A balog_celery balog up --send events.jsonl --reload
+        celery -A balog_celery balog up --send push.json --attribute X-GitHub-Event=push
     """
     if not app.balog.local:
         raise click.ClickException("a broker or an SQS endpoint is configured: start a worker with `celery worker`")
@@ -43,8 +48,8 @@ def up(app: Celery, file: IO[str] | None, reload: bool) -> None:
     changes = python_changes(worker) if reload else None
     local_stack.hold(app.balog.state_dir)
     if file is not None:
-        queue, count = send_file(app, file)
-        click.echo(f"sent {output.count_of(count, 'message')} to {queue.name}")
+        queue, count = send_file(app, file, **sending)
+        click.echo(f"sent {count_of(count, 'message')} to {queue.name}")
     flower = _start_flower(celery)
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     try:

@@ -6,7 +6,10 @@ import contextlib
 import http.client
 import logging
 import socket
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import BalogError
 from .paths import write_atomically
@@ -19,6 +22,26 @@ DUMMY_CREDENTIALS = {
 }
 
 
+class NoBrowsers:
+    """A WSGI application that refuses what web pages of other sites make a browser send to *app*.
+
+    Such a page may guess the port. With a name of its own for this machine it could even read the answers, hence the
+    check of the host.
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        host = environ.get("HTTP_HOST", "")
+        is_own = environ.get("HTTP_ORIGIN") in (None, f"http://{host}")
+        is_foreign = environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin")
+        if host.partition(":")[0] in ("127.0.0.1", "localhost") and is_own and not is_foreign:
+            return self._app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain")])
+        return [b"The local SQS is for programs on this machine, not for web pages."]
+
+
 def serve_sqs(port_file: Path, timeout: float) -> str:
     """Serve SQS, and return its endpoint once it answers.
 
@@ -27,11 +50,14 @@ def serve_sqs(port_file: Path, timeout: float) -> str:
     :raises BalogError: it does not answer.
     """
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
 
-    server = ThreadedMotoServer("127.0.0.1", _previous_port(port_file), verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    app = NoBrowsers(DomainDispatcherApplication(create_backend_app))
+    host = "127.0.0.1"
+    server = make_server(host, _previous_port(port_file), app, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, name="local SQS", daemon=True).start()
+    port = server.server_port
     write_atomically(port_file, str(port))
     # The first request is slow, because it loads the service: let it be this one.
     connection = http.client.HTTPConnection(host, port, timeout=timeout)

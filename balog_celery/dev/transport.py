@@ -10,6 +10,7 @@ from collections.abc import Set
 from typing import Any
 
 from ..brokers.kombu_compat import RESTORE_EACH_SECOND, restore_all_unacked, unacked_keys
+from ..text import count_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,4 +50,4 @@ def restore_tasks(url: str, living: Set[str], *, unnamed: bool) -> None:
             continue
         with connect(**(own_keys(owner) if owner else {})) as connection:
             restored = restore_all_unacked(connection.default_channel)
-            logger.info("restored %d tasks of %s", restored, owner or "a consumer without a name")
+            logger.info("restored %s of %s", count_of(restored, "task"), owner or "a consumer without a name")

@@ -13,7 +13,7 @@ from ..consumers.delivery import Delivery, Settlement, State, settle
 from ..errors import QueueError
 from ..sqs.messages import BATCH_SIZE, EntryFailure, Message
 from ..sqs.protocols import Queue
-from ..text import printable
+from ..text import count_of, printable
 from ..threads import SupervisedThread
 from .config import LINGER
 from .outage import Outage
@@ -244,10 +244,10 @@ class Acknowledger:
         if stale:
             self._stats.add("stale_handles", len(stale))
             logger.warning(
-                "%s: the queue refused to %s %d messages (%s): they were received again, or are gone",
+                "%s: the queue refused to %s %s (%s): received again, or gone",
                 printable(self._queue.name),
                 calls.name,
-                len(stale),
+                count_of(len(stale), "message"),
                 printable(stale[0].code),
             )
         if failures is not None and len(failures) == len(handles) > len(stale):

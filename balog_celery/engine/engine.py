@@ -31,7 +31,7 @@ from ..sqs.addresses import queue_name, topics_named
 from ..sqs.messages import Message
 from ..sqs.protocols import Connect, Queue
 from ..telemetry import OFF, find
-from ..text import plain_topic, printable
+from ..text import count_of, plain_topic, printable
 from ..threads import StopFlag
 from .config import FLUSH, EngineConfig, EngineOptions
 from .queue_checks import check_dead_letters, check_queues
@@ -251,7 +251,8 @@ class Engine:
         for runner in self._runners:
             runner.start()
         self._write_status(now=True)
-        logger.info("engine started: %d topics, %d consumers", len(self._runners), len(self.hub))
+        topics = count_of(len(self._runners), "topic")
+        logger.info("engine started: %s, %s", topics, count_of(len(self.hub), "consumer"))
 
     def _write_status(self, *, now: bool = False) -> None:
         if self.config.status_file is not None:
@@ -274,11 +275,10 @@ class Engine:
         pending = sum(runner.close(deadline) for runner in self._runners)
         self._dispatcher.close()
         if pending:
-            logger.warning("%d messages could not be deleted or released: they will be received again", pending)
+            logger.warning("not deleted nor released, to be received again: %s", count_of(pending, "message"))
         for topic, counts in self.stats.all().items():
-            logger.info(
-                "topic %s: %s", printable(topic), ", ".join(f"{count} {name}" for name, count in counts.items())
-            )
+            told = ", ".join(f"{count} {name}" for name, count in counts.items())
+            logger.info("topic %s: %s", printable(topic), told)
         logger.info("engine stopped")
 
     def _dead_letter(self, job: Job, error: str) -> bool:

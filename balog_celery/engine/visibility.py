@@ -15,7 +15,7 @@ from ..consumers.delivery import Delivery, State
 from ..errors import QueueError
 from ..sqs.messages import BATCH_SIZE, MAX_VISIBILITY, EntryFailure
 from ..sqs.protocols import Queue
-from ..text import printable
+from ..text import count_of, printable
 from ..threads import SupervisedThread
 from .outage import Outage
 from .stats import TopicStats
@@ -124,9 +124,9 @@ class VisibilityExtender:
             self._stats.add("received_again", count)
         if first_time:
             logger.warning(
-                "%d messages of %s were received again while in flight, as their visibility had lapsed: they go on "
-                "with their new receipt handles, and are not dispatched again (message %s)",
-                len(first_time),
+                "%s of %s came again while in flight, as the visibility had lapsed: not dispatched again, going on "
+                "with a new receipt handle (message %s)",
+                count_of(len(first_time), "message"),
                 printable(self._queue.name),
                 printable(first_time[0].message.message_id),
             )
@@ -217,9 +217,8 @@ class VisibilityExtender:
             self._next_due = min((delivery.due for delivery in self._held.values()), default=math.inf)
         if ended:
             logger.error(
-                "%d messages of %s have been in flight for 12 hours, SQS's limit: they will be received again while "
-                "their tasks still run",
-                len(ended),
+                "%s of %s in flight for 12 hours, SQS's limit: to be received again while the tasks still run",
+                count_of(len(ended), "message"),
                 printable(self._queue.name),
             )
         going_on = [delivery for delivery in taken if delivery not in ended]
@@ -288,8 +287,8 @@ class VisibilityExtender:
         if stale:
             self._stats.add("stale_handles", len(stale))
             logger.warning(
-                "%s: the visibility of %d messages had ended before it was extended (%s): they will be received again",
+                "%s: the visibility of %s had ended before it was extended (%s): to be received again",
                 printable(self._queue.name),
-                len(stale),
+                count_of(len(stale), "message"),
                 printable(stale[0].code),
             )

@@ -23,6 +23,7 @@ def configure(
     default: Callable[[Any], Any] | None = None,
     operator: Any = None,
     bucket: str | None = None,
+    payload_threshold: int | None = None,
     strict: bool = False,
     stream: TextIO | None = None,
     level: int | str = logging.INFO,
@@ -40,8 +41,10 @@ def configure(
         anything else as its ``repr``, cut after 1,000 characters. :func:`balog_celery.logger.stats` counts all of those
         as ``converted``. A float that is not finite cannot be written.
     :param operator: resolves the topics of :func:`~balog_celery.send`; default: the operator of the current Celery app.
-    :param bucket: the S3 bucket for what :func:`~balog_celery.send` sends beyond 1 MiB, in a process without a Celery
-        app; an app has ``balog_payload_bucket``.
+    :param bucket: the S3 bucket for what :func:`~balog_celery.send` sends and the queue does not take, in a process
+        without a Celery app; an app has ``balog_payload_bucket``.
+    :param payload_threshold: larger messages go to *bucket*, too, also where the queue takes them; in bytes. Default:
+        none. An app has ``balog_payload_threshold``.
     :param strict: raise :exc:`RecordError` in the caller for what cannot be a record: for tests.
     :param stream: as :func:`logging.basicConfig` does, add a handler to the root logger that writes to this stream: a
         line of JSON for every record, the application's and its libraries' plain ones too. Default: add none.
@@ -69,7 +72,7 @@ def configure(
     state.handler = handler
     state.build = build
     state.operator = operator
-    state.bucket = bucket
+    state.bucket, state.payload_threshold = bucket, payload_threshold
     converter.default = default
     state.strict = strict
     state.processors[:] = [*chain, build, render_record]

@@ -22,9 +22,10 @@ class State:
         self.lock = threading.Lock()
         self.invalid = 0
         self.strict = False
-        #: Resolves the topics of ``send``, and the S3 bucket for what is too large for SQS.
+        #: Resolves the topics of ``send``; the S3 bucket for its large messages, and what is large, in bytes.
         self.operator: Any = None
         self.bucket: str | None = None
+        self.payload_threshold: int | None = None
         self.build = BuildRecord()
         self.processors: list[Any] = [self.build, render_record]
         self.handler: logging.Handler | None = None

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..sqs.messages import MAX_MESSAGE_BYTES
 from ..sqs.protocols import Queue
 from ..sqs.queues import SQSQueue
 from .state import state
@@ -26,7 +27,9 @@ def queue_of(topic: str) -> Queue:
             f"the topic {topic!r} has a placeholder, and there is no operator to fill it in: "
             "call balog_celery.configure(operator=...)"
         )
-    return _plain_queue(topic, state.bucket) if integration is None else _connected(integration, topic)
+    if integration is not None:
+        return _connected(integration, topic)
+    return _plain_queue(topic, state.bucket, state.payload_threshold)
 
 
 def has_bucket() -> bool:
@@ -50,8 +53,10 @@ def _resolved(operator: Any, topic: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _plain_queue(topic: str, bucket: str | None) -> Queue:
-    return SQSQueue(topic, payload_buckets=(bucket,) if bucket else ())
+def _plain_queue(topic: str, bucket: str | None, threshold: int | None) -> Queue:
+    return SQSQueue(
+        topic, payload_buckets=(bucket,) if bucket else (), payload_threshold=threshold or MAX_MESSAGE_BYTES
+    )
 
 
 @lru_cache(maxsize=256)

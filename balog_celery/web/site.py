@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..errors import BalogError
+from ..text import duration
 from . import charts
 from .access import Access, Role
 from .dead_letters import Scan
@@ -129,15 +130,7 @@ def _number(value: float | None) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    """Return a duration in its largest unit."""
-    if value is None:
-        return "–"
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if value >= 2 * size:
-            return f"{value / size:.0f} {unit}"
-    if value < 0.1:
-        return f"{value * 1000:.0f} ms"
-    return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return "–" if value is None else duration(value)
 
 
 def _ago(value: datetime | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -300,7 +301,7 @@ def test_only_this_user_can_reach_the_broker(state_dir: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_nothing_listens_beyond_this_machine(state_dir: Path) -> None:
-    """The stack listens on one port of the loopback interface only."""
+    """The stack listens on one port of the loopback interface only, and refuses the pages of other sites."""
     stack = local_stack.hold(state_dir)
     sockets = set()
     for pid in processes(state_dir):
@@ -313,6 +314,10 @@ def test_nothing_listens_beyond_this_machine(state_dir: Path) -> None:
     address = socket.inet_aton("127.0.0.1")[::-1] if sys.byteorder == "little" else socket.inet_aton("127.0.0.1")
     port = int(stack.endpoint_url.rpartition(":")[2])
     assert listening == [f"{address.hex().upper()}:{port:04X}"]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with closing(connection):
+        connection.request("POST", "/moto-api/reset", headers={"Host": "evil.example"})
+        assert connection.getresponse().status == 403
 
 
 @pytest.mark.parametrize("name", ["long-" * 20, "with space"])

@@ -112,7 +112,7 @@ def test_a_handler_whose_group_fails_says_so(
 
 
 def test_what_is_too_large(topic: Topic, sqs: servers.Sqs) -> None:
-    """A too large event goes to S3 if there is a bucket; otherwise the error names it and the others are sent."""
+    """An event beyond SQS's limit or a threshold goes to S3 if there is a bucket; else the error names it alone."""
     large = {"cls_type": "test", "text": "x" * 1_100_000}
     with pytest.raises(SendError) as caught:
         send_many([NULL, large, NULL], topic=topic.name)
@@ -126,7 +126,10 @@ def test_what_is_too_large(topic: Topic, sqs: servers.Sqs) -> None:
         (message,) = received(topic, topic.url)
         pointer = json.loads(message["Body"])[1]
         body = s3.get_object(Bucket=pointer["s3BucketName"], Key=pointer["s3Key"])["Body"].read()
-    assert json.loads(body)["payload"] == large
+        assert json.loads(body)["payload"] == large
+        configure(bucket="payloads", payload_threshold=500)
+        send_many([NULL, {"cls_type": "test", "text": "x" * 500}], topic=topic.name)
+    assert sorted(message["Body"][0] for message in received(topic, topic.url)) == ["[", "{"]
 
 
 class Operator(ConsumerOperator):

@@ -85,7 +85,14 @@ def test_a_change_restarts_the_worker_and_loses_nothing(shell: Shell) -> None:
 
 def test_a_broken_file_is_waited_for(shell: Shell) -> None:
     """Given a syntax error, then the worker ends, and the next change starts another."""
-    running = shell.start(UP, ready="engine started")
+    # The file that `up` sends first may be one body, with attributes that say what event it is.
+    (shell.folder / "body.json").write_text('{\n  "n": 1\n}\n')
+    attributes = " ".join(
+        f"--attribute ce-{name}={value}"
+        for name, value in {"specversion": "1.0", "type": "order", "source": "shop", "id": "7"}.items()
+    )
+    running = shell.start(f"{UP} --send body.json --raw {attributes}", ready="engine started")
+    wait_for(shell, "shop 7 one")
     (shell.folder / "shop" / "consumers.py").write_text("def broken(:\n")
     running.wait_for("the worker ended with exit code 78: waiting for a change")
     (shell.folder / "notes.txt").write_text("no Python file")

@@ -19,14 +19,23 @@ from balog_celery.sqs.addresses import dead_letter_topic
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+#: Schemas of other projects; NOTICE in this folder says which.
+SCHEMAS = ROOT / "tests" / "data" / "schemas"
 
 hcl2 = pytest.importorskip("hcl2")
+jsonschema = pytest.importorskip("jsonschema")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 yaml = pytest.importorskip("yaml")
 
 
 def kubernetes(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text()))
+
+
+def faults(schema: str, document: Any) -> list[str]:
+    """What the schema in that file does not allow in *document*."""
+    validator = jsonschema.Draft7Validator(json.loads((SCHEMAS / schema).read_text()))
+    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
 
 
 def documented_actions() -> set[str]:
@@ -53,7 +62,18 @@ def test_keda_scales_the_worker_that_is_deployed() -> None:
     (scaled,) = kubernetes("scaledobject.yaml")
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert scaled["spec"]["minReplicaCount"] <= scaled["spec"]["maxReplicaCount"]
-    assert all(isinstance(value, str) for value in scaled["spec"]["triggers"][0]["metadata"].values())
+
+
+def test_keda_accepts_the_scaled_object() -> None:
+    """It is valid by KEDA's resource definition and by the parameters of its scaler for SQS, without unknown fields."""
+    (scaled,) = kubernetes("scaledobject.yaml")
+    assert faults("keda-scaledobject.json", scaled) == []
+    (trigger,) = scaled["spec"]["triggers"]
+    assert trigger["type"] == "aws-sqs-queue"
+    assert faults("keda-aws-sqs-queue.json", trigger["metadata"]) == []
+    # And what is misspelt is found.
+    assert faults("keda-scaledobject.json", {**scaled, "spec": {**scaled["spec"], "maxReplicas": 20}})
+    assert faults("keda-aws-sqs-queue.json", {**trigger["metadata"], "queueLenght": "100"})
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
@@ -76,6 +96,15 @@ def test_ecs_accepts_the_task_definition() -> None:
     report = ParamValidator().validate(given, model.input_shape)
     assert not report.has_errors(), report.generate_report()
     assert given["containerDefinitions"][0]["stopTimeout"] <= 120  # Fargate's maximum
+
+
+def test_terraform_accepts_the_format_of_the_module() -> None:
+    """`terraform fmt` parses each file of the module and has nothing to change."""
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not installed")
+    command = ["terraform", "fmt", "-check", "-diff", str(DEPLOY / "terraform")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_terraform_module_grants_what_the_documentation_lists() -> None:
@@ -149,6 +178,18 @@ def test_alerts_are_about_metrics_that_exist(tmp_path: Path) -> None:
     if (promtool := shutil.which("promtool")) is not None:
         done = subprocess.run([promtool, "check", "rules", str(path)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_grafana_accepts_the_dashboard() -> None:
+    """Dashboard and queries are valid by the schemas of Grafana's SDK, without unknown fields."""
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    queries = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    assert faults("grafana-dashboard.json", dashboard) == []
+    assert [fault for query in queries for fault in faults("grafana-prometheus-query.json", query)] == []
+    # And what is misspelt is found.
+    panel = dashboard["panels"][0]
+    assert faults("grafana-dashboard.json", {**dashboard, "panels": [{**panel, "fieldConfigs": {}}]})
+    assert faults("grafana-prometheus-query.json", {**queries[0], "expression": "up"})
 
 
 def test_the_dashboard_shows_metrics_that_exist() -> None:

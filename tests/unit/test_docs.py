@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,10 @@ import pytest
 
 from balog_celery.consumers import ConsumerHub
 from balog_celery.events.decoders import DECODERS, find_decoder, reader_of
+from balog_celery.events.records import as_event
 from balog_celery.settings import PREFIX, Settings
 from balog_celery.sqs.messages import Message
+from balog_celery.testing import ConsumerHarness
 from settings_page import PAGE as SETTINGS_PAGE
 from settings_page import page_with_table
 
@@ -184,6 +187,29 @@ def test_the_links_of_the_readme_lead_somewhere() -> None:
             re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)
         ]
         assert not heading or heading in titles, link
+
+
+def test_the_loops_queue_can_be_consumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The consumer and the decoder on the page on boto3 loops take what such a loop takes, and what `record` makes."""
+    module = ModuleType("shown_instead_of_a_loop")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    loop, consumer, setting, record = [text for _, text in blocks(ROOT / "docs" / "from-boto3.md")]
+    assert "receive_messages" in loop
+    exec(consumer + setting + record, module.__dict__)
+    harness = ConsumerHarness(module, decoders=module.__dict__["balog_decoders"])
+    (run,) = harness.feed('{"order": 1}', topic="shop-orders").runs
+    assert (run.state, as_event(run.event)["payload"]) == ("SUCCESS", {"cls_type": "shop-orders", "order": 1})
+    (run,) = ConsumerHarness(module).feed(module.__dict__["record"]("placed", order=1), topic="shop-orders").runs
+    assert (run.state, run.event.payload.cls_type) == ("SUCCESS", "placed")
+
+
+def test_pages_name_the_version(site: Path) -> None:
+    """The first page has the version of the package, and a picture of its processes."""
+    version = metadata.version("balog_celery")
+    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    page = (site / "index.html").read_text()
+    assert f"balog_celery {version}," in page
+    assert "images/processes.svg" in page
 
 
 def test_the_decoder_of_the_old_queue_decodes() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balog_celery.text import brief, printable
+from balog_celery.text import brief, count_of, duration, printable
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,21 @@ from balog_celery.text import brief, printable
 def test_what_could_forge_or_break_a_line_is_escaped(text: str, shown: str) -> None:
     """Line breaks, terminal escapes and invisible characters are escaped, and other text is kept."""
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 topics"), (1, "1 topic"), (2, "2 topics")])
+def test_one_has_no_plural(number: int, text: str) -> None:
+    """A noun has its plural unless it is one."""
+    assert count_of(number, "topic") == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (0.05, "50 ms"), (1.25, "1.2 s"), (59, "59 s"), (150, "2 min"), (7200, "2 h"), (28_722_693, "332 d")],
+)
+def test_a_duration_is_short(seconds: float, text: str) -> None:
+    """A duration has the unit in which people say it."""
+    assert duration(seconds) == text
 
 
 def test_any_object_will_do() -> None:

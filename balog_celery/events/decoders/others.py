@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -69,9 +70,14 @@ def _debezium(document: dict[str, Any]) -> Iterable[Event]:
         document,
         cls_type=f"debezium.{_OPERATIONS.get(operation, operation)}",
         channel=".".join(filter(None, place)) or "debezium",
-        timestamp=value_at(change, ("ts_ms",)),
+        timestamp=_number(value_at(change, ("ts_ms",))),
         schema=text_or(change, "source.version", "1"),
     )
+
+
+def _number(value: Any) -> Any:
+    """Return *value*, or the number in it: some converters write 64-bit integers as texts."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) else value
 
 
 #: Each is recognised by keys that only it has.

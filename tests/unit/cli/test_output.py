@@ -19,6 +19,16 @@ from balog_celery.cli import output
 output.table(("TASK", "TOPIC", "NOTHING", "ERROR"), [{ROW!r}] * 2)
 """
 
+HEALTH = """
+from balog_celery.cli import output
+from balog_celery.cli.health import described
+
+lag = {"emitted": {"last": 28722693.2, "max": 28722693.2}}
+state = {"doing": "polling", "reason": "", "last_poll": 1, "in_flight": 0, "oldest": 0, "owed": 1, "paused": []}
+state["lag"] = lag
+output.paragraph(described(7, "orders", state))
+"""
+
 PROGRESS = """
 from balog_celery.cli import output
 with output.progress(400, "sending") as advance:
@@ -53,6 +63,16 @@ def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
     assert max(map(len, lines)) <= width
     text = "".join("".join(lines).split())
     assert all(text.count("".join(cell.split())) == 2 for cell in ROW if cell)
+
+
+def test_health_is_told_in_short_lines_and_words() -> None:
+    """The line about a topic is wrapped to the terminal, has no plural of one, and durations that people can read."""
+    lines = on_terminal(HEALTH, 60).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line.strip() for line in lines) == (
+        "engine 7, topic orders: polling, polled 1.0 s ago, 0 in flight, 1 delete pending, "
+        "the last event emitted 332 d before it was received (at most 332 d)"
+    )
 
 
 def test_a_table_that_is_piped_has_a_line_for_each_row() -> None:

@@ -219,7 +219,7 @@ def test_what_is_in_flight_is_not_dispatched_again(queue: ObservedQueue, caplog:
         queue.wait_for(lambda: len(queue.deleted) == 2)
         wait_until(lambda: state(engine, queue.name)["in_flight"] == 0)
     assert sorted(queue.deleted) == ["a", "other"]
-    assert caplog.text.count("received again while in flight") == 1
+    assert caplog.text.count("came again while in flight") == 1
 
 
 def test_an_event_of_a_batch_that_comes_again_is_in_it_once() -> None:

@@ -106,7 +106,7 @@ def test_a_message_is_kept_for_all_of_the_twelve_hours(visibility: int, caplog: 
     # And when they are over, it is not extended any more
     setting.go_on(HOUR, stop_at_lapse=False)
     calls = len(setting.extend_calls())
-    assert caplog.text.count("1 messages of topic have been in flight for 12 hours") == 1
+    assert caplog.text.count("1 message of topic in flight for 12 hours") == 1
     setting.go_on(24 * HOUR, stop_at_lapse=False)
     assert len(setting.extend_calls()) == calls
     # And no call was refused, nor made for nothing
@@ -260,7 +260,7 @@ def test_a_message_that_is_still_in_flight_is_not_new(caplog: pytest.LogCaptureF
     assert setting.stats.counts()["received_again"] == 2
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert "received again while in flight, as their visibility had lapsed" in warnings[0].message
+    assert "1 message of topic came again while in flight, as the visibility had lapsed" in warnings[0].message
 
 
 def test_an_answer_about_an_old_handle_says_nothing_about_the_new_one() -> None:

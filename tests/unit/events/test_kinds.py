@@ -13,6 +13,10 @@ from balog_celery.events.records import as_event, decode
 from balog_celery.sqs.messages import Message
 from engines import DATA, sample
 
+STORAGE_ACCOUNT = (
+    "/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/shop"
+    "/providers/Microsoft.Storage/storageAccounts/shopfiles"
+)
 #: cls_type, id, channel, timestamp, schema and decoder; None where there is no event. The message is m-1, sent at
 #: 2023-11-14T22:13:20Z.
 KINDS: dict[str, tuple[str, str, str, str, str, str] | None] = {
@@ -69,16 +73,23 @@ KINDS: dict[str, tuple[str, str, str, str, str, str] | None] = {
     "debezium-without-schema": (
         "debezium.create",
         "m-1",
-        "debezium",
+        "shop.inventory.customers",
         "2025-02-25T10:00:00.123000+00:00",
-        "1",
+        "2.7.0.Final",
         "debezium",
     ),
-    "debezium": ("debezium.create", "m-1", "shop", "2025-02-25T10:00:00.123000+00:00", "2.7.0.Final", "debezium"),
+    "debezium": (
+        "debezium.create",
+        "m-1",
+        "shop.postgres.public.customers",
+        "2025-02-25T10:00:00.123000+00:00",
+        "2.7.0.Final",
+        "debezium",
+    ),
     "eventgrid": (
         "azure.eventgrid.Microsoft.Storage.BlobCreated",
-        "/subscriptions/x 831e1650",
-        "/subscriptions/x",
+        f"{STORAGE_ACCOUNT} 831e1650-001e-001b-66ab-eeb76e069631",
+        STORAGE_ACCOUNT,
         "2017-06-26T18:41:00.958410+00:00",
         "1",
         "eventgrid",
@@ -236,6 +247,29 @@ def test_a_kind_is_known_in_an_envelope_of_sns(name: str) -> None:
     assert event.header.id == (json.loads(sample("sns"))["MessageId"] if kind[1] == "m-1" else kind[1])
     assert event.header.timestamp.isoformat() in (kind[3], "2012-03-29T05:12:16.901000+00:00")
     assert event.header.context.sns["TopicArn"] == json.loads(sample("sns"))["TopicArn"]
+
+
+@pytest.mark.parametrize(
+    ("change", "cls_type", "channel"),
+    [
+        ({"op": "t", "before": ..., "after": ...}, "truncate", "shop.postgres.public.customers"),
+        ({"op": "m", "before": ..., "after": ..., "message": {"prefix": "p", "content": "Ymfy"}}, "message", ""),
+        ({"op": "d", "before": {"id": 1004}, "after": None}, "delete", "shop.postgres.public.customers"),
+        ({"op": "r", "ts_ms": "1740477600123"}, "read", "shop.postgres.public.customers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_changes_of_debezium(change: dict[str, Any], cls_type: str, channel: str) -> None:
+    """A truncation, a message in the log, a delete and a snapshot are of types of their own; a time may be a text."""
+    document = json.loads(sample("debezium"))
+    document["payload"] |= change
+    document["payload"] = {key: value for key, value in document["payload"].items() if value is not ...}
+    if cls_type == "message":
+        document["payload"]["source"] |= {"schema": "", "table": ""}
+    (event,) = read(json.dumps(document))
+    assert event.payload.cls_type == f"debezium.{cls_type}"
+    assert event.header.channel == (channel or "shop.postgres")
+    assert event.header.timestamp.isoformat() == "2025-02-25T10:00:00.123000+00:00"
 
 
 def test_what_has_some_keys_of_a_record_is_told_what_to_do() -> None:
