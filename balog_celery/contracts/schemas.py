@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from math import inf
 from typing import Any
 
 #: Where in an event, as ``payload.order.lines[]``, and what changed there.

@@ -18,7 +18,9 @@ VALUES = st.recursive(
 )
 TYPES = st.sampled_from(["boolean", "integer", "null", "number", "string"])
 LIMITS = st.dictionaries(
-    st.sampled_from(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems"]),
+    st.sampled_from(
+        ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems"]
+    ),
     st.integers(0, 2),
     max_size=1,
 )
