@@ -1,4 +1,4 @@
-"""``balog health``: the state of the engines on this machine."""
+"""``balog health``: the state of the engines and outbox relays on this machine."""
 
 from __future__ import annotations
 
@@ -15,27 +15,36 @@ from .group import balog, command, json_option
 
 
 @command(balog, load=False)
+@click.option("--outbox", "outbox_only", is_flag=True, help="Only outbox relays, on a machine without a worker.")
 @json_option
-def health(app: Celery, as_json: bool) -> None:
-    """Show the state of the engines on this machine.
+def health(app: Celery, outbox_only: bool, as_json: bool) -> None:
+    """Show the state of the engines and outbox relays on this machine.
 
-    Exits with 1, and prints the problems, if an engine has some, or none runs.
+    Exits with 1, and prints the problems, if one has some, or none runs.
 
     \b
     Example:
         celery -A proj balog health
     """
-    statuses = app.balog.statuses()
-    found = [problem for status in statuses for problem in problems(status)]
-    if not statuses:
-        found = ["no engine of this app runs on this machine, or it cannot write its status: see its log"]
+    engines = [] if outbox_only else app.balog.statuses()
+    relays = app.balog.statuses("relay")
+    found = [problem for status in (*engines, *relays) for problem in problems(status)]
+    missing = {"engine": not engines and not outbox_only}
+    missing["outbox relay"] = not relays and (outbox_only or app.balog.settings.outbox_relay)
+    found += [
+        f"no {what} of this app runs on this machine, or it cannot write its status: see its log"
+        for what, is_missing in missing.items()
+        if is_missing
+    ]
     if as_json:
-        output.document({"healthy": not found, "problems": found, "engines": statuses})
+        output.document({"healthy": not found, "problems": found, "engines": engines, "relays": relays})
     if found:
         raise click.ClickException("; ".join(found))
-    for status in () if as_json else statuses:
+    for status in () if as_json else engines:
         for topic, state in status["topics"].items():
             output.paragraph(described(status["pid"], topic, state))
+    for status in () if as_json else relays:
+        output.paragraph(relay_described(status))
 
 
 def described(pid: int, topic: str, state: Mapping[str, Any]) -> str:
@@ -55,3 +64,15 @@ def described(pid: int, topic: str, state: Mapping[str, Any]) -> str:
         for stage, lag in state["lag"].items()
     ]
     return ", ".join(parts)
+
+
+def relay_described(status: Mapping[str, Any]) -> str:
+    """Return what the status of an outbox relay says."""
+    topics = status["outbox"].values()
+    oldest = max((topic["oldest"] for topic in topics), default=0.0)
+    waiting, failed = sum(topic["waiting"] for topic in topics), sum(topic["failed"] for topic in topics)
+    return (
+        f"outbox relay {status['pid']}: {count_of(waiting, 'row')} pending"
+        + (f" (the oldest for {duration(oldest)})" if waiting else "")
+        + f", {failed} failed, {status['sent']} sent since it started"
+    )

@@ -13,7 +13,9 @@ from celery import Celery
 from celery.bin.base import LOG_LEVEL, handle_preload_options
 
 from ..errors import ConfigurationError
+from ..metrics.opening import open_metrics
 from ..outbox.relay import Relay
+from ..outbox.report import RelayReport
 from . import output
 from .group import FiniteRange, balog, command, handle_errors, json_option, stop_on_interrupt
 
@@ -55,15 +57,31 @@ def outbox(
     app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
     with handle_errors():
         app.loader.import_default_modules()
-        relay = Relay(app.balog.outbox(store), app.balog.connect, interval=interval)
+        rows = app.balog.outbox(store)
+        relay = Relay(rows, app.balog.connect, interval=interval)
         signal.signal(signal.SIGTERM, lambda *_: relay.stop())
         if worker_pid is not None:
             # Ctrl-C reaches all of a worker's process group; the worker asks for the stop.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_stop_with, args=(worker_pid, relay), name="worker-end", daemon=True).start()
+        else:
+            _serve_metrics(app)
+        report = RelayReport(relay, rows, app.balog.status_file("relay"), worker_pid)
         click.echo("outbox relay started", err=True)
-        with stop_on_interrupt(relay.stop):
+        with stop_on_interrupt(relay.stop), report:
             relay.run()
+
+
+def _serve_metrics(app: Celery) -> None:
+    """Serve the metrics of the relay of this process, if ``balog_metrics_port`` names a port."""
+    if app.balog.settings.metrics_port is not None:
+        own = os.getpid()
+        server, _ = open_metrics(
+            app.balog.settings,
+            lambda: [status for status in app.balog.statuses("relay") if status["pid"] == own],
+            runs_engine=False,
+        )
+        server.start()
 
 
 def _stop_with(worker_pid: int, relay: Relay) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from math import inf
 from typing import Any
 
 #: Where in an event, as ``payload.order.lines[]``, and what changed there.
@@ -165,7 +164,8 @@ def _split(schemas: Schemas, which: str, schema: dict[str, Any]) -> list[dict[st
                 _merge(merged, schemas.resolved(which, part))
                 parts += _split(schemas, which, merged)
             return parts
-    return [schema]
+    types = _types(schema) if "type" in schema else []
+    return [{**schema, "type": one} for one in types] if len(types) > 1 else [schema]
 
 
 def _single(schemas: Schemas, old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Change]:
@@ -201,11 +201,16 @@ def _values(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Cha
 
 def _limits(old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Change]:
     for name, larger_is_stricter in _LIMITS.items():
-        if name not in new:
-            continue
-        before = old.get(name, -inf if larger_is_stricter else inf)
-        if new[name] > before if larger_is_stricter else new[name] < before:
+        if name in new and not _is_kept(old, name, new[name], 1 if larger_is_stricter else -1):
             yield path, f"{name} tightened: {old.get(name, 'none')} -> {new[name]}"
+
+
+def _is_kept(old: dict[str, Any], name: str, limit: float, sign: int) -> bool:
+    """Return whether *old* has this limit or a stricter one, with or without the limit itself."""
+    excludes = name.startswith("exclusive")
+    twin = f"m{name[10:]}" if excludes else f"exclusiveM{name[1:]}"
+    same = (name,) if excludes else (name, twin)
+    return any(sign * old[one] > sign * limit for one in (name, twin) if one in old) or limit in map(old.get, same)
 
 
 def _fields(schemas: Schemas, old: dict[str, Any], new: dict[str, Any], path: str) -> Iterator[Change]:

@@ -1,4 +1,4 @@
-"""The status of an engine: its file, which other processes read, and the rules that health checks judge it by."""
+"""The status of an engine or a relay: its file, which other processes read, and the rules of health checks."""
 
 from __future__ import annotations
 
@@ -85,22 +85,24 @@ def _own_folder(folder: Path) -> Path:
 
 
 class StatusFile:
-    """The status of one engine process, on disk for as long as it runs.
+    """The status of one process, an engine or a relay, on disk for as long as it runs.
 
     A lock beside it shows whether the process runs: the kernel releases it, and may give a process id to another.
 
-    A status that cannot be written, because the disk is full or the folder unusable, does not stop the engine.
+    A status that cannot be written, because the disk is full or the folder unusable, does not stop the process.
 
     :param open_folder: returns the folder, or raises OSError; see :func:`status_folders`.
-    :param app: the identity of the engine's app.
+    :param app: the identity of the process's app.
+    :param kind: ``"engine"`` or ``"relay"``.
     """
 
-    def __init__(self, open_folder: Callable[[], Path], app: str) -> None:
+    def __init__(self, open_folder: Callable[[], Path], app: str, kind: str = "engine") -> None:
         self._open_folder = open_folder
+        self._kind = kind
         self._path: Path | None = None
         self._app = app
         self._next = 0.0
-        self._outage = Outage("writing the engine's status, which `balog health` reads,")
+        self._outage = Outage(f"writing the {kind}'s status, which `balog health` reads,")
         self._lock = -1
 
     def write(self, status: Mapping[str, Any], *, now: bool = False) -> None:
@@ -111,7 +113,7 @@ class StatusFile:
         about = {"app": self._app, "host": socket.gethostname(), "pid": os.getpid(), "written": time.time()}
         document = {**status, **about}
         try:
-            path = self._path = self._path or self._open_folder() / f"engine-{os.getpid()}.json"
+            path = self._path = self._path or self._open_folder() / f"{self._kind}-{os.getpid()}.json"
             self._hold_lock(_lock_path(path))
             part = path.with_suffix(".part")
             part.write_text(json.dumps(document))
@@ -141,7 +143,7 @@ class StatusFile:
         self._lock = _lock(path)
 
     def remove(self) -> None:
-        """Remove the status of an engine that has stopped."""
+        """Remove the status of a process that has stopped."""
         self._unlink()
         if self._path is not None and self._lock >= 0:
             _lock_path(self._path).unlink(missing_ok=True)
@@ -184,9 +186,9 @@ def _remove_if_ended(path: Path) -> bool:
         os.close(fd)
 
 
-def engine_statuses(folders: Iterable[Path], app: str) -> Iterator[dict[str, Any]]:
-    """Yield the status of each engine of *app* that runs. Remove the files of engines that have ended."""
-    for path in sorted(path for folder in folders for path in folder.glob("engine-*.json")):
+def read_statuses(folders: Iterable[Path], app: str, kind: str = "engine") -> Iterator[dict[str, Any]]:
+    """Yield the status of each engine, or relay, of *app* that runs. Remove the files of those that have ended."""
+    for path in sorted(path for folder in folders for path in folder.glob(f"{kind}-*.json")):
         try:
             if _remove_if_ended(path):
                 continue
@@ -222,14 +224,17 @@ def together(pollers: Sequence[Mapping[str, Any]], extender: Mapping[str, Any], 
 
 
 def problems(status: Mapping[str, Any]) -> list[str]:
-    """The problems of an engine, one line each; none if it is healthy.
+    """The problems of an engine or a relay, one line each; none if it is healthy.
 
     While consumers are busy, pollers may be paused, or wait for the worker to take jobs, for any time. Any other pause,
     and any outage, is a problem within a minute.
     """
     age = time.time() - status["written"]
+    who = "outbox relay" if "outbox" in status else "engine"
     if age > STALE_AFTER:
-        return [f"the engine (pid {status['pid']}) hangs: it wrote its status {age:.0f} s ago"]
+        return [f"the {who} (pid {status['pid']}) hangs: it wrote its status {age:.0f} s ago"]
+    if "outbox" in status:
+        return _relay_problems(status)
     found = []
     for topic, state in status["topics"].items():
         if problem := _poller_problem(state, status["wait_time"]):
@@ -241,6 +246,18 @@ def problems(status: Mapping[str, Any]) -> list[str]:
             for name, outage in state["outages"].items()
             if outage["fails_for"] > margin
         ]
+    return found
+
+
+def _relay_problems(status: Mapping[str, Any]) -> list[str]:
+    waiting = sum(topic["waiting"] for topic in status["outbox"].values())
+    found = [
+        f"{what} has failed for {outage['fails_for']:.0f} s ({waiting} rows wait): {outage['error']}"
+        for what, outage in status["outages"].items()
+        if outage["fails_for"] > MARGIN
+    ]
+    if status["busy_for"] > MARGIN:
+        found.append(f"the outbox relay (pid {status['pid']}) hangs: a step has taken {status['busy_for']:.0f} s")
     return found
 
 

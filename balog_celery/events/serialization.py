@@ -61,22 +61,14 @@ def jsonable(value: object) -> Any:
     """
     if isinstance(value, (date, time)):
         return value.isoformat()
-    if is_structured(value):
-        return content_of(value)
-    return to_jsonable_python(value, inf_nan_mode="constants")
-
-
-def is_structured(value: object) -> bool:
-    """Return whether *value* is a model of pydantic or a dataclass."""
-    return hasattr(type(value), "__pydantic_serializer__") or hasattr(type(value), "__dataclass_fields__")
-
-
-def content_of(value: Any) -> Any:
-    """Return the fields of a model or a dataclass by their names; of a root model its value."""
     serializer = getattr(type(value), "__pydantic_serializer__", None)
     if serializer is not None:
-        return serializer.to_python(value, by_alias=True, warnings=False)
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+        content = serializer.to_python(value, by_alias=True, warnings=False)
+        if type(content) is not type(value):  # not a URL or a secret of pydantic, which are texts
+            return content
+    elif hasattr(type(value), "__dataclass_fields__"):
+        return {field.name: getattr(value, field.name) for field in fields(value)}  # type: ignore[arg-type]
+    return to_jsonable_python(value, inf_nan_mode="constants")
 
 
 _encoder = json.JSONEncoder(allow_nan=False, default=jsonable)

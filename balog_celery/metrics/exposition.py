@@ -1,4 +1,4 @@
-"""The metrics of engines and consumers, as Prometheus reads them."""
+"""The metrics of engines, consumers and outbox relays, as Prometheus reads them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ..engine.status import problems
+from ..sqs.addresses import queue_name
 
 #: The engine's counters, by their names in its status.
 _COUNTERS = {
@@ -29,6 +30,11 @@ _GAUGES = {
     "oldest": ("in_flight_oldest_seconds", "How long the oldest message has been in flight."),
     "owed": ("pending_deletes", "Deletes and releases that SQS has not confirmed."),
     "last_poll": ("last_poll_seconds", "How long ago the last successful poll was."),
+}
+_OUTBOX = {
+    "waiting": ("waiting_rows", "Rows that wait to be sent."),
+    "oldest": ("oldest_seconds", "The age of the oldest row that waits."),
+    "failed": ("failed_rows", "Rows that SQS can never take."),
 }
 #: The boundaries of the histogram of run times, in seconds.
 _RUN_TIMES = (0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -51,7 +57,7 @@ class EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        statuses = list(self._statuses())
+        statuses = [status for status in self._statuses() if "topics" in status]
         up = GaugeMetricFamily("balog_engines", "Engines that run.")
         up.add_metric([], len(statuses))
         problem_count = GaugeMetricFamily("balog_engine_problems", "Problems that `balog health` reports.")
@@ -71,6 +77,30 @@ class EngineCollector(Collector):
             for since, found in state["lag"].items():
                 lag.add_metric([topic, since], found["last"])
         yield from (paused, lag)
+
+
+class OutboxCollector(Collector):
+    """The metrics of the outbox relay whose status is among those that *statuses* returns; none without a relay."""
+
+    def __init__(self, statuses: Statuses) -> None:
+        self._statuses = statuses
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering asks no relay."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        for status in (status for status in self._statuses() if "outbox" in status):
+            for name, (metric, text) in _OUTBOX.items():
+                family = GaugeMetricFamily(f"balog_outbox_{metric}", text, labels=["topic"])
+                for topic, state in status["outbox"].items():
+                    family.add_metric([queue_name(topic)], state[name])
+                yield family
+            yield CounterMetricFamily("balog_outbox_sent", "Rows sent and deleted.", value=status["sent"])
+            yield GaugeMetricFamily(
+                "balog_outbox_problems", "Problems that `balog health` reports.", value=len(problems(status))
+            )
 
 
 def _summed(family: Any, states: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Metric:

@@ -19,14 +19,14 @@ def open_metrics(
     """Listen on ``balog_metrics_port``. Return the server, which is to be started, and what counts tasks.
 
     :param settings: they name a port.
-    :param statuses: returns the status of the engines of this process.
+    :param statuses: returns the status of the engine and of the relay of this process.
     :param runs_engine: whether there should be one.
     :raises ConfigurationError: prometheus_client is not installed, or the port is in use.
     """
     try:
         from prometheus_client import CollectorRegistry
 
-        from .exposition import EngineCollector, TaskMetrics
+        from .exposition import EngineCollector, OutboxCollector, TaskMetrics
         from .server import MetricsServer
     except ImportError as error:
         raise ConfigurationError(
@@ -34,6 +34,7 @@ def open_metrics(
         ) from error
     registry = CollectorRegistry()
     registry.register(EngineCollector(statuses))
+    registry.register(OutboxCollector(statuses))
     tasks = TaskMetrics(registry)
     port = settings.metrics_port or 0
     return MetricsServer(settings.metrics_host, port, registry, statuses, runs_engine=runs_engine), tasks

@@ -57,12 +57,12 @@ class MetricsServer:
     """Serves metrics and probes in a thread.
 
     ``/healthz`` is 200 while the process works, so that it is restarted when it does not: no engine hangs or has had a
-    problem for a minute. ``/readyz`` is 200 once an engine runs.
+    problem for a minute, nor has a relay. ``/readyz`` is 200 once an engine runs.
 
     :param host: the address to listen on.
     :param port: the port; 0: any free one.
     :param registry: the metrics.
-    :param statuses: returns the status of the engines.
+    :param statuses: returns the status of the engine and of the relay.
     :param runs_engine: whether there should be an engine.
     :raises ConfigurationError: the address cannot be listened on.
     """
@@ -110,7 +110,8 @@ class MetricsServer:
             return [b"/metrics, /healthz and /readyz are here\n"]
         statuses = list(self._statuses())
         if path == "/readyz":
-            wrong = ["no engine runs yet"] if self._runs_engine and not statuses else []
+            is_ready = not self._runs_engine or any("topics" in status for status in statuses)
+            wrong = [] if is_ready else ["no engine runs yet"]
         else:
             wrong = [problem for status in statuses for problem in problems(status)]
         start_response("503 Service Unavailable" if wrong else "200 OK", list(_PLAIN))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import itemgetter
+from typing import Any
 
 from ..backoff import Backoff
 from ..engine.outage import Outage
@@ -32,16 +33,16 @@ class _Topic:
     def __init__(self, name: str) -> None:
         self.queue: Queue | None = None
         self.due = 0.0
-        self._outage = Outage(f"relaying to {name}")
+        self.outage = Outage(f"relaying to {name}")
 
     def failed(self, problem: object) -> None:
         """Send nothing for a while."""
-        self.due = time.monotonic() + self._outage.failed(problem)
+        self.due = time.monotonic() + self.outage.failed(problem)
 
     def succeeded(self) -> None:
         """SQS took something."""
         self.due = 0.0
-        self._outage.succeeded()
+        self.outage.succeeded()
 
     @property
     def is_due(self) -> bool:
@@ -72,6 +73,9 @@ class Relay:
         self._stopping = StopFlag()
         self._topics: dict[str, _Topic] = {}
         self._database = Outage("relaying the outbox", Backoff(cap=30.0))
+        self._sent = 0
+        #: When the current step began, by ``time.monotonic()``; 0 between sweeps.
+        self._step_began = 0.0
 
     def run(self) -> None:
         """Send rows until :meth:`stop` is called.
@@ -89,6 +93,20 @@ class Relay:
             else:
                 self._database.succeeded()
                 pause = 0.0 if sent else self._interval
+            self._step_began = 0.0
+
+    def status(self, topics: Collection[str]) -> dict[str, Any]:
+        """Return for how long the current step has taken, how many rows were sent, and what fails. Any thread may ask.
+
+        :param topics: those that have rows; failures of others have nothing to hold up.
+        """
+        began = self._step_began
+        outages = [self._database, *(topic.outage for name, topic in list(self._topics.items()) if name in topics)]
+        return {
+            "busy_for": time.monotonic() - began if began else 0.0,
+            "sent": self._sent,
+            "outages": {str(outage): found for outage in outages if (found := outage.status())},
+        }
 
     def stop(self) -> None:
         """Return from :meth:`run` after the call to SQS that is under way; a signal handler may call this."""
@@ -97,6 +115,7 @@ class Relay:
     def sweep(self) -> int:
         """Go once through the rows that there are now; return how many were sent."""
         after = sent = 0
+        self._step_began = time.monotonic()
         last = self._store.last_id()
         while not self._stopping.wait(0):
             paused = [name for name, topic in self._topics.items() if not topic.is_due]
@@ -112,6 +131,7 @@ class Relay:
     def _send_window(self, waiting: list[PendingRow]) -> int:
         sent = 0
         while waiting and not self._stopping.wait(0):
+            self._step_began = time.monotonic()
             topic = self._topics.setdefault(waiting[0].topic, _Topic(waiting[0].topic))
             batch = _next_batch(waiting) if topic.is_due else []
             gone = self._send(batch, topic) if batch else set()
@@ -135,6 +155,7 @@ class Relay:
 
     def _call(self, locked: Batch, rows: Sequence[LockedRow], topic: _Topic, name: str) -> set[int]:
         """Send rows in one call; return the ids of those that SQS has confirmed."""
+        self._step_began = time.monotonic()
         try:
             failures = topic.queue.send([row.message for row in rows])  # type: ignore[union-attr]
         except Exception as error:
@@ -172,6 +193,7 @@ class Relay:
         refused = {failure.index for failure in failures}
         sent = [row.id for index, row in enumerate(rows) if index not in refused]
         locked.delete(sent)
+        self._sent += len(sent)
         problem = ""
         for failure in failures:
             row = rows[failure.index]

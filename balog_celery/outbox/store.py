@@ -45,6 +45,19 @@ class LockedRow(NamedTuple):
     attempts: int
 
 
+class Backlog(NamedTuple):
+    """What the outbox holds for one topic.
+
+    :param waiting: how many rows wait to be sent.
+    :param failed: how many SQS can never take.
+    :param oldest: the age of the oldest row that waits, in seconds.
+    """
+
+    waiting: int
+    failed: int
+    oldest: float
+
+
 class FailedRow(NamedTuple):
     """A row that SQS can never take, and why."""
 
@@ -147,6 +160,17 @@ class Store:
                 (ids, ids),
             )
             yield Batch(execute, self._table, _in_order(rows, [_locked_row(*row) for row in found]))
+
+    def backlog(self, limit: int) -> dict[str, Backlog]:
+        """Return what there is for each topic, of the first *limit* topics. It reads the whole table."""
+        with self._transaction() as execute:
+            rows = execute(
+                "SELECT topic, count(*) FILTER (WHERE failed_at IS NULL), count(failed_at), "
+                "extract(epoch FROM now() - min(created_at) FILTER (WHERE failed_at IS NULL)) "
+                f"FROM {self._table} GROUP BY topic ORDER BY min(id) LIMIT %s",
+                (limit,),
+            )
+        return {topic: Backlog(waiting, failed, max(0.0, float(age or 0))) for topic, waiting, failed, age in rows}
 
     def failed(self, limit: int) -> list[FailedRow]:
         """Return the first *limit* rows that SQS can never take, in the order of their ids."""

@@ -10,11 +10,9 @@ from ..errors import DecodeError
 from ..events.ids import new_id
 from ..events.serialization import SCHEMA_VERSION, canonical_severity
 from .lineage import LOG_FIELDS
-from .processors import Line, is_payload, render_record, shown
+from .processors import Line, as_context, is_payload, render_record, shown
 from .state import invalid_record, state
 
-#: The keys of a context that must be texts.
-_TEXTS = frozenset({"fqdn", "application", "application_version"})
 #: The attributes of every record; others were given as ``extra=``, or by a filter.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName", "balog_id"}
 
@@ -78,9 +76,10 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
     if extra and record.name.startswith("celery."):
         extra.pop("data", None)  # what the message says already, and the result of the task
-    # CauseFilter's are empty outside of consumers.
-    extra = {name: value for name, value in extra.items() if value != "" or name not in LOG_FIELDS}
-    return {name: str(value) if name in _TEXTS else value for name, value in extra.items()}
+    for name in LOG_FIELDS:
+        if isinstance(given := extra.get(name), str) and not given:  # CauseFilter's, outside of consumers
+            del extra[name]
+    return as_context(extra)
 
 
 def _is_record(text: str) -> bool:

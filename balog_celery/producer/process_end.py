@@ -14,12 +14,12 @@ No code runs at a SIGKILL or at another ``os._exit``: call :func:`flush` before.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Unfinished(Protocol):
     def flush(self, timeout: float) -> bool: ...
 
     def finish(self, timeout: float) -> None: ...
+
+    def abandon(self) -> None: ...
 
 
 #: What ends a process that does not handle it: a stop, and a terminal that is closed.
@@ -105,20 +107,34 @@ def catch_signals() -> None:
     Another handler stays: it ends the process in its own way, most often by ``sys.exit``. One that is installed later
     replaces this one; ``uvicorn.run`` restores it, and sends the signal again. ``nohup`` ignores SIGHUP: so does this.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return
     for number in _SIGNALS:
         if signal.getsignal(number) is signal.SIG_DFL:
-            with contextlib.suppress(ValueError):  # not the main interpreter
+            with contextlib.suppress(ValueError):  # not the main thread
                 signal.signal(number, _on_signal)
 
 
 def _on_signal(number: int, _frame: Any) -> None:
     try:
         finish()
+    except Exception:  # gevent and eventlet have interrupted their hub, which cannot wait
+        if _thread.start_new_thread.__module__.startswith("gevent."):
+            _thread.start_new_thread(_end_by, (number,))  # which starts a greenlet
+            return
+        for sender in list(_unfinished.values()):  # eventlet's hub would sleep on
+            sender.abandon()
+    _let_end(number)
+
+
+def _end_by(number: int) -> None:
+    try:
+        finish()
     finally:
-        signal.signal(number, signal.SIG_DFL)
-        signal.raise_signal(number)
+        _let_end(number)
+
+
+def _let_end(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 #: The handlers of SIGTERM with which it ends the process: what wants to do something else may replace them.

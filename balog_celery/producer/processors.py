@@ -33,6 +33,8 @@ METHOD_SEVERITIES = {
     "critical": "critical",
     "fatal": "critical",
 }
+#: The keys of a context that must be texts.
+_TEXTS = frozenset({"fqdn", "application", "application_version"})
 #: How much of what could not be logged is shown, in characters.
 GIVEN_LIMIT = 8192
 
@@ -89,8 +91,7 @@ class BuildRecord:
             event_dict.setdefault("channel", logger.name)
         if payload is None:
             raise RecordError("there is no payload")
-        if isinstance(event_dict.get("extra"), Mapping):
-            event_dict = {**event_dict.pop("extra"), **event_dict}
+        extra = event_dict.pop("extra") if isinstance(event_dict.get("extra"), Mapping) else {}
         exc_text = pop_traceback(event_dict) if "exc_info" in event_dict or "exception" in event_dict else None
         header = self.header(_pop_channel(logger, event_dict), datetime.now(timezone.utc), new_id())
         composition = event_dict.pop("composition", None)
@@ -98,8 +99,9 @@ class BuildRecord:
             if not isinstance(composition, bool):
                 raise RecordError("composition is True or False")
             header["composition"] = composition
-        if event_dict:
-            header["context"] = self._merged(event_dict.pop("context", None) or {}, event_dict)
+        if event_dict or extra:
+            context = event_dict.pop("context", None) or {}
+            header["context"] = self._merged(context, as_context({**extra, **event_dict}))
         return self.record(header, payload, METHOD_SEVERITIES.get(name), exc_text)
 
     def record(self, header: dict[str, Any], payload: Any, severity: str | None, exc_text: str | None) -> Any:
@@ -167,7 +169,7 @@ def write(document: object, max_depth: int = MAX_DEPTH) -> str:
         return converter.write(document, max_depth)
     except RecordError:
         raise
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:
         raise RecordError(f"it cannot be written as JSON: {describe(error)}") from error
 
 
@@ -195,6 +197,13 @@ def describe(error: Exception) -> str:
 def is_payload(event: object) -> bool:
     """Whether what was logged in a message's place is a payload."""
     return isinstance(event, Mapping) and "cls_type" in event
+
+
+def as_context(extra: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given beside a payload as a context can hold it: some keys of one must be texts."""
+    if _TEXTS.isdisjoint(extra):
+        return extra
+    return {name: str(item) if name in _TEXTS and item is not None else item for name, item in extra.items()}
 
 
 def _context(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from ..backoff import Backoff
 from ..sqs.imports import import_boto3
@@ -16,12 +16,13 @@ from . import process_end
 from .buffer import Buffer, Entry, State
 from .tally import Tally
 
-_this_thread = threading.local()
+#: Not of threading.local: one that is made before gevent patches it has the same value in all greenlets.
+_sends: ContextVar[bool] = ContextVar("balog_sends", default=False)
 
 
 def is_sending() -> bool:
     """Return whether the current thread is a sender's."""
-    return getattr(_this_thread, "sends", False)
+    return _sends.get()
 
 
 class Sender:
@@ -90,10 +91,14 @@ class Sender:
         if self.buffer.wait(target, 0.0 if self.buffer.was_in_vain(target) else timeout):
             self._tally.report_end(0)
         else:
-            self._tally.report_end(self.buffer.abandon())
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Drop and report what has no outcome yet, without waiting for it."""
+        self._tally.report_end(self.buffer.abandon())
 
     def _run(self) -> None:
-        _this_thread.sends = True
+        _sends.set(True)
         while batch := self.buffer.take():
             self._ship(batch)
         process_end.remove(self)

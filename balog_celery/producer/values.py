@@ -6,12 +6,14 @@ import json
 import reprlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set, ValuesView
+from datetime import date, timedelta
+from types import NoneType
 from typing import Any
 
 from ..errors import DecodeError, RecordError
 from ..events.limits import check_limits
-from ..events.serialization import content_of, dumps, is_structured, jsonable, mend_surrogates
+from ..events.serialization import dumps, jsonable, mend_surrogates
 
 #: The longest text that stands for a value which cannot be written otherwise, in characters.
 REPR_LIMIT = 1000
@@ -19,6 +21,13 @@ REPR_LIMIT = 1000
 MAX_DEPTH = 100
 
 _TOO_DEEP = f"it is nested deeper than {MAX_DEPTH}, or holds itself: consumers would refuse it"
+
+
+#: What is written as a list, and which of those are not.
+_LISTS = (Sequence, Set, ValuesView, deque, Iterator)
+_NO_LISTS = (str, bytes, bytearray, memoryview, range)
+#: What numpy's ``tolist()`` may return. Others' may return anything, of which a list is taken.
+_PLAIN = (bool, int, float, complex, str, list, tuple, date, timedelta, bytes, NoneType)
 
 
 class Converter:
@@ -68,12 +77,10 @@ class Converter:
             raise RecordError(_TOO_DEEP)
         if isinstance(value, Mapping):
             return self._object(value.items(), depth)
-        if isinstance(value, (list, tuple, Set, deque, Iterator)):
+        if isinstance(value, _LISTS) and not isinstance(value, _NO_LISTS):
             return [self.plain(item, depth + 1) for item in value]
         try:
-            if not is_structured(value):
-                return jsonable(value)
-            content = content_of(value)
+            content = jsonable(value)
         except Exception:
             return self._converted(value, depth)
         return self.plain(content, depth)
@@ -158,15 +165,19 @@ class _Repr(reprlib.Repr):
 
 
 def _tolist(value: Any) -> Any:
+    if getattr(getattr(value, "dtype", None), "kind", "") == "M":
+        value = value.astype(str)  # a time, which tolist() makes a number if it has nanoseconds
     converted = value.tolist()
-    if type(converted) is type(value):  # numpy returns itself for what Python has no type for
+    if type(converted) is type(value):
+        converted = float(value)  # numpy's longdouble, for which Python has no type
+    if not isinstance(converted, _PLAIN):
         raise TypeError
     return converted
 
 
 def _default(value: object) -> Any:
     """Write values that need no second look; leave the others unread for :meth:`Converter.plain`."""
-    if isinstance(value, (Set, deque, Iterator)):
+    if isinstance(value, _LISTS) and not isinstance(value, _NO_LISTS):
         raise TypeError
     return jsonable(value)
 

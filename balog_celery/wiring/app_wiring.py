@@ -20,10 +20,9 @@ from ..dispatch.channel import Channel
 from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.hand_off_engine import HandOffDispatcher
 from ..dispatch.publish import PublishDispatcher
-from ..engine.config import TopicOptions
 from ..engine.engine import Engine
 from ..engine.pauses import Pauses
-from ..engine.status import StatusFile, engine_statuses, status_folders
+from ..engine.status import StatusFile, read_statuses, status_folders
 from ..errors import ConfigurationError
 from ..events.decoders import Decoder, Reader, decoder_for, reader_of
 from ..outbox.store import Store
@@ -37,9 +36,6 @@ from . import configuration, connections, loading
 from .topic_settings import settings_by_topic
 
 logger = logging.getLogger(__name__)
-
-#: How long a poll of the local SQS waits, in seconds. A stop waits for it.
-_LOCAL_WAIT_TIME = 2
 
 
 class Integration:
@@ -211,34 +207,22 @@ class Integration:
         """
         self.load()
         settings = self.settings
-        identity = configuration.app_identity(self._app, settings)
         return Engine(
             self.hub,
             self.connect,
             consumer_operator=self.operator,
             dispatcher=dispatcher or self._dispatcher(channel),
             default_event_handler=configuration.import_setting("default_event_handler", settings.default_event_handler),
-            **self._topic_options(settings),
-            topics={topic: self._topic_options(own) for topic, own in self._topic_settings.items()},
+            **configuration.topic_options(settings, self.local),
+            topics={topic: configuration.topic_options(own, self.local) for topic, own in self._topic_settings.items()},
             drain=settings.drain,
             create_queues=self.local,
             decoders=self._decoders,
             max_body_bytes=settings.max_body_bytes,
             max_depth=settings.max_depth,
-            status_file=StatusFile(lambda: status_folders(settings.status_dir)[0], identity),
+            status_file=self.status_file("engine"),
             telemetry=self.telemetry,
             pauses=pauses or Pauses(),
-        )
-
-    def _topic_options(self, settings: Settings) -> TopicOptions:
-        """Return the engine's options that may differ from topic to topic."""
-        is_local = self.local and "wait_time" not in settings.model_fields_set
-        return TopicOptions(
-            wait_time=_LOCAL_WAIT_TIME if is_local else settings.wait_time,
-            pollers=settings.pollers if settings.event_broker_url is None else 1,
-            visibility_timeout=settings.visibility_timeout,
-            dead_letter=settings.dead_letter,
-            max_in_flight=settings.max_in_flight,
         )
 
     def check_engine(self) -> None:
@@ -277,9 +261,17 @@ class Integration:
         except OSError as error:
             raise ConfigurationError(f"set balog_status_dir to a folder of this user's: {error}") from error
 
-    def statuses(self) -> list[dict[str, Any]]:
-        """Return the status of each engine of this app that runs on this machine."""
-        return list(engine_statuses(self._status_dirs(), configuration.app_identity(self._app, self.settings)))
+    def status_file(self, kind: str) -> StatusFile:
+        """Return where this process writes the status of its engine, or of its relay.
+
+        :param kind: ``"engine"`` or ``"relay"``.
+        """
+        identity = configuration.app_identity(self._app, self.settings)
+        return StatusFile(lambda: status_folders(self.settings.status_dir)[0], identity, kind)
+
+    def statuses(self, kind: str = "engine") -> list[dict[str, Any]]:
+        """Return the status of each engine, or of each relay, of this app that runs on this machine."""
+        return list(read_statuses(self._status_dirs(), configuration.app_identity(self._app, self.settings), kind))
 
     @cached_property
     def marks(self) -> IdempotencyStore:

@@ -16,6 +16,7 @@ from ..celery_compat.configuration import accepts_json, hides_password, is_set
 from ..consumers.operator import ConsumerOperator, check_operator
 from ..dev import local_stack
 from ..dev.transport import TRANSPORT_OPTIONS
+from ..engine.config import TopicOptions
 from ..errors import ConfigurationError
 from ..events.decoders import Decoder, find_decoder
 from ..outbox.store import Store
@@ -27,6 +28,9 @@ CELERY_DEFAULTS = {
     "worker_prefetch_multiplier": 1,
     "worker_send_task_events": True,
 }
+
+#: How long a poll of the local SQS waits, in seconds. A stop waits for it.
+_LOCAL_WAIT_TIME = 2
 
 
 def read_settings(app: Celery, given: Mapping[str, Any]) -> Settings:
@@ -207,3 +211,18 @@ def app_identity(app: Celery, settings: Settings) -> str:
     """Return what distinguishes *app*'s engines from those of other projects. Hashed, as a URL may hold a password."""
     parts = f"{app.main}|{app.conf.broker_url}|{settings.region}|{sorted(settings.packages)}"
     return f"{app.main}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+
+
+def topic_options(settings: Settings, local: bool) -> TopicOptions:
+    """Return the engine's options that may differ from topic to topic.
+
+    :param local: whether the topics are in the local SQS.
+    """
+    is_short = local and "wait_time" not in settings.model_fields_set
+    return TopicOptions(
+        wait_time=_LOCAL_WAIT_TIME if is_short else settings.wait_time,
+        pollers=settings.pollers if settings.event_broker_url is None else 1,
+        visibility_timeout=settings.visibility_timeout,
+        dead_letter=settings.dead_letter,
+        max_in_flight=settings.max_in_flight,
+    )

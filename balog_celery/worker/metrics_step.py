@@ -1,7 +1,8 @@
-"""Serves metrics from the worker's main process: of the engine beside it, and of the tasks that it executes."""
+"""Serves metrics from the worker's main process: of engine and relay beside it, and of the tasks that it executes."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -35,7 +36,7 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
         def statuses() -> list[dict[str, Any]]:
             status = None if engine is None else engine.status(worker)
-            return [] if status is None else [status]
+            return [*([] if status is None else [status]), *_relays(worker)]
 
         with worker_start_errors():
             self._server, self._tasks = open_metrics(
@@ -63,3 +64,10 @@ class MetricsStep(bootsteps.StartStopStep):  # type: ignore[misc]
             trace = str((request.message.headers or {}).get("traceparent") or "").split("-")
             trace_id = trace[1] if len(trace) == 4 else None
             self._tasks.ended(queue_name(task.topic), task.name, outcome, runtime, trace_id)
+
+
+def _relays(worker: Any) -> list[dict[str, Any]]:
+    """Return the status of the outbox relay beside this worker, if there is one."""
+    if not worker.app.balog.settings.outbox_relay:
+        return []
+    return [status for status in worker.app.balog.statuses("relay") if status["worker"] == os.getpid()]

@@ -158,15 +158,28 @@ class OutboxProject:
         """A script of the project, not started."""
         return servers.Program([CELERY[0], f"{name}.py"], cwd=self._folder, name=name)
 
-    def relay(self, sqs: servers.Sqs) -> servers.Program:
+    def relay(self, sqs: servers.Sqs, metrics_port: int | None = None) -> servers.Program:
         """Return a relay that is not started."""
         argv = [*CELERY[: CELERY.index("-A")], "-A", "proj", "balog", "outbox", "--interval", "0.05"]
+        self._install(metrics_port=metrics_port)
         return servers.Program(argv, cwd=self._folder, env=sqs.env, name="relay")
 
-    def worker(self, sqs: servers.Sqs, broker: str) -> servers.Program:
+    def health(self, sqs: servers.Sqs) -> servers.Program:
+        """Return a health check of relays that is not started."""
+        argv = [*CELERY[: CELERY.index("-A")], "-A", "proj", "balog", "health", "--outbox"]
+        return servers.Program(argv, cwd=self._folder, env=sqs.env, name="health")
+
+    def _install(self, **settings: object) -> None:
+        """Give the app more settings."""
+        given = "".join(f"{name}={value!r}, " for name, value in settings.items() if value is not None)
+        app = (self._folder / "proj.py").read_text()
+        (self._folder / "proj.py").write_text(app.replace("outbox=", f"{given}outbox="))
+
+    def worker(self, sqs: servers.Sqs, broker: str, metrics_port: int) -> servers.Program:
         """A worker that runs a relay beside it, not started."""
+        self._install(metrics_port=metrics_port, outbox_relay=True)
         app = (self._folder / "proj.py").read_text().replace('"memory://"', repr(broker))
-        (self._folder / "proj.py").write_text(app.replace("outbox=", "outbox_relay=True, outbox="))
+        (self._folder / "proj.py").write_text(app)
         argv = [*CELERY[: CELERY.index("-A")], "-A", "proj", "worker", "--no-engine", "-c", "1", "-l", "INFO"]
         return servers.Program(argv, cwd=self._folder, env=sqs.env, name="worker")
 

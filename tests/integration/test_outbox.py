@@ -394,6 +394,36 @@ def test_a_relay_outlives_an_outage_of_the_database(
     assert not thread.is_alive()
 
 
+def test_what_waits_is_counted_by_topic(engine: sa.Engine, store: Store, relay: Relay, queues: Queues) -> None:
+    """The backlog has the waiting and the failed rows of each topic, and the age of the oldest that waits."""
+    queues["bad"].on["send"] = refuse(1, "InvalidMessageContents", final=True)
+    queues["down"].drop()
+    write(engine, 1, topic="bad")
+    write(engine, 2, 3, topic="down")
+    with engine.begin() as connection:
+        connection.execute(sa.update(TABLE).values(created_at=sa.text("now() - interval '1 hour'")))
+    write(engine, 4, topic="down")
+    relay.sweep()
+    backlog = store.backlog(10)
+    assert {topic: (found.waiting, found.failed) for topic, found in backlog.items()} == {"bad": (0, 1), "down": (3, 0)}
+    assert backlog["bad"].oldest == 0
+    assert 3600 <= backlog["down"].oldest < 3700
+    assert list(store.backlog(1)) == ["bad"]
+
+
+def test_a_failure_shows_as_long_as_rows_wait_for_it(engine: sa.Engine, relay: Relay, queues: Queues) -> None:
+    """The status of a relay names a topic that fails while rows of it wait, and counts what was sent."""
+    queues["down"].drop()
+    write(engine, 1, topic="down")
+    write(engine, 2, 3, topic="up")
+    relay.sweep()
+    status = relay.status(["down", "up"])
+    assert list(status["outages"]) == ["relaying to down"]
+    assert "there is no queue 'down'" in status["outages"]["relaying to down"]["error"]
+    assert status["sent"] == 2
+    assert relay.status(["up"])["outages"] == {}
+
+
 def test_events_reach_sqs(engine: sa.Engine, store: Store, sqs: servers.Sqs, queue_name: str, topic: Any) -> None:
     """Each sent event is a record with the given channel, context and attributes."""
     with engine.begin() as connection:

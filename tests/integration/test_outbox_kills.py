@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import urllib.request
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -69,14 +70,57 @@ def test_a_worker_runs_a_relay_beside_it(
         with project.program("writer") as writer:
             servers.wait_until(lambda: project.waiting() > 10)
             writer.kill_group()
-        worker = programs.enter_context(project.worker(sqs, broker.url))
+        port = servers.free_port()
+        worker = programs.enter_context(project.worker(sqs, broker.url, port))
         servers.wait_until(lambda: project.waiting() == 0, what="an empty outbox")
+        servers.wait_until(lambda: sent_rows(port) > 10, what="the relay's metrics at the worker's port")
         (first,) = relays_of(worker)
         os.kill(first, signal.SIGKILL)
         (second,) = servers.wait_until(lambda: set(relays_of(worker)) - {first}, what="another relay")
         worker.wait_for("the outbox relay ended with exit code -9")
         worker.signal(signal.SIGKILL)
         servers.wait_until(lambda: not servers.alive(second), what="the relay's end")
+
+
+def test_the_state_of_a_relay_by_itself(
+    tmp_path: Path, sqs: servers.Sqs, postgresql: servers.PostgreSQL, database: str
+) -> None:
+    """`balog health --outbox` and the metrics port of a relay without a worker show what waits."""
+    project = OutboxProject(tmp_path, "sqlalchemy", postgresql, database, "nowhere.fifo", "nowhere")
+    with project.health(sqs) as none:
+        assert none.wait() == 1
+        assert "no outbox relay of this app runs on this machine" in none.output
+    with project.program("writer") as writer:
+        servers.wait_until(lambda: project.waiting() > 10)
+        writer.kill_group()
+    waiting, port = project.waiting(), servers.free_port()
+    with project.relay(sqs, port):
+
+        def counted() -> float:
+            found = metrics(port)
+            return sum(value for name, value in found.items() if name.startswith("balog_outbox_waiting_rows"))
+
+        servers.wait_until(lambda: counted() == waiting, what="the count of the rows")
+        with project.health(sqs) as health:
+            assert health.wait() == 0
+            assert f": {waiting} rows pending (the oldest for " in health.output
+        found = metrics(port)
+        assert found["balog_outbox_sent_total"] == found["balog_outbox_problems"] == 0
+
+
+def metrics(port: int) -> dict[str, float]:
+    """The values of a port, by their names and labels; none while it is closed."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return {}
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
+def sent_rows(port: int) -> float:
+    return metrics(port).get("balog_outbox_sent_total", 0.0)
 
 
 def relays_of(worker: servers.Program) -> list[int]:

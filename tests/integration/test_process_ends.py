@@ -47,9 +47,9 @@ def run(tmp_path: Path, topic: Topic, sqs: servers.Sqs) -> Iterator[Run]:
     """Return a function that starts a script, or a command in its folder."""
     programs: list[servers.Program] = []
 
-    def start(code: str, *command: str, **env: str) -> servers.Program:
+    def start(code: str, *command: str, patch: str = "", **env: str) -> servers.Program:
         path = tmp_path / "script.py"
-        path.write_text(BEGIN + textwrap.dedent(code))
+        path.write_text(patch + BEGIN + textwrap.dedent(code))
         argv = [sys.executable, *command] if command else [sys.executable, str(path)]
         program = servers.Program(argv, env={**sqs.env, "TOPIC": topic.name, **env}, cwd=tmp_path)
         programs.append(program)
@@ -80,6 +80,37 @@ def test_a_script_that_a_signal_ends(run: Run, topic: Topic, logging_thread: str
     program.signal(number)
     assert program.wait() == -number
     assert topic.left() == 3
+
+
+GEVENT = "from gevent import monkey; monkey.patch_all()"
+EVENTLET = "import warnings; warnings.simplefilter('ignore'); import eventlet; eventlet.monkey_patch()"
+
+
+@pytest.mark.parametrize("patch", [GEVENT, EVENTLET], ids=["gevent", "eventlet"])
+def test_a_script_of_greenlets_that_a_signal_ends(run: Run, topic: Topic, patch: str) -> None:
+    """An idle hub cannot wait for SQS at SIGTERM: gevent sends from a greenlet, eventlet reports what is lost."""
+    program = run("set_up(); log(); print('ready', flush=True); time.sleep(60)", patch=patch)
+    program.wait_for("ready")
+    program.signal(signal.SIGTERM)
+    assert program.wait() == -signal.SIGTERM
+    sent = 3 if patch == GEVENT else 0
+    assert topic.left() == sent
+    assert ("3 records were not sent before the end" in program.output) == (not sent)
+
+
+def test_what_greenlets_log_in_a_process_that_gevent_patches_late(run: Run, topic: Topic) -> None:
+    """Records of greenlets are shipped if gevent patches after the import, as in gunicorn with ``--preload``."""
+    program = run(
+        """
+        set_up(linger=0)
+        from gevent import monkey; monkey.patch_all()
+        log(1)
+        logging.getLogger("app").handlers[0].flush(60)
+        log(1)
+        """
+    )
+    assert program.wait() == 0
+    assert topic.left() == 2
 
 
 def test_an_application_that_handles_sigterm_itself(run: Run, topic: Topic) -> None:

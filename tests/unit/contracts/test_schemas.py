@@ -18,7 +18,9 @@ VALUES = st.recursive(
 )
 TYPES = st.sampled_from(["boolean", "integer", "null", "number", "string"])
 LIMITS = st.dictionaries(
-    st.sampled_from(["minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength", "minItems", "maxItems"]),
+    st.sampled_from(
+        ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "minItems", "maxItems"]
+    ),
     st.integers(0, 2),
     max_size=1,
 )
@@ -104,6 +106,14 @@ OBJECT = {"type": "object", "properties": {"n": {"type": "integer"}}, "additiona
         ({"type": "string"}, {"type": "string", "maxLength": 5}, [("", "maxLength tightened: none -> 5")]),
         ({"type": "integer", "minimum": 1}, {"type": "integer", "minimum": 0}, []),
         ({"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}, [("", "minimum tightened: 0 -> 1")]),
+        ({"type": "integer", "exclusiveMinimum": 0}, {"type": "integer", "minimum": 0}, []),
+        ({"type": "integer", "maximum": 4}, {"type": "integer", "exclusiveMaximum": 5}, []),
+        (
+            {"type": "integer", "minimum": 0},
+            {"type": "integer", "exclusiveMinimum": 0},
+            [("", "exclusiveMinimum tightened: none -> 0")],
+        ),
+        ({"type": ["integer", "null"]}, {"anyOf": [{"type": "integer"}, {"type": "null"}]}, []),
         ({"type": "string"}, {"type": "string", "format": "date"}, [("", 'format changed: null -> "date"')]),
         ({"type": "string", "pattern": "a"}, {"type": "string"}, []),
         (OBJECT, {"type": "object"}, [("n", "field removed")]),

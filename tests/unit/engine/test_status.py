@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from balog_celery.dispatch.dispatcher import Readiness
-from balog_celery.engine.status import StatusFile, engine_statuses, problems, status_folders, together
+from balog_celery.engine.status import StatusFile, problems, read_statuses, status_folders, together
 
 POLLER = {
     "doing": "polling",
@@ -133,8 +133,8 @@ def test_only_running_engines_of_the_same_app_count(tmp_path: Path) -> None:
         assert other.stdout is not None
         other.stdout.readline()
         (tmp_path / "engine-bad.json").write_text("{")
-        assert [found["pid"] for found in engine_statuses([tmp_path], "mine")] == [os.getpid()]
-        assert [found["pid"] for found in engine_statuses([tmp_path], "other")] == [other.pid]
+        assert [found["pid"] for found in read_statuses([tmp_path], "mine")] == [os.getpid()]
+        assert [found["pid"] for found in read_statuses([tmp_path], "other")] == [other.pid]
         other.kill()
 
 
@@ -148,11 +148,11 @@ def test_a_process_that_got_the_id_of_a_dead_engine_is_none(tmp_path: Path) -> N
     taken = path.with_name(f"engine-{os.getpid()}.json")  # this process runs, and is no engine
     path.with_suffix(".lock").rename(taken.with_suffix(".lock"))
     taken.write_text(json.dumps({**json.loads(path.read_text()), "pid": os.getpid()}))
-    assert list(engine_statuses([tmp_path], "mine")) == []
+    assert list(read_statuses([tmp_path], "mine")) == []
     assert list(tmp_path.iterdir()) == []
     # The engine that gets the id next is one.
     StatusFile(lambda: tmp_path, "mine").write(status())
-    assert [found["pid"] for found in engine_statuses([tmp_path], "mine")] == [os.getpid()]
+    assert [found["pid"] for found in read_statuses([tmp_path], "mine")] == [os.getpid()]
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
@@ -232,7 +232,7 @@ def test_a_status_that_cannot_be_written_is_logged_once(tmp_path: Path, caplog: 
     failed, works = [record.message for record in caplog.records]
     assert failed.startswith("writing the engine's status, which `balog health` reads, failed")
     assert "works again" in works
-    assert len(list(engine_statuses([folder], "app"))) == 1
+    assert len(list(read_statuses([folder], "app"))) == 1
 
 
 def test_an_engine_on_a_full_disk_is_not_taken_for_one_that_hangs(tmp_path: Path) -> None:
@@ -240,13 +240,13 @@ def test_an_engine_on_a_full_disk_is_not_taken_for_one_that_hangs(tmp_path: Path
     script = """
 import resource, sys
 from pathlib import Path
-from balog_celery.engine.status import StatusFile, engine_statuses
+from balog_celery.engine.status import StatusFile, read_statuses
 folder = Path(sys.argv[1])
 file = StatusFile(lambda: folder, "app")
 for limit in (resource.RLIM_INFINITY, 0, resource.RLIM_INFINITY):  # 0: the kernel refuses every byte
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     file.write({}, now=True)
-    print(len(list(engine_statuses([folder], "app"))), flush=True)
+    print(len(list(read_statuses([folder], "app"))), flush=True)
 file.remove()
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True, check=True)
@@ -268,7 +268,7 @@ def test_a_folder_that_cannot_be_opened_is_tried_again(tmp_path: Path, caplog: p
     file.remove()
     assert "No space left on device" in caplog.text
     file.write({}, now=True)
-    assert len(list(engine_statuses([tmp_path], "app"))) == 1
+    assert len(list(read_statuses([tmp_path], "app"))) == 1
     file.remove()
 
 
@@ -279,6 +279,6 @@ def test_an_engine_is_known_after_its_folder_was_emptied(tmp_path: Path) -> None
     for path in tmp_path.iterdir():
         path.unlink()
     file.write({}, now=True)
-    assert len(list(engine_statuses([tmp_path], "app"))) == 1
+    assert len(list(read_statuses([tmp_path], "app"))) == 1
     file.remove()
     assert not list(tmp_path.iterdir())

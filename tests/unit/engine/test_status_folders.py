@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from balog_celery.engine.status import StatusFile, engine_statuses, status_folders
+from balog_celery.engine.status import StatusFile, read_statuses, status_folders
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_an_engine_outlives_the_folder_of_its_login(runtime: Path, temporary: Pa
     for _ in range(2):  # the first write finds out
         file.write({"number": 2}, now=True)
     # Then
-    assert [status["number"] for status in engine_statuses(status_folders(None), "app")] == [2]
+    assert [status["number"] for status in read_statuses(status_folders(None), "app")] == [2]
     assert list(temporary.glob("engine-*.json"))
     file.remove()
-    assert list(engine_statuses(status_folders(None), "app")) == []
+    assert list(read_statuses(status_folders(None), "app")) == []

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from balog_celery.errors import ConfigurationError
-from balog_celery.metrics.exposition import EngineCollector, TaskMetrics
+from balog_celery.metrics.exposition import EngineCollector, OutboxCollector, TaskMetrics
 from balog_celery.metrics.server import MetricsServer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -33,12 +33,19 @@ def status(**state: Any) -> dict[str, Any]:
     return {"written": time.time(), "pid": 7, "wait_time": 20, "topics": {"events": topic}}
 
 
+def relay(**state: Any) -> dict[str, Any]:
+    """A relay's status, as its file has it."""
+    topics = {"events": {"waiting": 5, "failed": 1, "oldest": 7.5}}
+    return {"written": time.time(), "pid": 8, "outbox": topics, "busy_for": 0.0, "sent": 9, "outages": {}, **state}
+
+
 class Port:
     """A server of metrics on a free port."""
 
     def __init__(self, statuses: list[dict[str, Any]], **options: Any) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(lambda: statuses))
+        self.registry.register(OutboxCollector(lambda: statuses))
         self.tasks = TaskMetrics(self.registry)
         self.server = MetricsServer("127.0.0.1", 0, self.registry, lambda: statuses, **options)
         self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -78,6 +85,33 @@ def test_engines_are_exposed() -> None:
         assert port.value("balog_in_flight_oldest_seconds", topic="events") == 9
         assert port.value("balog_paused_seconds", topic="events") == 60
         assert port.value("balog_engine_problems") == 1
+
+
+def test_a_relay_of_the_outbox_is_exposed() -> None:
+    """What waits and what failed in the outbox is exposed by topic; a relay is no engine."""
+    with serving(relay()) as port:
+        assert port.value("balog_outbox_waiting_rows", topic="events") == 5
+        assert port.value("balog_outbox_oldest_seconds", topic="events") == 7.5
+        assert port.value("balog_outbox_failed_rows", topic="events") == 1
+        assert port.value("balog_outbox_sent_total") == 9
+        assert port.value("balog_outbox_problems") == 0
+        assert port.value("balog_engines") == 0
+        assert port.get("/readyz")[0] == 503
+        assert port.get("/healthz")[0] == 200
+
+
+def test_a_relay_that_fails_is_not_healthy() -> None:
+    """A failure that has lasted for a minute, a step that does not end and a status that is old are problems."""
+    failing = {"relaying to events": {"fails_for": 56.0, "error": "there is no queue"}}
+    for state, problem in [
+        ({"outages": failing}, "relaying to events has failed for 56 s (5 rows wait): there is no queue"),
+        ({"busy_for": 60.0}, "the outbox relay (pid 8) hangs: a step has taken 60 s"),
+        ({"written": time.time() - 30}, "the outbox relay (pid 8) hangs: it wrote its status "),
+    ]:
+        with serving(relay(**state)) as port:
+            code, text = port.get("/healthz")
+            assert (code, text[: len(problem)]) == (503, problem)
+            assert port.value("balog_outbox_problems") == 1
 
 
 def test_ends_of_tasks_are_exposed_with_their_trace() -> None:

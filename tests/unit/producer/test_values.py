@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import uuid
-from collections import OrderedDict, deque
+from collections import OrderedDict, UserList, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -17,12 +17,14 @@ from logging.handlers import MemoryHandler, QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import AnyUrl, SecretStr
 
-from balog_celery import ConfigurationError, Payload, SchemaFormatter, configure, get_logger
+from balog_celery import ConfigurationError, Payload, RecordError, SchemaFormatter, configure, get_logger, send
 from balog_celery.events.records import decode
 from balog_celery.producer.state import stats
 from balog_celery.producer.values import REPR_LIMIT, converter
@@ -105,8 +107,14 @@ WAYS = pytest.mark.parametrize("way", [through_the_logger, through_logging])
         (numpy.float32(0.5), 0.5, 1),
         (numpy.float64(0.5), 0.5, 0),
         (numpy.bool_(True), True, 1),
+        (numpy.longdouble(0.5), 0.5, 1),
+        (numpy.complex64(1j), "1j", 1),
+        (numpy.datetime64("2026-01-02T03:04:05", "ns"), "2026-01-02T03:04:05.000000000", 1),
         (numpy.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]], 1),
         (Lazy(), "text", 1),
+        (AnyUrl("https://a.example/"), "https://a.example/", 0),
+        ([SecretStr("secret")], ["**********"], 0),
+        (Mock(name="m"), "<Mock name='m' id=", 1),
         (ValueError("why"), "ValueError('why')", 1),
         (Fraction(1, 3), "1/3", 0),
         (Money(3), "Money(3)", 1),
@@ -121,6 +129,9 @@ WAYS = pytest.mark.parametrize("way", [through_the_logger, through_logging])
         (date(2026, 1, 2), "2026-01-02", 0),
         ({1, 2}, [1, 2], 0),
         (deque([1]), [1], 0),
+        (UserList([1, numpy.int8(2)]), [1, 2], 1),
+        ({1: 2}.values(), [2], 0),
+        (range(10**12), "range(0, 1000000000000)", 1),
         ((number for number in (1, numpy.int8(2))), [1, 2], 1),
         ({Colour.RED: 1}, {"red": 1}, 1),
         ({ID: 1}, {str(ID): 1}, 1),
@@ -264,11 +275,29 @@ def test_extra_goes_to_the_context() -> None:
     assert [event["header"]["context"] for event in records.events] == [expected, expected]
 
 
-def test_extra_that_a_context_cannot_hold_is_written_as_text() -> None:
-    """Values of ``extra`` for the three text keys of a context are written as text."""
-    line = json.loads(SchemaFormatter().format(record(fqdn=5, application=Lazy())))
-    assert line["header"]["context"] == {"fqdn": "5", "application": "text"}
-    assert line["payload"]["message"] == "m"
+@pytest.mark.parametrize(
+    ("extra", "context"),
+    [
+        ({"fqdn": 5, "application": Lazy(), "application_version": None}, {"fqdn": "5", "application": "text"}),
+        ({"channel": "web", "context": "checkout", "composition": "x", "exception": "e", "event": 1}, None),
+        ({"array": numpy.array([1, 2]), "topic": numpy.array([1])}, {"array": [1, 2], "topic": [1]}),
+    ],
+    ids=["texts", "options", "arrays"],
+)
+def test_extra_never_costs_the_event(extra: dict[str, Any], context: dict[str, Any] | None) -> None:
+    """Any ``extra`` goes to the context alike, named as an option of the logger or as a text key of a context."""
+    with capture_records() as records:
+        get_logger("a").info("done", payload={"cls_type": "null"}, extra=extra)
+    for found in (records.events[0], json.loads(SchemaFormatter().format(record({"cls_type": "null"}, **extra)))):
+        assert found["header"]["context"] == (extra if context is None else context)
+        assert found["payload"] == {"cls_type": "null"}
+    assert records[0].header.channel == "a.done"
+
+
+def test_a_producer_s_generator_that_fails_is_an_invalid_payload() -> None:
+    """An exception of an iterator in a payload is reported as that of an invalid payload."""
+    with capture_records(), pytest.raises(RecordError, match="ZeroDivisionError"):
+        send({"cls_type": "test", "values": (1 // n for n in [0])}, topic="t")
 
 
 def test_a_dict_with_a_cls_type_is_a_payload() -> None:
