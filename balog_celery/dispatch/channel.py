@@ -38,6 +38,16 @@ class Channel:
         """Return the file descriptor, for an event loop."""
         return self._socket.fileno()
 
+    def buffer(self, *lines: Sequence[Any]) -> None:
+        """Keep *lines* for the next :meth:`send`."""
+        try:
+            data = b"".join([to_json(line) + b"\n" for line in lines])
+        except ValueError:
+            # A lone surrogate is not Unicode text. The decoders mend it in the same way.
+            data = b"".join([mend_surrogates(json.dumps(line)).encode() + b"\n" for line in lines])
+        with self._sending:
+            self._unsent += data
+
     def send(self, *lines: Sequence[Any], timeout: float | None = None) -> bool:
         """Send what is buffered, and *lines* after it.
 
@@ -46,14 +56,8 @@ class Channel:
         :returns: whether nothing remains buffered.
         :raises OSError: the other end is gone.
         """
-        try:
-            data = b"".join([to_json(line) + b"\n" for line in lines])
-        except ValueError:
-            # A lone surrogate is not Unicode text. The decoders mend it in the same way.
-            data = b"".join([mend_surrogates(json.dumps(line)).encode() + b"\n" for line in lines])
+        self.buffer(*lines)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._sending:
-            self._unsent += data
         while True:
             with self._sending, contextlib.suppress(BlockingIOError):
                 while self._unsent:

@@ -284,7 +284,8 @@ class HandOff:
     def _post(self, channel: Channel, message: Message) -> None:
         # Never wait: an engine that hangs must not stop its worker. The next message, or beat, takes the rest with it.
         with contextlib.suppress(OSError):
-            channel.send(encode(message), timeout=0.0)
+            send = partial(channel.send, timeout=0.0) if self._loop is None else partial(self._loop.send, channel)
+            send(encode(message))
 
     def _forget_channel(self) -> None:
         channel, self._channel = self._channel, None

@@ -84,6 +84,32 @@ def test_calls_are_made_one_after_the_other(ends: tuple[Channel, Channel]) -> No
     assert len(set(counts)) == 1
 
 
+def test_lines_of_many_threads_are_sent_together(
+    ends: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one write, in their order: each write wakes the engine."""
+    # Given a loop that is busy
+    ours, theirs = ends
+    loop, may_go_on, sends = ThreadLoop(), threading.Event(), []
+    send = ours.send
+    monkeypatch.setattr(ours, "send", lambda *lines, **options: sends.append(lines) or send(*lines, **options))
+    loop.start_reading(ours, lambda _: None)
+    loop.call_soon(may_go_on.wait, 60)
+    # When
+    for number in range(100):
+        loop.send(ours, [number])
+    may_go_on.set()
+    # Then
+    received: list[list[Any]] = []
+    while len(received) < 100:
+        received += theirs.receive() or []
+    assert received == [[number] for number in range(100)]
+    assert len(sends) == 1
+    # And what comes later is sent as well
+    loop.send(ours, ["later"])
+    assert theirs.receive() == [["later"]]
+
+
 class ThreadWorker:
     """A worker with Celery's pool of one thread, whose strategy gives each task to the pool at once.
 
