@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compatibility_rows import COLUMNS, NOT_TRIED, ROWS, SHOWN_BY
+from compatibility_rows import BY_HAND, COLUMNS, NOT_TRIED, ROWS, SHOWN_BY
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "compatibility.md"
 HEAD = f"| | feature | {' | '.join(COLUMNS)} |"
 NO_ANSWER = "not tried"
+TRIED = "by hand"
 LIST_HEAD = "Other tests show these rows:"
 REST_HEAD = "Not tried:"
 
@@ -35,7 +36,7 @@ class Table:
         return {
             feature: cells[column]
             for feature, cells in self.cells.items()
-            if column in cells and column not in SHOWN_BY.get(feature, {})
+            if column in cells and column not in shown_elsewhere(feature)
         }
 
     def replace(self, column: str, seen: Mapping[str, str]) -> None:
@@ -50,7 +51,7 @@ class Table:
         lines = [HEAD, f"| --- | --- |{' --- |' * len(COLUMNS)}"]
         for group, features in ROWS.items():
             for feature in features:
-                cells = {**self.cells.get(plain(feature), {}), **dict.fromkeys(SHOWN_BY.get(plain(feature), {}), "yes")}
+                cells = {**self.cells.get(plain(feature), {}), **shown_elsewhere(plain(feature))}
                 shown = " | ".join(cells.get(column, NO_ANSWER) for column in COLUMNS)
                 lines.append(f"| {group} | {feature} | {shown} |")
         lines += ["", LIST_HEAD, ""]
@@ -64,6 +65,11 @@ class Table:
 def plain(feature: str) -> str:
     """Return the name of a feature without marks of code."""
     return feature.replace("`", "")
+
+
+def shown_elsewhere(feature: str) -> dict[str, str]:
+    """Return the cells of a feature that the tests of the table do not fill, by column."""
+    return {**dict.fromkeys(BY_HAND.get(feature, []), TRIED), **dict.fromkeys(SHOWN_BY.get(feature, {}), "yes")}
 
 
 def read(page: str) -> Table:

@@ -14,6 +14,7 @@ ROWS: dict[str, list[str]] = {
         "`solo`",
         "`gevent`",
         "`eventlet`",
+        "`celery-aio-pool`",
         "`-c 2`",
         "`-O fair`",
         "`--autoscale`",
@@ -167,6 +168,7 @@ ROWS: dict[str, list[str]] = {
 _POOLS = "tests/integration/test_pools.py"
 _CONCURRENCY = "tests/integration/test_concurrency.py"
 _WORKER = "tests/integration/test_worker.py::test_events_reach_every_consumer_and_leave_the_queue"
+_ON_RABBITMQ = "tests/integration/test_worker.py::test_a_worker_on_rabbitmq_does_the_same"
 _LIMIT = f"{_CONCURRENCY}::test_no_more_run_at_once_than_the_limit_allows_and_others_go_on"
 _CLUSTER = f"{_CONCURRENCY}::test_all_workers_together_keep_a_limit_for_the_cluster"
 _COLD = "tests/integration/test_resilience.py::test_a_cold_shutdown_loses_nothing"
@@ -179,9 +181,9 @@ _LOGS = "tests/integration/test_worker_logs.py::test_a_worker_ships_its_log"
 
 #: Features that other tests show, by column.
 SHOWN_BY: dict[str, dict[str, str]] = {
-    "threads": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _WORKER),
+    "threads": {**dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _WORKER), PUBLISH_RABBITMQ: _ON_RABBITMQ},
     "solo": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _WORKER),
-    "gevent": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _LIMIT),
+    "gevent": {**dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _LIMIT), HAND_OFF_RABBITMQ: _ON_RABBITMQ},
     "eventlet": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _LIMIT),
     "several workers": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _CLUSTER),
     "a cold shutdown, also after a warm one": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _COLD),
@@ -200,9 +202,20 @@ SHOWN_BY: dict[str, dict[str, str]] = {
     "Flask's task class": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _HABITS),
 }
 
-#: What no test tries, by group.
+_RABBITMQ = [HAND_OFF_RABBITMQ, PUBLISH_RABBITMQ]
+
+#: Features that worked when somebody tried them, and that no test tries there, by column.
+BY_HAND: dict[str, list[str]] = {
+    **dict.fromkeys(["threads", "solo", "gevent", "eventlet", "several workers"], _RABBITMQ),
+    "a cold shutdown, also after a warm one": _RABBITMQ,
+    "worker_soft_shutdown_timeout": _RABBITMQ,
+    "worker_disable_prefetch": _RABBITMQ,
+    "celery-aio-pool": [HAND_OFF_REDIS, PUBLISH_REDIS],
+}
+
+#: What nobody has tried, by group.
 NOT_TRIED = {
-    "pool": "`celery multi`, `--detach`, `celery-aio-pool`",
+    "pool": "`celery multi`, `--detach`",
     "setting": "`worker_enable_prefetch_count_reduction`, `task_compression`, `task_create_missing_queues`, `msgpack`, "
     "`task_acks_on_failure_or_timeout`, `worker_cancel_long_running_tasks_on_connection_loss`, `REMAP_SIGTERM`, "
     "`worker_deduplicate_successful_tasks`",

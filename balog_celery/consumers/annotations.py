@@ -12,6 +12,7 @@ from ..errors import ConfigurationError
 from ..events.message import Message
 from ..events.payloads import Payload
 from ..events.records import FacilityRecord
+from ..signatures import signature_of
 
 
 def event_type(func: Callable[..., Any], *, is_batch: bool, name: str) -> type[FacilityRecord] | type[Payload] | None:
@@ -45,7 +46,7 @@ def defaults(func: Callable[..., Any]) -> frozenset[str]:
 
 def _parameters(func: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        return list(inspect.signature(func).parameters.values())
+        return list(signature_of(func).parameters.values())
     except (TypeError, ValueError):  # a builtin has none
         return []
 

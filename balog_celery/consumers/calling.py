@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..signatures import signature_of
 from .consumer import Consumer
 from .context import message_of
 from .operator import ConsumerOperator
@@ -35,7 +35,7 @@ def prepare(consumer: Consumer, task: Any, operator: Any, current: Any = None) -
 
 def _check(consumer: Consumer, func: Callable[..., Any], named: Mapping[str, Any]) -> None:
     try:
-        signature = inspect.signature(func)
+        signature = signature_of(func)
     except (TypeError, ValueError):  # a builtin may have none
         return
     arguments = consumer.arguments

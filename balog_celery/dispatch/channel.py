@@ -40,11 +40,12 @@ class Channel:
         """Return the file descriptor, for an event loop."""
         return self._socket.fileno()
 
-    def send(self, *messages: Message, timeout: float | None = None) -> bool:
+    def send(self, *messages: Message, timeout: float | None = None, hold: bool = False) -> bool:
         """Send what is buffered, and *messages* after it.
 
         :param timeout: how long to wait until the other end has room for all of it, in seconds; None: without limit.
             The rest stays buffered.
+        :param hold: only buffer *messages*, for the next call.
         :returns: whether nothing remains buffered.
         :raises OSError: the other end is gone.
         """
@@ -57,7 +58,7 @@ class Channel:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._sending:
             self._unsent += data
-        while True:
+        while not hold:
             with self._sending, contextlib.suppress(BlockingIOError):
                 while self._unsent:
                     self._unsent = self._unsent[self._socket.send(self._unsent) :]
@@ -66,7 +67,8 @@ class Channel:
             with selectors.DefaultSelector() as writable:
                 writable.register(self._socket, selectors.EVENT_WRITE)
                 if not writable.select(remaining):
-                    return False
+                    break
+        return False
 
     def receive(self) -> list[Message] | None:
         """Return the messages that have arrived, or wait for some; None when the other end is gone.

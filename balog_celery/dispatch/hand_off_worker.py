@@ -281,7 +281,10 @@ class HandOff:
     def _post(self, channel: Channel, message: Message) -> None:
         # Never wait: an engine that hangs must not stop its worker. The next message, or beat, takes the rest with it.
         with contextlib.suppress(OSError):
-            channel.send(message, timeout=0.0)
+            if self._loop is None:
+                channel.send(message, timeout=0.0)
+            else:
+                self._loop.send(channel, message)
 
     def _forget_channel(self) -> None:
         channel, self._channel = self._channel, None

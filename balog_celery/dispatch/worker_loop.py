@@ -6,6 +6,7 @@ one. In a worker of gevent or eventlet, the threads here are greenlets.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -34,6 +35,12 @@ class WorkerLoop(Protocol):
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
         """Have *call* called; any thread may ask for it."""
 
+    def send(self, channel: Channel, message: Message) -> None:
+        """Send *message* soon, without waiting for the other end; any thread may ask for it.
+
+        :raises OSError: the other end is gone. It may also be, without an error.
+        """
+
 
 class HubLoop:
     """Runs in the event loop of the worker's main process.
@@ -53,6 +60,9 @@ class HubLoop:
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
         self._hub.call_soon(call, *args)
 
+    def send(self, channel: Channel, message: Message) -> None:
+        channel.send(message, timeout=0.0)
+
 
 class ThreadLoop:
     """Runs in a thread, and reads each channel in another one.
@@ -64,6 +74,8 @@ class ThreadLoop:
         self._calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
         self._thread: SupervisedThread | None = None
         self._channel: Channel | None = None
+        #: The channel that is about to be written to.
+        self._due: Channel | None = None
 
     def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
         if self._thread is None:
@@ -82,6 +94,18 @@ class ThreadLoop:
         self._calls.put((call, args))
         if self._thread is not None:
             self._thread.ensure_alive()
+
+    def send(self, channel: Channel, message: Message) -> None:
+        """Send *message* with those of the other tasks that end before the next call: greenlets end together."""
+        channel.send(message, hold=True)
+        if self._due is not channel:
+            self._due = channel
+            self.call_soon(self._send_buffered, channel)
+
+    def _send_buffered(self, channel: Channel) -> None:
+        self._due = None  # first: what is buffered from now on may come too late
+        with contextlib.suppress(OSError):  # the other end is gone, as its reader will notice
+            channel.send(timeout=0.0)
 
     def _read(self, channel: Channel, on_messages: OnMessages) -> None:
         try:

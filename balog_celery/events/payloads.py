@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, SupportsFloat, get_args, get_origin
 from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, PlainValidator
 
 from ..errors import ConfigurationError
+from ..signatures import declares
 from .serialization import InvalidValue, canonical_severity
 
 
@@ -60,7 +60,7 @@ class Payload(OpenModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if "cls_type" not in inspect.get_annotations(cls):
+        if not declares(cls, "cls_type"):
             return
         annotation = cls.model_fields["cls_type"].annotation
         if get_origin(annotation) is Literal:

@@ -72,7 +72,7 @@ class ConsumerTask(FailingTask):
         return task_id(event.header.id, self.name), argsrepr(event, self.topic), text
 
     def __call__(self, event: Any) -> Any:
-        with executing(self.request) as attempt:
+        with executing(self) as attempt:
             if attempt.running:
                 # The function calls its own task, which is an ordinary call of the function.
                 return self.run(event)

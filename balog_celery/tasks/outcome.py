@@ -12,7 +12,7 @@ import enum
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -48,12 +48,24 @@ class Attempt:
     """What a task notes while it is executed. Only the task with that id may write to it.
 
     :param task_id: the id of the task.
+    :param given: the task, its arguments and its request, as the pool gave them to the tracer; None without one.
     """
 
-    __slots__ = ("dead_lettered", "failed", "local_retry", "remainder", "retried", "returned", "running", "task_id")
+    __slots__ = (
+        "dead_lettered",
+        "failed",
+        "given",
+        "local_retry",
+        "remainder",
+        "retried",
+        "returned",
+        "running",
+        "task_id",
+    )
 
-    def __init__(self, task_id: str | None) -> None:
+    def __init__(self, task_id: str | None, given: tuple[Any, Any, Any] | None = None) -> None:
         self.task_id = task_id
+        self.given = given
         #: The function has been called.
         self.running = False
         #: The function has returned, or has asked to be ignored.
@@ -84,14 +96,26 @@ def attempt_of(request: Any) -> Attempt:
 
 
 @contextmanager
-def executing(request: Any) -> Iterator[Attempt]:
-    """Use the attempt that executes *request*, or begin one, for a task that is called without a worker."""
-    attempt = attempt_of(request)
-    token = _current.set(attempt)
-    try:
-        yield attempt
-    finally:
-        _current.reset(token)
+def executing(task: Any) -> Iterator[Attempt]:
+    """Use the attempt that executes *task*, or begin one, for a task that is called without a worker."""
+    with _in_this_thread(task):
+        attempt = attempt_of(task.request)
+        token = _current.set(attempt)
+        try:
+            yield attempt
+        finally:
+            _current.reset(token)
+
+
+def _in_this_thread(task: Any) -> AbstractContextManager[None]:
+    """Let *task* see its request in a thread that is not its tracer's, where it would see that of an earlier attempt.
+
+    The pool of celery-aio-pool executes functions in such threads, which have the tracer's context variables.
+    """
+    attempt = _current.get()
+    if attempt is None or attempt.given is None or attempt.given[0] is not task or task.request_stack.top is not None:
+        return nullcontext()
+    return _pushed(*attempt.given)
 
 
 def is_for_the_pool(error: BaseException, task: Any, request: Any) -> bool:
@@ -125,7 +149,7 @@ def traced(task: Any, tracer: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def trace(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        attempt = Attempt(uuid)
+        attempt = Attempt(uuid, (task, args, request))
         token = _current.set(attempt)
         try:
             try:

@@ -33,6 +33,10 @@ CELERY_DEFAULTS = {
 _LOCAL_WAIT_TIME = 2
 
 
+#: Values of ``result_backend`` with which no result is stored.
+_NO_BACKEND = (None, "disabled", "disabled://")
+
+
 def read_settings(app: Celery, given: Mapping[str, Any]) -> Settings:
     """Return the ``balog_*`` settings of *app*.
 
@@ -78,6 +82,10 @@ def fill_in(conf: Any, local_broker: Callable[[], str | None]) -> set[str]:
     open_settings = {key for key in CELERY_DEFAULTS if not is_set(conf, key)}
     for key in open_settings:
         conf[key] = CELERY_DEFAULTS[key]
+    if conf.result_backend in _NO_BACKEND and not is_set(conf, "result_backend_thread_safe"):
+        # What stores nothing is safe. Celery makes one for each thread otherwise, which is one for each task where they
+        # are greenlets.
+        conf.result_backend_thread_safe = True
     hide_secrets(conf)
     url = None
     with suppress(ConfigurationError):

@@ -34,13 +34,14 @@ def test_events_reach_every_consumer_and_leave_the_queue(
     assert "Traceback" not in worker.output
 
 
+@pytest.mark.parametrize(("pool", "dispatch"), [("threads", "publish"), ("gevent", "hand-off")])
 def test_a_worker_on_rabbitmq_does_the_same(
-    start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ
+    start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ, pool: str, dispatch: str
 ) -> None:
-    """On RabbitMQ each event reaches every consumer, with tasks published in a transaction."""
-    project.add(f"balog_dispatch = 'publish'\nbroker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\n")
+    """On RabbitMQ each event reaches every consumer, with tasks published in a transaction or handed over."""
+    project.add(f"balog_dispatch = {dispatch!r}\nbroker_url = {rabbitmq.url!r}\ntask_default_queue = {topic.name!r}\n")
     topic.send(*(event_text(f"e{number}", values=[{"name": "n", "value": 1}]) for number in range(12)))
-    worker = start("worker", "-l", "INFO", "-c", "2")
+    worker = start("worker", "-l", "INFO", "-P", pool, "-c", "2")
     project.wait_for(lambda runs: len(runs) == 24)
     servers.wait_until(lambda: topic.left() == 0, what="the deletes")
     assert stop(worker) == 0

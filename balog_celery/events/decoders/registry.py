@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import logging
 import pkgutil
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ...errors import ConfigurationError, DecodeError
+from ...signatures import signature_of
 from ...text import printable
 from ..mark import MARK, read_mark
 from ..message import Message, Received
@@ -194,7 +194,7 @@ def _takes_message(decoder: Decoder) -> bool:
     if isinstance(decoder, JSONMapping):
         return True
     try:
-        annotation = next(iter(inspect.signature(decoder).parameters.values())).annotation
+        annotation = next(iter(signature_of(decoder).parameters.values())).annotation
     except (StopIteration, TypeError, ValueError):  # a builtin has no signature
         return False
     if isinstance(annotation, str):  # of a module with ``from __future__ import annotations``

@@ -84,6 +84,41 @@ def test_calls_are_made_one_after_the_other(ends: tuple[Channel, Channel]) -> No
     assert len(set(counts)) == 1
 
 
+class CountingChannel(Channel):
+    """One end of a socket that counts how often it is written to."""
+
+    writes = 0
+
+    def send(self, *messages: Message, timeout: float | None = None, hold: bool = False) -> bool:
+        self.writes += not hold
+        return super().send(*messages, timeout=timeout, hold=hold)
+
+
+def test_messages_of_many_tasks_are_sent_together() -> None:
+    """In one write, in their order: each write wakes the engine."""
+    # Given a loop that is busy
+    sockets = socket.socketpair()
+    ours, theirs = CountingChannel(sockets[0]), Channel(sockets[1])
+    loop, may_go_on = ThreadLoop(), threading.Event()
+    loop.start_reading(ours, lambda _: None)
+    loop.call_soon(may_go_on.wait, 60)
+    # When
+    for number in range(100):
+        loop.send(ours, Done(number))
+    may_go_on.set()
+    # Then
+    received: list[Message] = []
+    while len(received) < 100:
+        received += theirs.receive() or []
+    assert received == [Done(number) for number in range(100)]
+    assert ours.writes == 1
+    # And what comes later is sent as well
+    loop.send(ours, Done(100))
+    assert theirs.receive() == [Done(100)]
+    theirs.close()
+    ours.close()
+
+
 class ThreadWorker:
     """A worker with Celery's pool of one thread, whose strategy gives each task to the pool at once.
 

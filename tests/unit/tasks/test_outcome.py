@@ -6,6 +6,8 @@ import asyncio
 import pickle
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from types import SimpleNamespace
 from typing import Any
 
@@ -452,3 +454,26 @@ def test_a_dead_letter_that_kills_its_child_is_left_to_the_broker(
     assert message.done == ["ack"]
     ((_task, (_event, _topic, _consumer, error)),) = later
     assert error == "why it failed"
+
+
+def test_a_function_in_another_thread_than_its_tracer_has_its_own_request(project: Project) -> None:
+    """As in the pool of celery-aio-pool, where Celery's task shows what an earlier attempt has left."""
+    # Given a pool that calls the task in another thread, with the tracer's context variables
+    seen = []
+    call = type(project.task).__call__
+    with ThreadPoolExecutor(1) as pool:
+
+        class Elsewhere(type(project.task)):  # type: ignore[misc]
+            def __call__(self, event: str) -> Any:
+                return pool.submit(copy_context().run, call, self, event).result()
+
+        project.task.__class__ = Elsewhere
+        project.task.request.update({"retries": 7, "properties": dict(HANDED_OVER)})  # of an earlier attempt
+        project.function = lambda event: seen.append((project.task.request.retries, project.task.request.id))
+        # When
+        project.execute(handed_over=False)
+        # Then
+        assert seen == [(0, project.id)]
+        # And a retry of what a broker has carried is published
+        project.function = lambda event: project.task.retry(countdown=0)
+        assert project.outcome(handed_over=False) is TaskOutcome.RETRIED

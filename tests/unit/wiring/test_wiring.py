@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -90,3 +91,20 @@ def test_celerys_loader_raises_what_a_receiver_returns() -> None:
     signals.import_modules.connect(receiver, sender=app, weak=False)
     with pytest.raises(ValueError, match="returned"):
         app.loader.import_default_modules()
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_shared"),
+    [
+        ({}, True),
+        ({"result_backend": "disabled://"}, True),
+        ({"result_backend": "cache+memory://"}, False),
+        ({"result_backend_thread_safe": False}, False),
+    ],
+)
+def test_threads_share_the_backend_that_stores_nothing(settings: dict[str, Any], is_shared: bool) -> None:
+    """A worker with greenlets would make one for each task. Those that store results are as Celery has them."""
+    app = install(Celery("wiring", set_as_current=False))
+    app.conf.update(settings)
+    with ThreadPoolExecutor(1) as pool:
+        assert (pool.submit(lambda: app.backend).result() is app.backend) is is_shared
