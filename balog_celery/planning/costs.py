@@ -19,7 +19,7 @@ class Costs:
     :param delete: the engine, for a call that deletes.
     :param turn: the worker's main process, for each turn of its loop.
     :param task: the worker's main process, for each task, half of it when the task comes and half when it has ended.
-    :param child: a pool child, for each task, without the function.
+    :param child: a pool child, each time it wakes: for a task, and if its function has waited.
     """
 
     receive: float
@@ -36,10 +36,10 @@ class Costs:
         return Costs(*(getattr(self, field.name) * factor for field in fields(self)))
 
 
-#: By hand-off, with Celery's task events, on two otherwise idle virtual cores (AMD EPYC), CPython 3.11. The sums are
-#: those of benchmarks/README.md: the engine's is `engine-hand-off`, the others `end-to-end-hand-off`. A receive and a
-#: delete are "Lessons from profiling". How a sum is split between waking and the events is fitted so that the
-#: simulation does as many events as the workers of `end-to-end-hand-off`, `pollers` and `scale` do.
+#: By hand-off, with Celery's task events, on two otherwise idle virtual cores (AMD EPYC), CPython 3.11. The sums for an
+#: event are those of docs/scaling.md, which `end-to-end-hand-off` measures; a receive's and a delete's are of "Lessons
+#: from profiling" in benchmarks/README.md. How a sum is split between waking and the event is fitted to `plan`, where
+#: the same processes take half as much again for functions that wait, because they wake more often.
 HAND_OFF = Costs(
-    receive=70e-6, event=45e-6, wake=20e-6, answer=20e-6, delete=70e-6, turn=60e-6, task=150e-6, child=160e-6
+    receive=70e-6, event=45e-6, wake=50e-6, answer=10e-6, delete=70e-6, turn=90e-6, task=110e-6, child=150e-6
 )

@@ -48,13 +48,14 @@ def choose_size(rate: float, function: Function, costs: Costs, distance: float, 
     """
     engine = costs.event + costs.answer + costs.wake + (costs.receive + costs.delete) / BATCH_SIZE
     main = costs.task + costs.turn
+    child = costs.child * (2 if function.seconds > function.cpu else 1)
     aimed = min(rate, share / max(engine, main))
     if wish.concurrency is None:
-        concurrency = min(MAX_CHILDREN, max(2, math.ceil(aimed * (function.seconds + costs.child + main) / share)))
+        concurrency = min(MAX_CHILDREN, max(2, math.ceil(aimed * (function.seconds + child + main) / share)))
     else:
         concurrency = wish.concurrency
-        aimed = min(aimed, concurrency / (function.seconds + costs.child + main))
+        aimed = min(aimed, concurrency / (function.seconds + child + main))
     cycle = distance + costs.receive + BATCH_SIZE * costs.event
     pollers = wish.pollers or min(MAX_POLLERS, max(1, math.ceil(aimed * cycle / BATCH_SIZE / share)))
-    cores = wish.cores or max(1, math.ceil(aimed * (engine + main + costs.child + function.cpu) / share))
+    cores = wish.cores or max(1, math.ceil(aimed * (engine + main + child + function.cpu) / share))
     return Size(concurrency, pollers, cores)

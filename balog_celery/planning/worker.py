@@ -105,14 +105,14 @@ class SimulatedWorker:
 
     def _call(self, event: Event) -> Steps:
         function, began = self._function, self._env.now
-        yield from self._cores.work(self._costs.child / 2)
+        yield from self._cores.work(self._costs.child)
         self._inbox.put((event, None))
         waits = function.seconds - function.cpu
         if waits > 0:
             yield self._env.timeout(self._duration(waits))
+            yield from self._cores.work(self._costs.child)
         yield from self._cores.work(function.cpu)
         self._ended(event)
-        yield from self._cores.work(self._costs.child / 2)
         self.busy += self._env.now - began
         self._inbox.put((event, self._free))
 
