@@ -25,7 +25,16 @@ os.environ.pop("PYTHONPATH", None)
 
 from bench_base import Figure, Options, Skipped
 
-_MODULES = ("bench_engine", "bench_routing", "bench_logger", "bench_send", "bench_start", "bench_worker", "bench_peers")
+_MODULES = (
+    "bench_engine",
+    "bench_routing",
+    "bench_logger",
+    "bench_send",
+    "bench_start",
+    "bench_worker",
+    "bench_peers",
+    "bench_plan",
+)
 
 
 def all_figures() -> dict[str, Callable[[Options], Figure]]:
@@ -119,6 +128,11 @@ ROWS = {
     "pools": (
         "events/s of functions that wait 100 ms with `-c 100` / 1,000, the slowest pool",
         "gevent {gevent_events_per_s:,.0f}, eventlet {eventlet_events_per_s:,.0f}, threads {threads_events_per_s:,.0f}",
+    ),
+    "plan": (
+        "the largest difference between real and simulated workers",
+        "1, 2, 4 workers whose functions wait 10 ms: {10_ms_1_workers_events_per_s:,.0f}, "
+        "{10_ms_2_workers_events_per_s:,.0f}, {10_ms_4_workers_events_per_s:,.0f} events/s",
     ),
     "peers": ("the worst ratio to a peer / its goal", "{goals}"),
 }

@@ -45,6 +45,8 @@ ORDER = [
     "dev",
     "wiring",
     "worker",
+    # Its command, in cli, imports it when it runs: its extra may be missing.
+    "planning",
     "operations",
     "integration",
     "testing",
