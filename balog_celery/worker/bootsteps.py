@@ -93,8 +93,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             with worker_start_errors():
                 worker.app.balog.check_engine()
                 worker.balog_pauses = WorkerPauses(worker.app, worker.hostname)
-        longest_wait = max([settings.wait_time, *(own.wait_time for own in settings.topics.values())])
-        self._patience = longest_stop(settings.drain, longest_wait) + _GRACE
+        self._patience = longest_stop(settings.drain) + _GRACE
         period = RETRY_PERIOD if settings.event_broker_url is None else BROKER_RETRY_PERIOD
         hands_off = worker.app.balog.dispatch == "hand-off"
         self._hand_off = HandOff(period, _reserve(worker)) if hands_off else None
