@@ -118,7 +118,7 @@ class SQS:
         client = self.receiving if operation == "ReceiveMessage" else self.client
         method = partial(getattr(client, xform_name(operation)), **parameters)
         timeout = time_for(parameters) + _most_bytes(operation, parameters) / SLOWEST
-        answered: dict[str, Any] = within(timeout, cancellation or Cancellation(), method)
+        answered: dict[str, Any] = within(timeout, cancellation or Cancellation(), "sqs", method)
         if self.direct is not None:
             self.fallbacks.fell_back(operation)
         return answered
@@ -199,7 +199,6 @@ def _new_client(connection: Connection) -> Any:
     quick = _boto3_client(core, connection, config.merge(Config(read_timeout=ANSWER_TIMEOUT)), clock)
     for client in (patient, quick):
         client.meta.events.register("before-parse.sqs", read_instead)
-        client.meta.events.register("before-send.sqs", refuse_if_cancelled)
     _, _, _, key_id, secret, token = connection
     credentials = Credentials(key_id, secret, token) if key_id and secret else core.get_credentials()
     slow_path = needs_client(quick)
@@ -242,6 +241,7 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
         reason = "the endpoint is not a URL" if any(mark in text for mark in ("@", "?", "Port")) else printable(text)
         raise QueueError(f"the {connection.service.upper()} client cannot be made: {reason}", "ValueError") from None
     sign_by(clock, client)
+    client.meta.events.register(f"before-send.{connection.service}", refuse_if_cancelled)
     client.meta.events.register(f"needs-retry.{connection.service}", partial(_retry_by_clock, clock))
     return client
 

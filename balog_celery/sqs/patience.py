@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextvars
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 
-#: How many calls may go on that no thread waits for any longer. Each of them has a thread.
+#: How many calls of a service may go on that no thread waits for any longer. Each of them has a thread.
 MOST_LEFT_BEHIND = 50
 
 
@@ -75,20 +76,22 @@ class Cancellation:
 
 #: The cancellation of the call that this thread makes for another one.
 _current: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar("balog_cancellation", default=None)
-_left_behind: set[threading.Thread] = set()
+_left_behind: defaultdict[str, set[threading.Thread]] = defaultdict(set)
 
 
-def within(timeout: float, cancellation: Cancellation, call: Callable[[], Answer]) -> Answer:
+def within(timeout: float, cancellation: Cancellation, service: str, call: Callable[[], Answer]) -> Answer:
     """Return what *call* returns, from a thread of its own, which is left behind at the deadline.
 
     For calls through boto3: it bounds each read, but no whole answer, and has no means to end a call.
 
     :param timeout: how long to wait, in seconds.
+    :param service: whose calls are counted together: an outage of one does not end the calls of another.
     :raises TimeoutError: the call has not ended, was cancelled, or too many others have not ended.
     """
-    _left_behind.difference_update([thread for thread in tuple(_left_behind) if not thread.is_alive()])
-    if len(_left_behind) >= MOST_LEFT_BEHIND:
-        raise TimeoutError(f"{len(_left_behind)} earlier calls have not ended")
+    left_behind = _left_behind[service]
+    left_behind.difference_update([thread for thread in tuple(left_behind) if not thread.is_alive()])
+    if len(left_behind) >= MOST_LEFT_BEHIND:
+        raise TimeoutError(f"{len(left_behind)} earlier calls have not ended")
     cancellation.check()
     outcome: list[tuple[Any, BaseException | None]] = []
     done = threading.Event()
@@ -102,7 +105,7 @@ def within(timeout: float, cancellation: Cancellation, call: Callable[[], Answer
         done.set()
 
     # In the caller's context, which tells a tracing library to which span the call belongs.
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="sqs-call", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name=f"{service}-call", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # the interpreter is shutting down, and starts no more threads
@@ -111,7 +114,7 @@ def within(timeout: float, cancellation: Cancellation, call: Callable[[], Answer
         done.wait(timeout)
     if not outcome:
         cancellation.cancel()  # it is not to begin another attempt
-        _left_behind.add(thread)
+        left_behind.add(thread)
         raise TimeoutError(f"no whole answer within {timeout:.3g} s")
     answer, error = outcome[0]
     if error is not None:

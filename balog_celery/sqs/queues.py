@@ -163,8 +163,8 @@ class SQSQueue:
     def receive(self, limit: int, wait: float, visibility: int | None = None) -> list[Message]:
         """Receive up to *limit* messages (at most 10), waiting up to *wait* seconds (at most 20) for the first.
 
-        A body in S3 is read from there. A message whose body cannot be read now is left out, to be received again, and
-        so are, on a FIFO queue, the messages behind it in its group.
+        A body in S3 is read from there. A message whose body cannot be read now, or not while it surely stays
+        invisible, is left out, to be received again, and so are, on a FIFO queue, the messages behind it in its group.
 
         :param visibility: seconds for which they stay invisible; default: see :class:`SQSQueue`.
         :raises QueueError: as for :attr:`url`; the permission is ``sqs:ReceiveMessage``. Or S3 has an outage, and no
@@ -175,7 +175,7 @@ class SQSQueue:
             visibility = self._visibility_timeout
         if visibility is not None:
             request["VisibilityTimeout"] = visibility
-        return self.payloads.fetch(self._receive(limit, wait, request), omit_failures=True)
+        return self.payloads.fetch(self._receive(limit, wait, request), visibility, omit_failures=True)
 
     def stop_polling(self) -> None:
         """End the receives that wait for messages: they raise QueueError, as do later ones that would wait.
@@ -191,7 +191,7 @@ class SQSQueue:
         The arguments and errors are those of :meth:`receive`.
         """
         request = {"VisibilityTimeout": visibility}
-        return self.payloads.fetch(self._receive(limit, wait, request, _MOVED), omit_failures=False)
+        return self.payloads.fetch(self._receive(limit, wait, request, _MOVED), visibility, omit_failures=False)
 
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
         """Delete up to 10 messages by their receipt handles; return those that SQS did not delete.

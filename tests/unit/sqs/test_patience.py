@@ -13,6 +13,7 @@ from balog_celery.errors import QueueError
 from balog_celery.sqs import clients
 from balog_celery.sqs.messages import OutgoingMessage
 from balog_celery.sqs.patience import MOST_LEFT_BEHIND, Cancellation, within
+from balog_celery.sqs.payloads import Pointer, write_pointer
 from balog_celery.sqs.queues import SQSQueue
 from scripted_sqs.raw import KEYS, URL, PiecesServer, Server, serving
 from scripted_sqs.script import Fault
@@ -111,10 +112,31 @@ def test_calls_that_never_end_are_limited() -> None:
     try:
         for _ in range(MOST_LEFT_BEHIND):
             with pytest.raises(TimeoutError, match="no whole answer"):
-                within(0.0, Cancellation(), hang)
+                within(0.0, Cancellation(), "sqs", hang)
         with pytest.raises(TimeoutError, match=f"{MOST_LEFT_BEHIND} earlier calls have not ended"):
-            within(60.0, Cancellation(), hang)
+            within(60.0, Cancellation(), "sqs", hang)
+        assert within(60.0, Cancellation(), "s3", lambda: True)  # another service goes on
     finally:
         end.set()
     wait_until(lambda: not any(thread.name == "sqs-call" for thread in threading.enumerate()))
-    assert within(60.0, Cancellation(), hang) is True
+    assert within(60.0, Cancellation(), "sqs", hang) is True
+
+
+def test_a_body_in_s3_is_read_while_its_message_is_invisible_or_not_now() -> None:
+    """It drips in, so that each read succeeds; the message would be received again before the engine could hold it."""
+    pieces = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *[b"x"] * 1000]
+    with serving_sqs() as sqs, serving(PiecesServer(*pieces, pause=0.05)) as s3:
+        queue = SQSQueue(
+            "events",
+            region="us-east-1",
+            endpoint_url=sqs.endpoint,
+            s3_endpoint_url=s3.endpoint,
+            payload_buckets=["b"],
+            **KEYS,
+        )
+        queue_at(sqs.endpoint, "events").create()
+        queue.send([OutgoingMessage(write_pointer(Pointer("b", "key"))), OutgoingMessage("in SQS")])
+        before = time.monotonic()
+        assert [message.body for message in queue.receive(10, 0, 2)] == ["in SQS"]
+        assert time.monotonic() - before < 20
+    clients.clients.forget()
