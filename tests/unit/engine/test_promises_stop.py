@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
-from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.dispatch.dispatcher import Readiness
 from balog_celery.engine.engine import Engine
-from balog_celery.sqs.clients import clients
 from balog_celery.sqs.messages import Message, OutgoingMessage
-from balog_celery.sqs.queues import SQSQueue
-from engines import Queues, Recorder, ScriptedDispatcher, hub_of, running
+from engines import Queues, Recorder, ScriptedDispatcher, engine_over_http, hub_of, running
 from sample_events import event_text
 from scripted_sqs.in_process import InProcessQueue
 from scripted_sqs.observed import ObservedQueue
 from scripted_sqs.script import Fault
-from scripted_sqs.server import RunningSqs, serving_sqs
+from scripted_sqs.server import serving_sqs
 from servers import wait_until
 
 
@@ -162,28 +156,12 @@ def test_a_task_whose_worker_goes_on_is_given_back_after_the_drain_limit() -> No
         queue.wait_for(lambda: queue.released == ["m1"])
 
 
-@contextmanager
-def engine_over_http(sqs: RunningSqs, topic: str, worker: Worker, **options: Any) -> Iterator[SQSQueue]:
-    """Run an engine of one topic whose queue is reached by HTTP, as in production."""
-    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
-    queues = [SQSQueue(topic, region="us-east-1", endpoint_url=sqs.endpoint, **keys) for _ in range(2)]
-    queues[0].create()
-    hub = ConsumerHub()
-    hub.add_consumer(Consumer(lambda event: None, topic))
-    engine = Engine(hub, lambda _: queues[0], dispatcher=worker, dead_letter=None, visibility_timeout=600, **options)
-    try:
-        with running(engine):
-            yield queues[1]
-    finally:
-        clients.forget()
-
-
 @pytest.mark.parametrize("topic", ["topic", "topic.fifo"])
 def test_a_stop_with_waiting_messages_ends_the_long_poll(topic: str) -> None:
     """An engine of which no task runs stops within seconds, and gives back what waits when SQS has ended the poll."""
     worker = Worker()
     with serving_sqs() as sqs:
-        with engine_over_http(sqs, topic, worker, wait_time=20, drain=1) as queue:
+        with engine_over_http(sqs, topic, worker, wait_time=20, drain=1, visibility_timeout=600) as queue:
             # Given an event that has not started, another one behind it in its group, and an open poll
             queue.send([OutgoingMessage(event_text(name), group="a") for name in ("first", "second")])
             wait_until(lambda: worker.taken and len(sqs.script.calls_of("ReceiveMessage")) > 1)
@@ -204,7 +182,7 @@ def test_a_stop_blocks_no_group_whose_message_was_on_its_way() -> None:
     with serving_sqs() as sqs:
         # Given a poll that has taken an event, but has not answered
         sqs.script.add(Fault("ReceiveMessage", hang=True, carried_out=True))
-        with engine_over_http(sqs, "topic.fifo", Worker(), wait_time=1) as queue:
+        with engine_over_http(sqs, "topic.fifo", Worker(), wait_time=1, visibility_timeout=600) as queue:
             queue.send([OutgoingMessage(event_text(), group="a")])
             in_flight = "ApproximateNumberOfMessagesNotVisible"
             wait_until(lambda: queue.attributes()[in_flight] == "1")
