@@ -22,6 +22,8 @@ MOSTLY = 0.8
 SPREAD = 20.0
 #: Events are at rest if for this many seconds no consumer ran and no dead letter was made.
 REST = 2.0
+#: Seconds between two lines that tell how far the run is.
+PROGRESS = 30.0
 
 
 class Run:
@@ -41,6 +43,7 @@ class Run:
         self._started = time.monotonic()
         self._deadline = self._started + options.seconds
         self._looked_at = 0.0
+        self._tell_at = self._started + PROGRESS
         self._look_at_dead_at = 0.0
         self._look_at_broker_at = 0.0
         self._room = 0
@@ -157,5 +160,17 @@ class Run:
         ended = len(self._account.ended)
         if ended != self._ended or ended >= len(self._account.expected) or self._director.wants_rest:
             self._ended, self._progress_at = ended, now
-        if self.options.progress:
-            print(f"\r{self._ended} of {len(self._account.expected)} ended", end="", file=sys.stderr, flush=True)
+        if now >= self._tell_at:
+            self._tell_at = now + PROGRESS
+            self._tell()
+
+    def _tell(self) -> None:
+        """Show how far the run is."""
+        account, director = self._account, self._director
+        print(
+            f"{self.seconds:.0f} s: {len(account.kinds)} of {self.options.events} events sent, "
+            f"{self._ended} of {len(account.expected)} pairs ended, {director.begun} faults begun of at least "
+            f"{director.wanted}, nothing ended for {self._stuck:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )

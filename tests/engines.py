@@ -10,9 +10,12 @@ from typing import Any
 
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.consumers.delivery import Job
-from balog_celery.dispatch.dispatcher import DispatchError, Readiness
+from balog_celery.dispatch.dispatcher import Dispatcher, DispatchError, Readiness
 from balog_celery.engine.engine import Engine
+from balog_celery.sqs.clients import clients
+from balog_celery.sqs.queues import SQSQueue
 from scripted_sqs.observed import ObservedQueue
+from scripted_sqs.server import RunningSqs
 
 DATA = Path(__file__).parent / "data"
 
@@ -58,6 +61,21 @@ def running(engine: Engine) -> Iterator[Engine]:
         engine.stop()
         thread.join(60)
         assert not thread.is_alive()
+
+
+@contextmanager
+def engine_over_http(sqs: RunningSqs, topic: str, worker: Dispatcher, **options: Any) -> Iterator[SQSQueue]:
+    """Run an engine of one topic that reaches its queue by HTTP, as in production; yield the queue to others."""
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    queues = [SQSQueue(topic, region="us-east-1", endpoint_url=sqs.endpoint, **keys) for _ in range(2)]
+    queues[0].create()
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(lambda event: None, topic))
+    try:
+        with running(Engine(hub, lambda _: queues[0], dispatcher=worker, dead_letter=None, **options)):
+            yield queues[1]
+    finally:
+        clients.forget()
 
 
 class Recorder:

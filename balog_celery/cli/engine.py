@@ -22,6 +22,7 @@ from ..dev import local_stack
 from ..dispatch.channel import Channel
 from ..engine.engine import Engine
 from ..engine.pauses import Pauses
+from ..engine.status import is_of
 from ..errors import BalogError
 from ..metrics.opening import open_metrics
 from ..wiring.broker import require_broker
@@ -79,7 +80,7 @@ def engine(
         elif app.balog.settings.metrics_port is not None:
             own = os.getpid()
             server, _ = open_metrics(
-                app.balog.settings, lambda: [status for status in app.balog.statuses() if status["pid"] == own]
+                app.balog.settings, lambda: [status for status in app.balog.statuses() if is_of(status, own)]
             )
             server.start()
         with stop_on_interrupt(running.stop):

@@ -10,6 +10,7 @@ from celery import Celery
 
 from ..errors import ConfigurationError
 from ..planning.quotas import IN_FLIGHT
+from ..text import count_of
 from . import output
 from .group import FiniteRange, balog, command, json_option
 
@@ -102,9 +103,9 @@ def _as_json(found: Plan, price: float) -> dict[str, Any]:
 def _print(found: Plan, rate: float, price: float) -> None:
     size, calls = found.size, found.calls
     click.echo(
-        f"{rate:,g} events/s: {output.count_of(found.workers, 'worker')} with -c {size.concurrency}, balog_pollers = "
-        f"{size.pollers} and {output.count_of(size.cores, 'core')} each; {found.workers * size.concurrency:,} children "
-        f"and {output.count_of(found.workers * size.cores, 'core')} in all."
+        f"{rate:,g} events/s: {count_of(found.workers, 'worker')} with -c {size.concurrency}, balog_pollers = "
+        f"{size.pollers} and {count_of(size.cores, 'core')} each; {found.workers * size.concurrency:,} children "
+        f"and {count_of(found.workers * size.cores, 'core')} in all."
     )
     click.echo(f"A worker can do {found.capacity:,.4g} events/s. Its limit: {found.bound}. First, {found.advice}.\n")
     parts = [[part, f"{found.full[part]:.0%}", f"{found.busy[part]:.0%}"] for part in found.full]

@@ -37,7 +37,8 @@ class Acknowledger:
     :param queue: the topic's queue.
     :param extender: tracks the topic's messages in flight.
     :param stats: counts what was deleted and released.
-    :param may_release: called before a release; False delays it, but not beyond :meth:`close`.
+    :param release_delay: called before a release; returns for how many seconds more the messages are to stay
+        invisible. None delays the release, but not beyond :meth:`close`.
     :param linger: how long a delete may wait for nine others, in seconds.
     :param clock: returns the time in seconds.
     """
@@ -47,7 +48,7 @@ class Acknowledger:
         queue: Queue,
         extender: VisibilityExtender,
         stats: TopicStats,
-        may_release: Callable[[], bool] = lambda: True,
+        release_delay: Callable[[], int | None] = lambda: 0,
         *,
         linger: float = LINGER,
         clock: Callable[[], float] = time.monotonic,
@@ -65,8 +66,8 @@ class Acknowledger:
         self._releases = _Calls(
             "return",
             Outage(f"releasing to {queue.name}", clock=clock),
-            lambda handles: queue.change_visibility(handles, 0),
-            may_release,
+            lambda handles: queue.change_visibility(handles, release_delay() or 0),
+            lambda: release_delay() is not None,
         )
         #: How many deletes and releases are pending.
         self.pending = 0

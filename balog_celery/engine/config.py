@@ -14,16 +14,18 @@ from .pauses import Pauses
 from .status import StatusFile
 from .visibility_timeout import MIN_VISIBILITY
 
-#: How long a stop waits for pending deletes and releases in addition to the drain limit, and for an open receive in
-#: addition to its wait, in seconds.
+#: How long a stop waits for pollers once nothing is in flight, in seconds. Most receives end at once; what one that is
+#: left open still receives comes again after its visibility timeout.
+PATIENCE = 2.0
+#: How long a stop waits for pending deletes and releases in addition to the drain limit, in seconds.
 FLUSH = 5.0
 #: How long a delete may wait for nine others, in seconds.
 LINGER = 1.0
 
 
-def longest_stop(drain: float, wait_time: float) -> float:
+def longest_stop(drain: float) -> float:
     """Return how long an engine may take to stop when its worker has no more tasks, in seconds."""
-    return max(drain, wait_time + FLUSH) + FLUSH
+    return drain + PATIENCE + FLUSH
 
 
 @dataclass(frozen=True, kw_only=True)

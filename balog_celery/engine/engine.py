@@ -265,12 +265,10 @@ class Engine:
         deadline = time.monotonic() + self.config.drain
         for runner in self._runners:
             runner.stop()
-        # A receive that is left open would take messages that nothing releases.
-        polled = max(deadline, time.monotonic() + self.config.longest_wait + FLUSH)
-        for runner in self._runners:
-            runner.join(polled)
         for runner in self._runners:
             runner.drain(deadline)
+        for runner in self._runners:
+            runner.join()
         deadline = max(deadline, time.monotonic() + FLUSH)
         pending = sum(runner.close(deadline) for runner in self._runners)
         self._dispatcher.close()

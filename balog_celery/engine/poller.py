@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..consumers.delivery import Delivery
 from ..dispatch.dispatcher import Readiness
@@ -21,6 +21,7 @@ from .acknowledger import Acknowledger
 from .message_groups import MessageGroups
 from .outage import Outage
 from .pipeline import MessagePipeline
+from .poller_state import Activity, LatestReceive
 from .topic import Topic
 
 logger = logging.getLogger(__name__)
@@ -35,32 +36,24 @@ _HELD_WAIT = 2
 _FULL_INTERVAL = 0.5
 #: The same where ``max_in_flight`` may allow but a few, which are soon done.
 _ROOM_INTERVAL = 0.05
+#: How much longer than its wait a receive may be open, in seconds: requests and answers travel.
+_DISTANCE = 1.0
 #: The shortest time between two receives that return nothing at once, in seconds: a long poll should have waited.
 _SHORTEST_POLL = 0.1
-
-
-class _Activity(NamedTuple):
-    """What a poller does: ``starting``, ``polling``, ``dispatching``, ``paused`` or ``failing``."""
-
-    doing: str
-    since: float
-    #: Why it is paused, and whether that may last: consumers are busy, their queue is cancelled, or a user wishes it.
-    reason: str = ""
-    is_back_pressure: bool = False
 
 
 class Poller:
     """One polling thread of a topic, with its acknowledger, and for a FIFO topic the thread that keeps the order.
 
     :param topic: the topic.
-    :param may_release: returns whether messages may be released now.
+    :param release_delay: returns for how many seconds released messages are to stay invisible; None: release none now.
     """
 
-    def __init__(self, topic: Topic, may_release: Callable[[], bool]) -> None:
+    def __init__(self, topic: Topic, release_delay: Callable[[], int | None]) -> None:
         name = topic.name
         self._topic = topic
         self._acknowledger = Acknowledger(
-            topic.queue, topic.extender, topic.stats, may_release, linger=topic.config.linger
+            topic.queue, topic.extender, topic.stats, release_delay, linger=topic.config.linger
         )
         self._stop = threading.Event()
         self._pipeline = MessagePipeline(topic, self._stop)
@@ -70,10 +63,10 @@ class Poller:
             else None
         )
         self._outage = Outage(f"polling {name}")
-        #: Whether a receive is open, which may take what is released.
-        self.is_receiving = False
+        #: The latest receive: while it may be open, it may take what is released.
+        self.latest = LatestReceive()
         self._polled = time.monotonic()
-        self._activity = _Activity("starting", self._polled)
+        self._activity = Activity("starting", self._polled)
         #: When the status showed first that the dispatcher does not take what it is given; 0 if it does.
         self._stuck_since = 0.0
         self._misconfigured: ConfigurationError | None = None
@@ -102,6 +95,7 @@ class Poller:
     def stop(self) -> None:
         """Stop polling. Returns at once; messages that a poll still receives are released."""
         self._stop.set()
+        self._topic.queue.stop_polling()
         if self._groups is not None:
             self._groups.stop()
         self._pipeline.release_held()
@@ -158,7 +152,7 @@ class Poller:
         # A pause for another reason of the same kind is the same pause.
         is_same = (doing, is_back_pressure) == (before.doing, before.is_back_pressure)
         since = before.since if is_same else time.monotonic()
-        self._activity = _Activity(doing, since, reason, is_back_pressure)
+        self._activity = Activity(doing, since, reason, is_back_pressure)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -173,6 +167,8 @@ class Poller:
                     self._enter("dispatching")
                     self._pipeline.process(deliveries)
             except QueueError as error:
+                if self._stop.is_set():
+                    break
                 self._back_off(error)
             except ConfigurationError as error:
                 self._misconfigured = error
@@ -181,6 +177,17 @@ class Poller:
                 # Go on: nothing was deleted, so SQS delivers the messages again.
                 logger.exception("unexpected error while polling %s", printable(self._topic.name))
                 self._back_off(error)
+
+        if self._topic.queue.is_fifo and self.latest.ends:
+            self._release_lost()
+
+    def _release_lost(self) -> None:
+        """Release what the receive that the stop has ended would have brought: it would block its groups."""
+        visibility = self._topic.extender.visibility.seconds
+        try:
+            self._acknowledger.release(self._topic.queue.receive(BATCH_SIZE, 0, visibility), visibility)
+        except QueueError as error:
+            logger.warning("the last receive of %s is lost: %s", printable(self._topic.name), error)
 
     def _back_off(self, error: Exception) -> None:
         self._enter("failing")
@@ -244,12 +251,14 @@ class Poller:
         began = time.monotonic()
         topic.extender.visibility.update()
         visibility = topic.extender.visibility.seconds
-        self.is_receiving = True
+        self.latest = LatestReceive(began + wait_time + _DISTANCE, is_open=True)
         try:
-            # Looked at after the flag is set: a release after a stop waits for each receive that it does not prevent.
+            # Looked at after that is set: a release after a stop waits for each receive that it does not prevent.
             messages = [] if self._stop.is_set() else topic.queue.receive(limit, wait_time, visibility)
-        finally:
-            self.is_receiving = False
+            self.latest = LatestReceive()
+        except BaseException:
+            self.latest = LatestReceive(self.latest.ends) if self._stop.is_set() else LatestReceive()
+            raise
         self._polled = time.monotonic()
         self._outage.succeeded()
         # Paused while the poll was open: what it has received goes back, for engines that are not paused.

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import socket
 import stat
 import tempfile
@@ -110,10 +111,10 @@ class StatusFile:
         if not now and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL
-        about = {"app": self._app, "host": socket.gethostname(), "pid": os.getpid(), "written": time.time()}
+        about = {"app": self._app, **_this_process(), "written": time.time()}
         document = {**status, **about}
         try:
-            path = self._path = self._path or self._open_folder() / f"{self._kind}-{os.getpid()}.json"
+            path = self._path = self._path or self._open_folder() / _file_name(self._kind)
             self._hold_lock(_lock_path(path))
             part = path.with_suffix(".part")
             part.write_text(json.dumps(document))
@@ -149,6 +150,25 @@ class StatusFile:
             _lock_path(self._path).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = -1
+
+
+def _file_name(kind: str) -> str:
+    """Return a name that no other process has: containers that share a folder have the same process ids."""
+    return f"{kind}-{os.getpid()}-{secrets.token_hex(4)}.json"
+
+
+def _this_process() -> dict[str, Any]:
+    """Return what tells this process apart from others, as a status has it: a container counts process ids anew."""
+    namespace = 0
+    with contextlib.suppress(OSError):  # only Linux has them
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    return {"host": socket.gethostname(), "namespace": namespace, "pid": os.getpid()}
+
+
+def is_of(status: Mapping[str, Any], pid: int | None) -> bool:
+    """Return whether *status* is that of the engine with this process id, as this process counts them."""
+    this = {**_this_process(), "pid": pid}
+    return all(status.get(name, value) == value for name, value in this.items())
 
 
 def _lock_path(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +14,11 @@ from ..dispatch.dispatcher import Readiness
 from ..sqs.messages import Message
 from ..text import printable
 from .batcher import Batcher
+from .config import PATIENCE
 from .poller import Poller
 from .topic import Topic
 
 logger = logging.getLogger(__name__)
-
-#: How long the stop of an idle topic waits for its long poll, in seconds. What the poll still receives comes again
-#: after its visibility timeout.
-_IDLE_STOP = 1.0
 
 
 class TopicRunner:
@@ -36,9 +34,9 @@ class TopicRunner:
             topic = replace(topic, dispatcher=self._batcher, chunks=self._batcher if has_chunks else None)
         self._dispatcher = topic.dispatcher
         self._queues = topic.task_queues
-        self._stopped = False
+        self._stopped_at = math.inf
         count = 1 if topic.queue.is_fifo else topic.config.pollers
-        self._pollers = [Poller(topic, self._may_release) for _ in range(count)]
+        self._pollers = [Poller(topic, self._release_delay) for _ in range(count)]
 
     def start(self) -> None:
         """Start all threads."""
@@ -60,28 +58,20 @@ class TopicRunner:
             self._batcher.ensure_alive()
 
     def stop(self) -> None:
-        """Stop receiving, and release jobs that wait for a batch. Returns at once.
-
-        The releases are made when the open receives have ended, or by :meth:`close`.
-        """
-        self._stopped = True
+        """Stop receiving, and release jobs that wait for a batch. Returns at once."""
+        self._stopped_at = time.monotonic()
         for poller in self._pollers:
             poller.stop()
         if self._batcher is not None:
             self._batcher.stop()
 
-    def join(self, deadline: float) -> None:
-        """Wait until polling has ended, or for *deadline*, of ``time.monotonic()``.
-
-        With nothing in flight, a long poll is given up after a moment: the end of the process closes its connection.
-        """
-        is_idle = not self._extender.held()
-        if is_idle:
-            deadline = min(deadline, time.monotonic() + _IDLE_STOP)
+    def join(self) -> None:
+        """Wait a moment until polling has ended, after :meth:`drain`."""
+        deadline = time.monotonic() + PATIENCE
         for poller in self._pollers:
-            if not poller.join(deadline) and not is_idle:
+            if not poller.join(deadline):
                 logger.warning(
-                    "a receive or a dispatch of %s has not ended: its messages will be received again",
+                    "a receive or a dispatch of %s has not ended: what it brings will be received again",
                     printable(self.name),
                 )
         if self._batcher is not None:
@@ -98,14 +88,22 @@ class TopicRunner:
             # Its task may still run: at-least-once delivery allows a second run.
             delivery.settle_now(Settlement.RELEASE)
 
-    def _may_release(self) -> bool:
-        """Return False while an open receive would take what is released, only for it to be released again."""
-        if not any(poller.is_receiving for poller in self._pollers):
-            return True
-        if self._stopped:
-            return False
-        readiness = self._dispatcher.ready(self._queues, 0.0)
-        return readiness is Readiness.READY or readiness.is_back_pressure
+    def _release_delay(self) -> int | None:
+        """Return for how many seconds a released message is to stay invisible; None if it is not to be released now.
+
+        An open receive would take it, only for it to be released again, which counts for a redrive policy.
+        """
+        now = time.monotonic()
+        receives = [poller.latest for poller in self._pollers]
+        left = max(receive.ends for receive in receives) - now
+        if left <= 0:
+            return 0
+        if self._stopped_at == math.inf:
+            readiness = self._dispatcher.ready(self._queues, 0.0)
+            return 0 if readiness is Readiness.READY or readiness.is_back_pressure else None
+        if now < self._stopped_at + PATIENCE and any(receive.is_open for receive in receives):
+            return None
+        return math.ceil(left)
 
     def _is_finishing(self) -> bool:
         """Return whether a worker that stops, too, finishes the tasks in flight."""

@@ -17,7 +17,10 @@ from ..errors import QueueError
 from ..text import printable
 from . import codes
 from .answers import read_instead
-from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client
+from .connections import SLOWEST
+from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
+from .messages import MAX_MESSAGE_BYTES
+from .patience import Cancellation, refuse_if_cancelled, within
 from .server_clock import ServerClock
 
 if TYPE_CHECKING:
@@ -78,9 +81,9 @@ class FallbackCounter:
 class SQS:
     """Calls SQS: one attempt on the fast path, then up to two through boto3's client.
 
-    Each call has a deadline: a receive has its wait and a margin, any other call a few seconds, so that a delete that
-    hangs does not let visibility timeouts end. On the fast path it covers the whole answer; boto3 only bounds
-    connecting and each read.
+    Each call has a deadline: a receive has its wait and a margin, an extension a share of the visibility timeout, any
+    other call a few seconds, so that one that hangs does not let visibility timeouts end. It covers the whole answer.
+    boto3 by itself bounds only connecting and each read, so its calls run in threads that may be left behind.
 
     :param client: for calls that SQS answers at once.
     :param receiving: for receives.
@@ -94,23 +97,28 @@ class SQS:
     slow_path: str = ""
     fallbacks: FallbackCounter = field(default_factory=FallbackCounter)
 
-    def call(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    def call(
+        self, operation: str, parameters: dict[str, Any], cancellation: Cancellation | None = None
+    ) -> dict[str, Any]:
         """Call SQS; return the answer as :func:`~.answers.read_answer` returns it.
 
         :param operation: its name, such as ``"ReceiveMessage"``.
         :param parameters: as the client's method takes them.
+        :param cancellation: may end it before its time is over.
         :raises ForeignAnswer: the answer is not SQS's.
         :raises TimeoutError: there is no whole answer in time.
         :raises botocore.exceptions.ClientError: SQS answers with an error.
         :raises botocore.exceptions.BotoCoreError: SQS cannot be asked.
         """
-        if self.direct is not None and (answer := self.direct.call(operation, parameters)) is not None:
+        if self.direct is not None and (answer := self.direct.call(operation, parameters, cancellation)) is not None:
             self.fallbacks.succeeded_directly(operation)
             return answer
         from botocore import xform_name
 
         client = self.receiving if operation == "ReceiveMessage" else self.client
-        answered: dict[str, Any] = getattr(client, xform_name(operation))(**parameters)
+        method = partial(getattr(client, xform_name(operation)), **parameters)
+        timeout = time_for(parameters) + _most_bytes(operation, parameters) / SLOWEST
+        answered: dict[str, Any] = within(timeout, cancellation or Cancellation(), "sqs", method)
         if self.direct is not None:
             self.fallbacks.fell_back(operation)
         return answered
@@ -233,6 +241,7 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
         reason = "the endpoint is not a URL" if any(mark in text for mark in ("@", "?", "Port")) else printable(text)
         raise QueueError(f"the {connection.service.upper()} client cannot be made: {reason}", "ValueError") from None
     sign_by(clock, client)
+    client.meta.events.register(f"before-send.{connection.service}", refuse_if_cancelled)
     client.meta.events.register(f"needs-retry.{connection.service}", partial(_retry_by_clock, clock))
     return client
 
@@ -264,6 +273,13 @@ def _config(service: str) -> Any:
         # Pollers, deletes and senders share the client, with a connection each; botocore's default is 10.
         max_pool_connections=100,
     )
+
+
+def _most_bytes(operation: str, parameters: Mapping[str, Any]) -> int:
+    """Return how large the request or the answer of a call may be, in bytes. boto3 does not tell how far one is."""
+    if operation == "ReceiveMessage":
+        return int(parameters["MaxNumberOfMessages"]) * MAX_MESSAGE_BYTES
+    return sum(len(entry.get("MessageBody", "")) for entry in parameters.get("Entries", ()))
 
 
 def _is_loopback(host: str) -> bool:

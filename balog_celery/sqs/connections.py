@@ -18,13 +18,15 @@ from urllib.parse import SplitResult
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from .patience import Cancellation
+
 #: How long connecting may take, in seconds, however many addresses the host has.
 _CONNECT_TIMEOUT = 5.0
 #: How long a connection may be idle and still be used again, in seconds. A firewall may have forgotten an older one: a
 #: request on it would get no answer.
 _IDLE = 45.0
 #: The slowest link that is supported, in bytes a second. Each exchange gets that much more time for its size.
-_SLOWEST = 65_536
+SLOWEST = 65_536
 #: The largest answer that is read, in bytes: ten messages of 1 MiB, each byte of which may be six bytes of JSON.
 _LARGEST = 67_108_864
 #: How much is read from a socket at a time, in bytes: enough for an answer with ten small messages.
@@ -63,22 +65,24 @@ class Connections:
         self._idle: list[tuple[socket.socket, float]] = []
         weakref.finalize(self, _close, self._idle)
 
-    def exchange(self, request: bytes, timeout: float) -> Answer:
+    def exchange(self, request: bytes, timeout: float, cancellation: Cancellation | None = None) -> Answer:
         """Send *request*; return the answer.
 
         :param timeout: how long the whole exchange may take, in seconds; a large request or answer gets more.
-        :raises TimeoutError: it takes longer.
+        :param cancellation: may end it earlier.
+        :raises TimeoutError: it takes longer, or was cancelled.
         :raises OSError: the answer does not come, or not all of it.
         :raises httptools.HttpParserError: the answer is not HTTP.
         """
-        deadline = time.monotonic() + timeout + len(request) / _SLOWEST
+        deadline = time.monotonic() + timeout + len(request) / SLOWEST
         sock = self._unused() or self._connect(min(deadline, time.monotonic() + _CONNECT_TIMEOUT))
         try:
-            unsent = memoryview(request)
-            while unsent:
-                sock.settimeout(_left(deadline))
-                unsent = unsent[sock.send(unsent) :]
-            response = _Response(sock, deadline)
+            with contextlib.nullcontext() if cancellation is None else cancellation.over(sock):
+                unsent = memoryview(request)
+                while unsent:
+                    sock.settimeout(_left(deadline))
+                    unsent = unsent[sock.send(unsent) :]
+                response = _Response(sock, deadline)
         except BaseException:
             sock.close()
             raise
@@ -146,7 +150,7 @@ class _Response:
         self._parser = HttpResponseParser(self)
         received = 0
         while not self._complete:
-            sock.settimeout(_left(deadline + received / _SLOWEST))
+            sock.settimeout(_left(deadline + received / SLOWEST))
             chunk = sock.recv(_CHUNK)
             received += len(chunk)
             if received > _LARGEST:

@@ -26,6 +26,7 @@ from pydantic_core import to_json
 from . import codes
 from .answers import read_answer, read_error_code, refuse_redirect
 from .connections import Answer, Connections
+from .patience import Cancellation
 from .server_clock import ServerClock
 from .signature import Signer
 
@@ -40,6 +41,9 @@ ANSWER_TIMEOUT = 5.0
 #: How much longer than its wait a receive may take, in seconds. It is more than others get because the messages of a
 #: lost answer stay invisible for their visibility timeout.
 RECEIVE_MARGIN = 10.0
+#: The share of a visibility timeout that an extension may take, and the least, in seconds. Extensions begin at a third
+#: of it; so one that hangs leaves time for a second one.
+_EXTENSION_SHARE, _SHORTEST_EXTENSION = 0.25, 0.5
 
 
 class DirectCalls:
@@ -73,21 +77,23 @@ class DirectCalls:
         self._user_agent = meta.config.user_agent
         self._connections = Connections(endpoint, ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE"))
 
-    def call(self, operation: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    def call(
+        self, operation: str, parameters: Mapping[str, Any], cancellation: Cancellation | None = None
+    ) -> dict[str, Any] | None:
         """Call SQS once.
 
         :param operation: its name, such as ``"ReceiveMessage"``.
         :param parameters: as the client's method takes them.
+        :param cancellation: may end it before its time is over.
         :returns: the answer, as :func:`~.answers.read_answer` returns it; None if the client must make the call.
         :raises ForeignAnswer: the answer is not SQS's.
         :raises TimeoutError: there is no whole answer in time.
         """
-        wait = parameters.get("WaitTimeSeconds")
-        timeout = ANSWER_TIMEOUT if wait is None else wait + RECEIVE_MARGIN
+        timeout = time_for(parameters)
         try:
-            answer = self._call(operation, parameters, timeout)
+            answer = self._call(operation, parameters, timeout, cancellation)
             if self._has_wrong_clock(answer):
-                answer = self._call(operation, parameters, timeout)
+                answer = self._call(operation, parameters, timeout, cancellation)
         except TimeoutError as error:
             raise TimeoutError(f"no whole answer within {timeout:g} s") from error
         except Exception:  # the client will succeed, or report it in its own words
@@ -104,7 +110,9 @@ class DirectCalls:
             and self._clock.correct(answer.date.decode("latin-1"))
         )
 
-    def _call(self, operation: str, parameters: Mapping[str, Any], timeout: float) -> Answer:
+    def _call(
+        self, operation: str, parameters: Mapping[str, Any], timeout: float, cancellation: Cancellation | None
+    ) -> Answer:
         headers = {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}
         body = to_json(parameters)
         time = datetime.now(timezone.utc) + self._clock.offset
@@ -114,7 +122,19 @@ class DirectCalls:
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
             if given is not None:
                 return Answer(given.status_code, given.content)
-        return self._connections.exchange(request.wire(self._request_line), timeout)
+        return self._connections.exchange(request.wire(self._request_line), timeout, cancellation)
+
+
+def time_for(parameters: Mapping[str, Any]) -> float:
+    """Return how many seconds a call may take, if neither its request nor its answer is large.
+
+    :param parameters: as the client's method takes them.
+    """
+    if (wait := parameters.get("WaitTimeSeconds")) is not None:
+        return float(wait + RECEIVE_MARGIN)
+    if visibility := max((entry.get("VisibilityTimeout", 0) for entry in parameters.get("Entries", ())), default=0):
+        return min(ANSWER_TIMEOUT, max(_SHORTEST_EXTENSION, visibility * _EXTENSION_SHARE))
+    return ANSWER_TIMEOUT
 
 
 class _Request:

@@ -16,6 +16,7 @@ from . import codes
 from .answers import ForeignAnswer
 from .clients import Connection, clients
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, Message, OutgoingMessage, TypedValue
+from .patience import Cancellation, within
 from .payloads import (
     SIZE_ATTRIBUTE,
     PayloadError,
@@ -32,6 +33,10 @@ from .payloads import (
 from .translation import calling_s3, describe
 
 logger = logging.getLogger(__name__)
+
+#: The share of a message's visibility timeout in which its body must be read: it is not extended before. And how long
+#: the reading may take if the timeout is not known, in seconds.
+_READING_SHARE, _READING = 2 / 3, 20.0
 
 
 class PayloadStore:
@@ -66,11 +71,12 @@ class PayloadStore:
         """Whether there is a bucket to put bodies into."""
         return bool(self._buckets)
 
-    def fetch(self, messages: list[Message], *, omit_failures: bool) -> list[Message]:
+    def fetch(self, messages: list[Message], visibility: int | None, *, omit_failures: bool) -> list[Message]:
         """Return *messages* with the bodies that are in S3.
 
         A body that can never be read is the message's ``problem``.
 
+        :param visibility: for how many seconds they stay invisible, if that is known.
         :param omit_failures: leave out a message whose body cannot be read now, and, on a FIFO queue, the messages
             behind it in its group. Otherwise the failure is its ``problem``.
         :raises QueueError: S3 cannot be reached or refuses access, and no message is left.
@@ -79,7 +85,9 @@ class PayloadStore:
             return messages
         # In parallel: their visibility timeouts are running.
         with ThreadPoolExecutor(BATCH_SIZE) as pool:
-            results = list(pool.map(partial(self._fetch_one, omit_failures=omit_failures), messages))
+            timeout = visibility * _READING_SHARE if visibility else _READING
+            fetch_one = partial(self._fetch_one, timeout=timeout, omit_failures=omit_failures)
+            results = list(pool.map(fetch_one, messages))
         fetched: list[Message] = []
         failures: list[QueueError] = []
         blocked: set[str] = set()  # message groups
@@ -144,7 +152,7 @@ class PayloadStore:
             return False
         return True
 
-    def _fetch_one(self, message: Message, *, omit_failures: bool) -> Message | QueueError:
+    def _fetch_one(self, message: Message, timeout: float, *, omit_failures: bool) -> Message | QueueError:
         """Return *message* with its body or its problem, or the failure for which it is left out."""
         pointer = read_pointer(message.body)
         if pointer is None:
@@ -153,7 +161,7 @@ class PayloadStore:
         if pointer.bucket not in self._buckets:
             return message._replace(problem=f"{place} is not read: balog_payload_bucket does not name that bucket")
         try:
-            return message._replace(body=replace_pointer(message.body, self._read(pointer)))
+            return message._replace(body=replace_pointer(message.body, self._read(pointer, timeout)))
         except PayloadError as error:
             if omit_failures and not error.final and message.receive_count < MAX_TRIES:
                 return PayloadError(f"{place} {error}", error.code, final=False)
@@ -161,7 +169,7 @@ class PayloadStore:
         except QueueError as error:
             return error if omit_failures else message._replace(problem=f"{place} cannot be read now: {error}")
 
-    def _read(self, pointer: Pointer) -> str:
+    def _read(self, pointer: Pointer, timeout: float) -> str:
         """Return the text of the object at *pointer*.
 
         :raises PayloadError: it cannot be read, and this concerns this object alone.
@@ -170,7 +178,8 @@ class PayloadStore:
         check_key(pointer.key)
         try:
             with calling_s3(self._connection, pointer.bucket, "GetObject"):
-                payload = self._read_object(pointer)
+                # boto3 bounds each read, but not all of them.
+                payload = within(timeout, Cancellation(), "s3", partial(self._read_object, pointer))
         except QueueError as error:
             status = describe(error.__cause__)[2]
             of_object = None if codes.is_about_credentials(error.code) else about_object(error.code, status)

@@ -27,6 +27,9 @@ class Queue(Protocol):
 
     def receive(self, limit: int, wait: float, visibility: int) -> list[Message]: ...
 
+    def stop_polling(self) -> None:
+        """End the receives that wait for messages, if that is possible: they raise QueueError."""
+
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]: ...
 
     def change_visibility(self, handles: Sequence[str], seconds: int) -> list[EntryFailure]: ...

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +16,7 @@ from .clients import SQS, Connection
 from .entries import send_entry
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage
 from .payload_store import PayloadStore
+from .polls import Polls
 from .translation import calling_sqs
 
 logger = logging.getLogger(__name__)
@@ -90,8 +89,7 @@ class SQSQueue:
             connection=Connection("s3", region, s3_endpoint_url, *credentials),
             max_body_bytes=max_body_bytes,
         )
-        #: The ids of receives whose answers were lost.
-        self._lost_attempts: deque[str] = deque(maxlen=100)
+        self._polls = Polls(is_fifo=self.is_fifo)
 
     def __repr__(self) -> str:
         return f"<SQSQueue {self.name}>"
@@ -165,8 +163,8 @@ class SQSQueue:
     def receive(self, limit: int, wait: float, visibility: int | None = None) -> list[Message]:
         """Receive up to *limit* messages (at most 10), waiting up to *wait* seconds (at most 20) for the first.
 
-        A body in S3 is read from there. A message whose body cannot be read now is left out, to be received again, and
-        so are, on a FIFO queue, the messages behind it in its group.
+        A body in S3 is read from there. A message whose body cannot be read now, or not while it surely stays
+        invisible, is left out, to be received again, and so are, on a FIFO queue, the messages behind it in its group.
 
         :param visibility: seconds for which they stay invisible; default: see :class:`SQSQueue`.
         :raises QueueError: as for :attr:`url`; the permission is ``sqs:ReceiveMessage``. Or S3 has an outage, and no
@@ -177,7 +175,15 @@ class SQSQueue:
             visibility = self._visibility_timeout
         if visibility is not None:
             request["VisibilityTimeout"] = visibility
-        return self.payloads.fetch(self._receive(limit, wait, request), omit_failures=True)
+        return self.payloads.fetch(self._receive(limit, wait, request), visibility, omit_failures=True)
+
+    def stop_polling(self) -> None:
+        """End the receives that wait for messages: they raise QueueError, as do later ones that would wait.
+
+        What SQS was just about to send is invisible until its visibility timeout ends; on a FIFO queue the next
+        receive without a wait returns it.
+        """
+        self._polls.stop()
 
     def read(self, limit: int, wait: float, visibility: int) -> list[Message]:
         """Receive messages of a dead-letter queue; a body that cannot be read now is a ``problem`` of its message.
@@ -185,7 +191,7 @@ class SQSQueue:
         The arguments and errors are those of :meth:`receive`.
         """
         request = {"VisibilityTimeout": visibility}
-        return self.payloads.fetch(self._receive(limit, wait, request, _MOVED), omit_failures=False)
+        return self.payloads.fetch(self._receive(limit, wait, request, _MOVED), visibility, omit_failures=False)
 
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
         """Delete up to 10 messages by their receipt handles; return those that SQS did not delete.
@@ -253,7 +259,7 @@ class SQSQueue:
             "MessageSystemAttributeNames": [*(_FIFO_ATTRIBUTES if self.is_fifo else _SYSTEM_ATTRIBUTES), *more],
         }
         with self._calling("ReceiveMessage") as sqs:
-            answer = self._call_once(sqs, request) if self.is_fifo else sqs.call("ReceiveMessage", request)
+            answer = self._polls.receive(sqs, request)
             raw_messages = answer.get("Messages", ())
             # The visibility timeout began when SQS took the message, somewhere in a poll of up to 20 s; the answer
             # follows at once.
@@ -269,18 +275,6 @@ class SQSQueue:
                 printable(self.name),
             )
         return messages
-
-    def _call_once(self, sqs: SQS, request: dict[str, Any]) -> dict[str, Any]:
-        """Receive from a FIFO queue, with the id of an attempt whose answer was lost, if there is one.
-
-        SQS then sends that answer again. Otherwise its messages would block their groups until they are visible again.
-        """
-        attempt = self._lost_attempts.popleft() if self._lost_attempts else uuid.uuid4().hex
-        try:
-            return sqs.call("ReceiveMessage", {**request, "ReceiveRequestAttemptId": attempt})
-        except BaseException:
-            self._lost_attempts.append(attempt)
-            raise
 
     def _batch(self, permission: str, entries: list[dict[str, Any]]) -> list[EntryFailure]:
         """Make the batch call that takes *permission*; return the entries that SQS does not report as successful."""

@@ -114,6 +114,9 @@ class MemoryQueue:
     def receive(self, limit: int, wait: float, visibility: int) -> list[Message]:
         return []
 
+    def stop_polling(self) -> None:
+        pass
+
     def delete(self, handles: Sequence[str]) -> list[EntryFailure]:
         return []
 

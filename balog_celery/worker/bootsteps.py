@@ -21,7 +21,7 @@ from ..dev import local_stack
 from ..dispatch.channel import Channel
 from ..dispatch.hand_off_worker import BROKER_RETRY_PERIOD, RETRY_PERIOD, HandOff
 from ..engine.config import longest_stop
-from ..engine.status import problems
+from ..engine.status import is_of, problems
 from ..errors import ConfigurationError
 from ..sqs.messages import BATCH_SIZE
 from ..wiring.configuration import CELERY_DEFAULTS
@@ -93,8 +93,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
             with worker_start_errors():
                 worker.app.balog.check_engine()
                 worker.balog_pauses = WorkerPauses(worker.app, worker.hostname)
-        longest_wait = max([settings.wait_time, *(own.wait_time for own in settings.topics.values())])
-        self._patience = longest_stop(settings.drain, longest_wait) + _GRACE
+        self._patience = longest_stop(settings.drain) + _GRACE
         period = RETRY_PERIOD if settings.event_broker_url is None else BROKER_RETRY_PERIOD
         hands_off = worker.app.balog.dispatch == "hand-off"
         self._hand_off = HandOff(period, _reserve(worker)) if hands_off else None
@@ -108,12 +107,11 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def status(self, worker: Any) -> dict[str, Any] | None:
         """Return the status of the engine beside this worker; None without one, while it starts, or cannot write it."""
-        pid = self._engine.pid
         try:
             statuses = worker.app.balog.statuses()
         except ConfigurationError:  # the engine logs that it cannot use the folder
             return None
-        return next((status for status in statuses if status["pid"] == pid), None)
+        return next((status for status in statuses if is_of(status, self._engine.pid)), None)
 
     def start(self, worker: Any) -> None:
         # Wait in this signal, which is sent when the pool has been drained. stop() may come before that, and waiting

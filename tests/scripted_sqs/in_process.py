@@ -67,6 +67,9 @@ class InProcessQueue:
         received = self._clock()
         return [message for one in raw if (message := read_message(one, received)) is not None]
 
+    def stop_polling(self) -> None:
+        """Do nothing: the store's own longest poll is the longest wait."""
+
     def read(self, limit: int, wait: float, visibility: int) -> list[Message]:
         """Receive up to *limit* messages."""
         return self.receive(limit, wait, visibility)

@@ -51,7 +51,7 @@ class ScriptedSqs(servers.Server):
         url = f"http://127.0.0.1:{self.clean_port}{path}"
         content = None if body is None else json.dumps(body).encode()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(urllib.request.Request(url, content, dict(headers)), timeout=20) as response:
+        with opener.open(urllib.request.Request(url, content, dict(headers)), timeout=120) as response:
             return json.load(response)
 
     def _program(self) -> servers.Program:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from balog_celery.dispatch.dispatcher import Readiness
 from balog_celery.engine.engine import Engine
 from balog_celery.sqs.messages import Message, OutgoingMessage
-from engines import Queues, Recorder, ScriptedDispatcher, hub_of, running
+from engines import Queues, Recorder, ScriptedDispatcher, engine_over_http, hub_of, running
 from sample_events import event_text
 from scripted_sqs.in_process import InProcessQueue
 from scripted_sqs.observed import ObservedQueue
+from scripted_sqs.script import Fault
+from scripted_sqs.server import serving_sqs
 from servers import wait_until
 
 
@@ -151,3 +154,40 @@ def test_a_task_whose_worker_goes_on_is_given_back_after_the_drain_limit() -> No
         queue.wait_for(lambda: len(worker.taken) == 1)
         engine.stop()
         queue.wait_for(lambda: queue.released == ["m1"])
+
+
+@pytest.mark.parametrize("topic", ["topic", "topic.fifo"])
+def test_a_stop_with_waiting_messages_ends_the_long_poll(topic: str) -> None:
+    """An engine of which no task runs stops within seconds, and gives back what waits when SQS has ended the poll."""
+    worker = Worker()
+    with serving_sqs() as sqs:
+        with engine_over_http(sqs, topic, worker, wait_time=20, drain=1, visibility_timeout=600) as queue:
+            # Given an event that has not started, another one behind it in its group, and an open poll
+            queue.send([OutgoingMessage(event_text(name), group="a") for name in ("first", "second")])
+            wait_until(lambda: worker.taken and len(sqs.script.calls_of("ReceiveMessage")) > 1)
+            # When the engine stops
+            before = time.monotonic()
+        assert time.monotonic() - before < 12
+        changes = sqs.script.calls_of("ChangeMessageVisibilityBatch")
+        hidden = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for call in changes for entry in call["Entries"]}
+        # Then both are given back once, for when that poll cannot take them any more
+        assert len(hidden) == 2
+        assert all(10 <= seconds <= 22 for seconds in hidden.values())
+        sqs.advance(22)
+        assert {message.receive_count for message in queue.receive(10, 0, 600)} == {2}
+
+
+def test_a_stop_blocks_no_group_whose_message_was_on_its_way() -> None:
+    """A poll that a stop has ended may have taken messages, which would be invisible for their visibility timeout."""
+    with serving_sqs() as sqs:
+        # Given a poll that has taken an event, but has not answered
+        sqs.script.add(Fault("ReceiveMessage", hang=True, carried_out=True))
+        with engine_over_http(sqs, "topic.fifo", Worker(), wait_time=1, visibility_timeout=600) as queue:
+            queue.send([OutgoingMessage(event_text(), group="a")])
+            in_flight = "ApproximateNumberOfMessagesNotVisible"
+            wait_until(lambda: queue.attributes()[in_flight] == "1")
+            # When the engine stops
+        # Then the event is visible as soon as that poll would have ended
+        sqs.advance(3)
+        (message,) = queue.receive(10, 0, 600)
+        assert message.receive_count == 2

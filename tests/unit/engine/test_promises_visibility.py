@@ -14,12 +14,13 @@ from balog_celery.engine.stats import TopicStats
 from balog_celery.engine.visibility import CAPACITY, VisibilityExtender
 from balog_celery.engine.visibility_timeout import READ_INTERVAL, VisibilityTimeout
 from balog_celery.errors import QueueError
-from balog_celery.sqs.messages import MAX_VISIBILITY, EntryFailure
-from engines import Queues, Recorder, ScriptedDispatcher, hub_of, running
+from balog_celery.sqs.messages import MAX_VISIBILITY, EntryFailure, OutgoingMessage
+from engines import Queues, Recorder, ScriptedDispatcher, engine_over_http, hub_of, running
 from sample_events import event_text
 from scripted_sqs.clock import StoppedClock
 from scripted_sqs.observed import ObservedQueue
 from scripted_sqs.script import Fault
+from scripted_sqs.server import serving_sqs
 from servers import wait_until
 
 
@@ -267,3 +268,17 @@ def test_messages_stay_invisible_while_they_wait_for_their_batch() -> None:
         queue.put(event_text("2"))
         queue.wait_for(lambda: sorted(queue.deleted) == ["m1", "m2"])
     assert calls == [2]
+
+
+def test_an_extension_that_hangs_leaves_time_for_another() -> None:
+    """Whatever the visibility timeout: a call has a share of it, not the seconds that other calls have."""
+    worker = ScriptedDispatcher()
+    with serving_sqs() as sqs:
+        sqs.script.add(Fault("ChangeMessageVisibilityBatch", delay=60, hang_up=True))
+        with engine_over_http(sqs, "topic", worker, visibility_timeout=6, wait_time=1) as queue:
+            queue.send([OutgoingMessage(event_text())])
+            wait_until(lambda: len(sqs.script.calls_of("ChangeMessageVisibilityBatch")) == 3)
+            (message,) = sqs.store.named("topic")
+            assert message.receive_count == 1
+            worker.taken[0].acknowledge()
+        sqs.advance(60)  # the call that hangs ends

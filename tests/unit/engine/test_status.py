@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from balog_celery.dispatch.dispatcher import Readiness
-from balog_celery.engine.status import StatusFile, problems, read_statuses, status_folders, together
+from balog_celery.engine.status import StatusFile, is_of, problems, read_statuses, status_folders, together
 
 POLLER = {
     "doing": "polling",
@@ -153,6 +154,26 @@ def test_a_process_that_got_the_id_of_a_dead_engine_is_none(tmp_path: Path) -> N
     # The engine that gets the id next is one.
     StatusFile(lambda: tmp_path, "mine").write(status())
     assert [found["pid"] for found in read_statuses([tmp_path], "mine")] == [os.getpid()]
+
+
+def test_engines_of_containers_that_share_a_folder_are_told_apart(tmp_path: Path) -> None:
+    """Each container counts process ids anew, so two engines may have the same one."""
+    files = [StatusFile(lambda: tmp_path, "mine") for _ in range(2)]
+    # Given two engines with the process id of this process
+    writers = [threading.Thread(target=file.write, args=(status(),), daemon=True) for file in files]
+    for writer in writers:
+        writer.start()
+        writer.join(20)
+        # Then neither waits for the other
+        assert not writer.is_alive()
+    mine, other = read_statuses([tmp_path], "mine")
+    assert is_of(mine, os.getpid())
+    assert is_of(other, os.getpid())
+    # And an engine of another container is not taken for that of this one
+    assert not is_of({**mine, "namespace": mine["namespace"] + 1}, os.getpid())
+    assert not is_of(mine, os.getpid() + 1)
+    files[0].remove()
+    assert len(list(read_statuses([tmp_path], "mine"))) == 1
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])

@@ -102,7 +102,7 @@ def test_a_body_in_s3_is_read_with_the_time_of_s3(s3: S3, offset: int, caplog: p
     queue = queue_with(s3)
     pointer = write_pointer(Pointer("bucket", "key"))
     for _ in range(2):
-        (message,) = queue.payloads.fetch([Message(pointer, "h", "m", 0.0)], omit_failures=False)
+        (message,) = queue.payloads.fetch([Message(pointer, "h", "m", 0.0)], 600, omit_failures=False)
         assert (message.body, message.problem) == ("the body", "")
     assert [method for method, _ in s3.seen] == ["GET"] * 3
     (text,) = [record.getMessage() for record in caplog.records if "clock" in record.getMessage()]

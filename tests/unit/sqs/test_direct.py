@@ -262,8 +262,7 @@ def test_whatever_happens_it_is_as_with_the_client(
 @pytest.mark.parametrize("way", ["direct", "client"])
 def test_a_call_that_hangs_is_given_up_within_seconds(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that hangs is given up within seconds and not repeated."""
-    for module in (clients, direct):
-        monkeypatch.setattr(module, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(direct, "ANSWER_TIMEOUT", 0.5)
     if way == "client":
         monkeypatch.setattr(clients, "needs_client", lambda _client: "a test")
     with serving(Server()) as server:
@@ -272,10 +271,10 @@ def test_a_call_that_hangs_is_given_up_within_seconds(way: str, monkeypatch: pyt
             server.unanswered = {"DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessageBatch"}
             server.unanswered |= {"GetQueueAttributes"}
             before = time.monotonic()
-            with pytest.raises(QueueError, match=r"(no whole answer within 0\.5 s|Read timeout)"):
+            with pytest.raises(QueueError, match=r"no whole answer within 0\.5 s"):
                 METHODS[method](queue)
             assert time.monotonic() - before < 20
-        assert len(server.seen) == (4 if way == "direct" else 8)
+        assert len(server.seen) == 4
         server.unanswered = {"ReceiveMessage"}
         threading.Timer(1.5, server.released.set).start()
         assert queue.receive(10, 0) == []

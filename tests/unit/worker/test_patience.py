@@ -29,11 +29,9 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(("drain", "wait_time"), [(20, 20), (0, 20), (90, 20), (5, 0), (90, 1)])
-def test_an_engine_is_not_killed_while_it_may_still_wait(
-    drain: float, wait_time: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It waits for its drain limit or its open long poll, and then makes the pending calls."""
+@pytest.mark.parametrize("drain", [0, 5, 90])
+def test_an_engine_is_not_killed_while_it_may_still_wait(drain: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for its drain limit, but for no long poll, and then makes the pending calls."""
     clock, killed = Clock(), list[float]()
 
     class HungEngine:
@@ -59,7 +57,7 @@ def test_an_engine_is_not_killed_while_it_may_still_wait(
 
     # Given
     app = Celery("patience", broker="memory://", set_as_current=False)
-    app.conf.update(balog_drain=drain, balog_wait_time=wait_time, balog_dispatch="publish")
+    app.conf.update(balog_drain=drain, balog_dispatch="publish")
     install(app, local=False)
     worker: Any = CeleryWorker()
     worker.app = app
@@ -73,5 +71,5 @@ def test_an_engine_is_not_killed_while_it_may_still_wait(
     signals.worker_shutdown.send(sender=worker)
     # Then
     (at,) = killed
-    assert max(drain, wait_time) + 10 <= at <= max(drain, wait_time) + 20
+    assert drain + 10 <= at <= drain + 15
     app.close()
