@@ -200,7 +200,22 @@ class Delivery:
     def drop_content(self) -> None:
         """Forget the body and the attributes: a task may wait for hours, and the worker has its event."""
         with self.lock:
-            self.message = self.message._replace(body="", attributes=NO_ATTRIBUTES, typed=NO_TYPED)
+            old = self.message
+            # By position: this runs for every message, and _replace() takes twice as long.
+            self.message = Message(
+                "",
+                old.handle,
+                old.message_id,
+                old.received,
+                old.receive_count,
+                old.first_received,
+                old.problem,
+                old.sent,
+                NO_ATTRIBUTES,
+                old.group,
+                NO_TYPED,
+                old.moved_from,
+            )
 
     def settle_now(self, settlement: Settlement) -> None:
         """Settle the delivery with *settlement*, or a stronger one of its jobs, and ignore the jobs that are left.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import Ignore, Reject, Retry
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balog_celery.consumers import Consumer, ConsumerOperator
 from balog_celery.consumers.context import GROUP, RECEIVES
@@ -67,6 +70,13 @@ def test_an_events_task_has_the_same_id_wherever_and_whenever_it_is_made() -> No
     assert task_id("LG1", "proj.consumers.f") == "624fcc33-ca1e-5e4b-ad8e-4f04c8393e5b"
     ids = {task_id(event, name) for event in ("LG1", "LG2") for name in ("f", "g")}
     assert len(ids) == 4
+
+
+@given(st.text(), st.text())
+def test_a_tasks_id_is_a_name_based_uuid(event_id: str, name: str) -> None:
+    """A task's id is that of RFC 9562, version 5, which other programs can compute."""
+    namespace = uuid.UUID("5a0c8a5e-52f3-5d0b-9c39-6d6c0f6b4f0a")
+    assert task_id(event_id, name) == str(uuid.uuid5(namespace, f"{event_id}:{name}"))
 
 
 def test_the_argsrepr_names_the_event() -> None:
