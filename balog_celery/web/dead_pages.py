@@ -12,9 +12,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from ..dead_letters.reader import DeadLetter
+from ..events.serialization import MAX_NAME
 from ..tasks.naming import task_id
+from ..text import printable
 from . import dead_letters
 from .access import Role
+from .history import history_of
 from .security import audit, require, user_of
 from .site import Site
 
@@ -74,7 +77,11 @@ class DeadPages:
             dead=found,
             task=task,
             traceback=self._traceback(task),
-            jobs=[job for job in reversed(self._site.jobs.all()) if job.is_of(found)],
+            history=history_of(
+                found,
+                self._site.sampler.activity.steps(printable(found.id, MAX_NAME)),
+                [job for job in self._site.jobs.all() if job.is_of(found)],
+            ),
         )
 
     def _traceback(self, task: str) -> str:
