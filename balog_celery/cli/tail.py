@@ -9,6 +9,7 @@ from celery import Celery
 
 from ..operations.tail import Tail, TaskEvent
 from ..sqs.addresses import queue_name
+from ..text import printable
 from ..wiring.broker import require_broker
 from .events import topic_named
 from .group import balog, command
@@ -66,6 +67,6 @@ def _line(event: TaskEvent) -> str:
     colour = _COLOURS.get(event.state)
     time = event.time.astimezone().strftime("%H:%M:%S.%f")[:-3]
     state = click.style(event.state.ljust(9), fg=colour, bold=True)
-    about = f"{event.event or '?'}  {event.cls_type}  {event.consumer}"
+    about = f"{printable(event.event or '?', 100)}  {event.cls_type}  {event.consumer}"
     detail = f"  {click.style(event.detail, fg=colour if event.state in ('failed', 'retried') else None)}"
     return f"{time}  {state}  {about}  {click.style(event.worker, dim=True)}{detail if event.detail else ''}"

@@ -18,6 +18,7 @@ from kombu.utils.functional import LRUCache
 from ..backoff import Backoff
 from ..brokers.connections import bounded_connection
 from ..consumers.context import EventContext
+from ..events.serialization import MAX_NAME
 from ..sqs.addresses import queue_name
 from ..tasks.consumer import ConsumerTask
 from ..text import printable
@@ -33,7 +34,7 @@ class TaskEvent(NamedTuple):
 
     :param time: when, by the worker's clock, in UTC.
     :param state: the step: the last word of Celery's event (``task-received`` is ``received``).
-    :param event: the event's id.
+    :param event: the event's id, whole: the web page finds events by it.
     :param consumer: the name of the consumer's task.
     :param worker: the worker that sent it.
     :param detail: the exception, or the run time of a task that succeeded.
@@ -131,13 +132,13 @@ class Tail:
             TaskEvent(
                 datetime.fromtimestamp(event["timestamp"], timezone.utc),
                 kind.removeprefix("task-"),
-                printable(context.event_id, 100),
+                printable(context.event_id, MAX_NAME),
                 printable(context.cls_type, 100),
                 consumer,
                 event["uuid"],
                 printable(event.get("hostname", "")),
                 printable(detail, 500),
                 runtime,
-                printable(context.cause, 100),
+                printable(context.cause, MAX_NAME),
             )
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from statistics import quantiles
 from typing import NamedTuple
 
@@ -15,8 +17,8 @@ from ..operations.tail import Tail, TaskEvent
 
 #: How long the ends of tasks are kept, in seconds, and how many of each consumer.
 _KEPT, _MOST_ENDS = 600.0, 5_000
-#: How many events are remembered with their causes.
-_MOST_EVENTS = 20_000
+#: How many events are remembered with their causes, and how many steps of the tasks of each.
+_MOST_EVENTS, _MOST_STEPS = 20_000, 20
 #: The last steps of an attempt.
 _ENDS = frozenset({"succeeded", "failed", "retried", "rejected"})
 
@@ -47,6 +49,18 @@ class SeenEvent(NamedTuple):
     cause: str
 
 
+class Step(NamedTuple):
+    """What a task of an event did: it was received, started, retried, succeeded, failed, ...
+
+    :param time: when, by the worker's clock, in UTC.
+    """
+
+    time: datetime
+    state: str
+    consumer: str
+    worker: str
+
+
 class Activity:
     """What the tasks of an app's consumers do, from when it is started. Pages read it at any time.
 
@@ -59,6 +73,7 @@ class Activity:
         self._lock = threading.Lock()
         self._ends: dict[str, deque[tuple[float, str, float | None]]] = {}
         self._events: OrderedDict[str, SeenEvent] = OrderedDict()
+        self._steps: dict[str, list[Step]] = {}
         self._tail = Tail(app, None, self.note)
 
     def start(self) -> None:
@@ -76,8 +91,15 @@ class Activity:
                 self._events[event.event] = SeenEvent(event.event, event.cls_type, event.cause)
                 self._events.move_to_end(event.event)
                 if len(self._events) > _MOST_EVENTS:
-                    self._events.popitem(last=False)
-            elif event.state in _ENDS:
+                    oldest, _ = self._events.popitem(last=False)
+                    del self._steps[oldest]
+            if event.event in self._events:
+                # Names are the same in most steps, which then take little memory.
+                names = map(sys.intern, (event.state, event.consumer, event.worker))
+                steps = self._steps.setdefault(event.event, [])
+                steps.append(Step(event.time, *names))
+                del steps[:-_MOST_STEPS]
+            if event.state in _ENDS:
                 ends = self._ends.setdefault(event.consumer, deque(maxlen=_MOST_ENDS))
                 ends.append((self._clock(), event.state, event.runtime))
 
@@ -102,6 +124,11 @@ class Activity:
         """Return an event whose task was received; None if it was not, or long ago."""
         with self._lock:
             return self._events.get(event_id)
+
+    def steps(self, event_id: str) -> list[Step]:
+        """Return the last steps of an event's tasks, in the order in which they were seen."""
+        with self._lock:
+            return list(self._steps.get(event_id, ()))
 
     def effects(self, event_id: str) -> list[SeenEvent]:
         """Return the events that *event_id* caused, the oldest first."""

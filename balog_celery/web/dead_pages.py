@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import FormData
@@ -11,9 +12,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from ..dead_letters.reader import DeadLetter
+from ..events.serialization import MAX_NAME
 from ..tasks.naming import task_id
+from ..text import printable
 from . import dead_letters
 from .access import Role
+from .history import history_of
 from .security import audit, require, user_of
 from .site import Site
 
@@ -73,7 +77,11 @@ class DeadPages:
             dead=found,
             task=task,
             traceback=self._traceback(task),
-            jobs=[job for job in self._site.jobs.all() if found.message.message_id in job.message_ids],
+            history=history_of(
+                found,
+                self._site.sampler.activity.steps(printable(found.id, MAX_NAME)),
+                [job for job in self._site.jobs.all() if job.is_of(found)],
+            ),
         )
 
     def _traceback(self, task: str) -> str:
@@ -98,7 +106,7 @@ class DeadPages:
             return PlainTextResponse(dead_letters.export(selected), headers=headers)
         require(request, Role.OPERATOR)
         if action == "replay" or action == "dry-run":
-            return self._replay(request, ids, _rate(form), dry_run=action == "dry-run")
+            return self._replay(request, selected, _rate(form), dry_run=action == "dry-run")
         if action != "drop":
             raise HTTPException(400, "There is no such action.")
         if form.get("confirmed") != "yes":
@@ -114,9 +122,12 @@ class DeadPages:
             return [] if found is None else found.members
         return [one for given in form.getlist("id") if (one := scan.by_message(str(given))) is not None]
 
-    def _replay(self, request: Request, ids: frozenset[str], rate: float | None, *, dry_run: bool) -> Response:
-        job = self._site.jobs.start(user_of(request).name, ids, rate, dry_run=dry_run)
-        audit(request, "dry-run" if dry_run else "replay", job=job.number, count=len(ids), rate=rate or "unlimited")
+    def _replay(
+        self, request: Request, selected: Sequence[DeadLetter], rate: float | None, *, dry_run: bool
+    ) -> Response:
+        job = self._site.jobs.start(user_of(request).name, selected, rate, dry_run=dry_run)
+        action = "dry-run" if dry_run else "replay"
+        audit(request, action, job=job.number, count=len(selected), rate=rate or "unlimited")
         return RedirectResponse(f"/jobs/{job.number}", 303)
 
     def _drop(self, request: Request, ids: frozenset[str]) -> Response:

@@ -6,12 +6,13 @@ import itertools
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
 from celery import Celery
 
 from ..cli.tally import Tally
+from ..dead_letters.reader import DeadLetter
 from ..errors import BalogError
 from .dead_letters import replay, search_budget
 
@@ -26,20 +27,21 @@ class Job:
 
     :param number: its number, for its address.
     :param user: who started it.
-    :param message_ids: the messages that hold the dead letters.
+    :param selected: the dead letters.
     :param rate: the most events per second; None: no limit.
     :param dry_run: whether it only counts what it would do.
     """
 
     def __init__(
-        self, number: int, user: str, message_ids: frozenset[str], rate: float | None, *, dry_run: bool
+        self, number: int, user: str, selected: Sequence[DeadLetter], rate: float | None, *, dry_run: bool
     ) -> None:
         self.number = number
         self.user = user
-        self.message_ids = message_ids
+        self.message_ids = frozenset(one.message.message_id for one in selected)
+        self._events = frozenset((one.consumer, one.id) for one in selected)
         self.rate = rate
         self.tally = Tally(dry_run=dry_run)
-        self.budget = search_budget(message_ids)
+        self.budget = search_budget(self.message_ids)
         self.started = datetime.now(timezone.utc)
         self.ended: datetime | None = None
 
@@ -60,6 +62,10 @@ class Job:
     def missing(self) -> int:
         """How many dead letters were not found: they are invisible, deleted, or too far back in the queue."""
         return max(0, len(self.message_ids) - self.replayed - sum(self.kept.values()))
+
+    def is_of(self, dead: DeadLetter) -> bool:
+        """Return whether it replays the event of *dead*, which may have died again since, in another message."""
+        return (dead.consumer, dead.id) in self._events
 
     def run(self, app: Celery) -> None:
         """Replay, and keep the reason if that fails."""
@@ -94,7 +100,7 @@ class Jobs:
         self._lock = threading.Lock()
         self._jobs: OrderedDict[int, Job] = OrderedDict()
 
-    def start(self, user: str, message_ids: frozenset[str], rate: float | None, *, dry_run: bool) -> Job:
+    def start(self, user: str, selected: Sequence[DeadLetter], rate: float | None, *, dry_run: bool) -> Job:
         """Start a replay in a thread.
 
         :raises BalogError: too many run already.
@@ -102,7 +108,7 @@ class Jobs:
         with self._lock:
             if sum(job.ended is None for job in self._jobs.values()) >= _MAX_RUNNING:
                 raise BalogError(f"{_MAX_RUNNING} replays run already: wait for one to end")
-            job = Job(next(self._numbers), user, message_ids, rate, dry_run=dry_run)
+            job = Job(next(self._numbers), user, selected, rate, dry_run=dry_run)
             self._jobs[job.number] = job
             while len(self._jobs) > _KEPT:
                 self._jobs.popitem(last=False)

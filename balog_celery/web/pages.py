@@ -108,6 +108,7 @@ class Pages:
             title=f"Event {event_id}" if event_id else "Event",
             event_id=event_id,
             tasks=tasks,
+            steps=self._site.sampler.activity.steps(event_id),
             dead=dead,
             lineage=lineage,
             scan=scan,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from celery import Celery
 from celery.backends.base import DisabledBackend
 
+from ..events.serialization import MAX_NAME
 from ..tasks.naming import task_id
 from ..text import printable
 from .questions import ask
@@ -75,4 +76,4 @@ def flower_address(flower: str | None, found: str) -> str | None:
 
 def shown_id(given: str) -> str:
     """Return an event's id as a user typed it, without what surrounds it when it is copied from a log."""
-    return printable(given.strip().strip("<>(),"), 1_024)
+    return printable(given.strip().strip("<>(),"), MAX_NAME)

@@ -331,6 +331,7 @@ def test_one_dead_letter_is_shown(desk: Desk, declined: list[str]) -> None:
     here = desk.browser.current_url.removeprefix(desk.url)
     # The result backend has the traceback after the dead letter was sent.
     servers.wait_until(lambda: "Traceback" in desk.open(here), 30, "the traceback")
+    servers.wait_until(lambda: "Task failed by shop@worker-1" in desk.open(here), 30, "the steps of the task")
     shown = desk.text
     for text in ("the bank declined order 1041", '"holder": "Ada"', "First received", "in charge_card", TOPIC):
         assert text in shown

@@ -54,6 +54,13 @@ def test_each_state_is_shown_with_event_and_consumer() -> None:
     assert found[0].time.isoformat() == "2014-10-07T15:06:51.500000+00:00"
 
 
+def test_a_long_id_is_whole() -> None:
+    """The web page finds events by their ids, which may join a source's long name with an id."""
+    event = {**EVENT, "id": "s" * 900, "cause": "c" * 900}
+    (found,) = sights("events", {"type": "task-received", "uuid": "t1", **RECEIVED, "balog_event": event})
+    assert (found.event, found.cause) == ("s" * 900, "c" * 900)
+
+
 def test_other_tasks_and_topics_are_not_shown() -> None:
     """Tasks of other topics, and those received before the start, are not shown."""
     assert sights("events", {"type": "task-received", "uuid": "t1", **RECEIVED, "name": "other.task"}) == []

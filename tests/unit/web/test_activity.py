@@ -10,10 +10,12 @@ from celery import Celery
 
 from balog_celery.dead_letters.reader import DeadLetter
 from balog_celery.events.decoders import DECODERS, reader_of
+from balog_celery.events.mark import MARK, write_mark
 from balog_celery.operations.tail import TaskEvent
 from balog_celery.sqs.messages import Message
 from balog_celery.web.activity import Activity, SeenEvent
 from balog_celery.web.dead_letters import Scan
+from balog_celery.web.history import history_of
 from balog_celery.web.lineage import lineage_of
 from sample_events import event_text
 
@@ -87,6 +89,41 @@ def test_memory_is_bounded(activity: Activity, clock: Clock) -> None:
         activity.note(step("received", f"f{number}"))
     assert activity.event("e5999") is None
     assert activity.event("f0") == SeenEvent("f0", "order", "")
+
+
+def test_the_steps_of_an_events_tasks_are_kept(activity: Activity) -> None:
+    """The last twenty, of all its consumers, and none of a task that was not seen from its receive on."""
+    for consumer in ("shop.book", "shop.ship"):
+        for state in ("received", "started", "failed"):
+            activity.note(step(state, consumer=consumer))
+    activity.note(step("succeeded", "unseen"))
+    assert [(one.consumer, one.state, one.worker) for one in activity.steps("e")][2:4] == [
+        ("shop.book", "failed", "w1"),
+        ("shop.ship", "received", "w1"),
+    ]
+    for _ in range(30):
+        activity.note(step("retried"))
+    assert len(activity.steps("e")) == 20
+    assert activity.steps("unseen") == []
+
+
+def test_the_history_of_a_dead_letter_is_in_order_of_time(activity: Activity) -> None:
+    """From the log call to the dead letter, with the steps of its consumer's task, and of no other."""
+    mark = {"reason": "failed", "topic": "shop", "consumer": "shop.book"}
+    mark |= {"first_received": "2026-01-01T12:00:01+00:00", "receive_count": "2"}
+    message = Message(event_text("e"), "h", "m-e", 0.0, attributes={MARK: write_mark(mark)}, sent=1_767_268_805_000)
+    dead = DeadLetter.read(message, reader_of(DECODERS["balog"]), "shop")
+    for consumer in ("shop.book", "shop.ship"):
+        failed = step("failed", consumer=consumer)._replace(time=datetime(2026, 1, 1, 12, 0, 3, tzinfo=timezone.utc))
+        activity.note(step("received", consumer=consumer)._replace(time=failed.time))
+        activity.note(failed)
+    assert [entry.text for entry in history_of(dead, activity.steps("e"), [])] == [
+        "Emitted",
+        "First received, received 2 times",
+        "Task received by w1",
+        "Task failed by w1",
+        "Became a dead letter",
+    ]
 
 
 def letter(event_id: str, cause: str) -> DeadLetter:

@@ -35,6 +35,8 @@ def first(event: Any) -> None: ...
 
 
 TEXT = event_text("LG1", password=SECRET)
+#: How a dead letter of the first consumer is marked.
+MARK = {"reason": "failed", "topic": "events", "consumer": f"{__name__}.first", "error": ERROR}
 
 
 def open_page(app: Celery, host: str = "127.0.0.1", **options: Any) -> TestClient:
@@ -48,8 +50,7 @@ def open_page(app: Celery, host: str = "127.0.0.1", **options: Any) -> TestClien
 @pytest.fixture
 def queues() -> dict[str, ObservedQueue]:
     dead = ObservedQueue("events-dead")
-    mark = {"reason": "failed", "topic": "events", "consumer": f"{__name__}.first", "error": ERROR}
-    dead.put(TEXT, attributes=mark)
+    dead.put(TEXT, attributes=MARK)
     return {"events": ObservedQueue("events"), "events-dead": dead}
 
 
@@ -362,6 +363,22 @@ def test_a_group_is_deleted_after_a_confirmation(app: Celery, queues: dict[str, 
         form = {"token": token_in(browser.get(group).text), "group": group.rpartition("/")[2], "action": "drop"}
         assert "for good" in browser.post("/dead/actions", data=form).text
         assert queues["events-dead"].deleted == []
+
+
+def test_the_history_says_who_replayed_an_event_that_died_again(app: Celery, queues: dict[str, ObservedQueue]) -> None:
+    """Its new dead letter is in another message, and became one after the replay."""
+    dead = queues["events-dead"]
+    with open_page(app) as browser:
+        scan(browser)
+        (group,) = dead_pages(browser.get("/dead").text)
+        form = {"token": token_in(browser.get(group).text), "group": group.rpartition("/")[2], "action": "replay"}
+        browser.post("/dead/actions", data=form)
+        dead.wait_for(lambda: dead.deleted == ["m1"])
+        dead.put(TEXT, attributes=MARK)
+        scan(browser)
+        (message,) = dead_pages(browser.get(group).text)
+        text = browser.get(message).text
+    assert text.index("Emitted") < text.index("Replayed by anonymous") < text.index("Became a dead letter")
 
 
 @pytest.mark.parametrize("rate", ["nan", "inf", "-1", "0", "fast"])
