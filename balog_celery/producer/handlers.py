@@ -14,12 +14,11 @@ from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, MAX_MESSAGE_BYTES, OutgoingMessage
 from ..sqs.protocols import Queue
 from ..sqs.queues import SQSQueue
-from ..text import plain_topic
 from . import process_end
 from .buffer import Buffer
 from .formatter import SchemaFormatter
 from .lineage import current, is_consumed
-from .messages import MessageMaker
+from .messages import MessageMaker, checked_topic
 from .processors import Line
 from .sender import Sender, is_sending
 from .tally import Tally
@@ -69,8 +68,8 @@ class SQSHandler(logging.Handler):
     :param level: the handler's level.
     :param telemetry: whether each record gets a span, whose trace context goes with the message; default: where a
         provider of OpenTelemetry has been set in the process.
-    :raises ConfigurationError: *capacity*, *linger* or *flush_timeout* is out of range, or *delay* is given for a FIFO
-        queue.
+    :raises ConfigurationError: *topic* is none, *capacity*, *linger* or *flush_timeout* is out of range, or *delay* is
+        given for a FIFO queue.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class SQSHandler(logging.Handler):
         _check(capacity, linger=linger, flush_timeout=flush_timeout)
         super().__init__(level)
         self.setFormatter(SchemaFormatter())
-        self.topic = topic = plain_topic(topic)
+        self.topic = topic = checked_topic(topic)
         self._has_bucket = bool(bucket) and queue is None
         self._connect: Callable[[], Queue] = partial(
             SQSQueue,
@@ -159,11 +158,11 @@ class SQSHandler(logging.Handler):
         self._tally.accept()
         try:
             message = self._make_message(self.format(record), record)
+            size = message.size()
         except Exception:
             self._tally.lose("refused", f"a record of {record.name!r} could not be made a message")
             self.handleError(record)
             return
-        size = message.size()
         if size > MAX_MESSAGE_BYTES and message.attributes:
             # The record is worth more than its trace.
             message = message._replace(attributes={})

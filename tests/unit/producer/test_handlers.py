@@ -455,6 +455,22 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
         SQSHandler("topic", **arguments)
 
 
+def test_group_and_attributes_of_any_type_become_texts(make: Make) -> None:
+    """Numbers as group, deduplication id and attributes become texts, and None means none: the application goes on."""
+    queue = ObservedQueue("orders.fifo")
+    handler = make(
+        queue=queue,
+        group=lambda record: 7 if record.name == "a" else None,
+        deduplication_id=lambda record: int(record.msg),
+        attributes=lambda record: {"order": 1041, "tenant": None, "kind": "test"},
+    )
+    log(handler, "1", "a")
+    log(handler, "2", "b")
+    assert handler.flush(60)
+    assert [(message.group, message.deduplication_id) for message in queue.sent] == [("7", "1"), ("balog", "2")]
+    assert queue.sent[0].attributes == {"order": "1041", "kind": "test"}
+
+
 def test_its_repr_shows_no_secret() -> None:
     """The repr shows the topic and the level, and no secret."""
     handler = SQSHandler("topic", aws_access_key_id="AKIA", aws_secret_access_key="hidden", level="ERROR")
