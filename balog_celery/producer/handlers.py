@@ -20,7 +20,7 @@ from .formatter import SchemaFormatter
 from .lineage import current, is_consumed
 from .messages import MessageMaker, checked_topic
 from .processors import Line
-from .sender import Sender, is_sending
+from .sender import Sender, is_of_a_sender, is_sending
 from .tally import Tally
 
 #: What sends the records: shipping its own would make ever more of them.
@@ -118,6 +118,7 @@ class SQSHandler(logging.Handler):
         self._new_buffer = partial(Buffer, capacity, linger)
         self._flush_timeout = flush_timeout
         self._feedback = feedback
+        self._was_closed = False
         self._make_message = MessageMaker(queue_name(topic), group, deduplication_id, delay, attributes, telemetry)
         self._start_afresh()
         _handlers.add(self)
@@ -139,7 +140,7 @@ class SQSHandler(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> Any:
         """Leave out what must not be shipped, before :mod:`logging` takes the handler's lock."""
-        if is_sending() or record.name.partition(".")[0] in _IGNORED:
+        if is_of_a_sender(record) or record.name.partition(".")[0] in _IGNORED:
             return False
         passes = super().filter(record)
         if passes and not self._feedback and self._feeds_back(record):
@@ -190,6 +191,7 @@ class SQSHandler(logging.Handler):
         A function of :mod:`logging.config` that closes the handler does not wait. The thread goes on in the background,
         and the end of the process waits for it.
         """
+        self._was_closed = True  # logging does so once
         sender, self._sender = self._sender, None
         if sender is None:
             self._tally.report_end(0)
@@ -214,8 +216,10 @@ class SQSHandler(logging.Handler):
                 self._tally.lose("dropped", f"no thread can be started: {error}")
                 return
             break
-        if process_end.has_begun():
-            # A sender that was opened since then is finished by nothing else.
+        # A sender that was opened since then is finished here, unless close() or process_end does so later: the caller
+        # may hold the lock of a MemoryHandler, which the sender's thread needs if botocore logs.
+        is_finished_later = is_sending() or (process_end.closes_handlers() and not self._was_closed)
+        if process_end.has_begun() and not is_finished_later:
             self._sender = None
             sender.finish(process_end.remaining(self._flush_timeout))
 

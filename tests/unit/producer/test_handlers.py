@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import MemoryHandler
 from typing import Any
 
 import pytest
@@ -427,6 +428,22 @@ def test_its_own_thread_cannot_feed_it(make: Make, queue: ObservedQueue) -> None
         handler.release()
     assert bodies(queue) == ["a"]
     assert handler.stats() == {"sent": 1, "dropped": 0, "refused": 0, "withheld": 0, "waiting": 0}
+
+
+def test_its_thread_ships_what_others_have_logged(make: Make, queue: ObservedQueue) -> None:
+    """A record that a MemoryHandler gives the handler in its own thread, but another made, is shipped."""
+    handler = make()
+    memory = MemoryHandler(100, target=handler)
+
+    def send(_: Any) -> None:
+        memory.flush()
+
+    queue.on["send"] = send
+    log(memory, "kept")
+    log(handler, "a")
+    assert handler.flush(60)
+    assert handler.flush(60)
+    assert bodies(queue) == ["a", "kept"]
 
 
 def test_the_formatter_is_schema_formatter_unless_another_is_set(queue: ObservedQueue) -> None:
