@@ -183,7 +183,7 @@ class SQSHandler(logging.Handler):
         sender = self._sender
         if _holds_logging_lock():
             timeout = 0.0
-        return sender is None or sender.flush(self._flush_timeout if timeout is None else timeout)
+        return sender is None or sender.flush(self._time_left() if timeout is None else timeout)
 
     def close(self) -> None:
         """Flush, and stop the thread. Unsent records are dropped; after a flush in vain there is no wait.
@@ -198,7 +198,7 @@ class SQSHandler(logging.Handler):
         elif _holds_logging_lock():
             sender.close()
         else:
-            sender.finish(self._flush_timeout)
+            sender.finish(self._time_left())
         super().close()
 
     def _put(self, message: OutgoingMessage, size: int) -> None:
@@ -221,7 +221,10 @@ class SQSHandler(logging.Handler):
         is_finished_later = is_sending() or (process_end.closes_handlers() and not self._was_closed)
         if process_end.has_begun() and not is_finished_later:
             self._sender = None
-            sender.finish(process_end.remaining(self._flush_timeout))
+            sender.finish(self._time_left())
+
+    def _time_left(self) -> float:
+        return process_end.remaining(self._flush_timeout) if process_end.has_begun() else self._flush_timeout
 
     def _open(self) -> Sender:
         sender = Sender(self.topic, self._new_buffer(self._tally), self._connect, self._tally, self._flush_timeout)

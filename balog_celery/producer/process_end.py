@@ -85,14 +85,12 @@ def finish(*_: Any, **__: Any) -> None:
     """Finish all senders: each has its own timeout, counted from the first call in the process."""
     global _began
     _began = _began or time.monotonic()
-    finished: list[Unfinished] = []
-    # Again for those that were opened meanwhile, for what was logged at the end.
-    while senders := [sender for sender in list(_unfinished.values()) if sender not in finished]:
+    for _pass in range(2):  # the second time those that were opened meanwhile: sending may make others log
+        senders = list(_unfinished.values())
         for sender in senders:
             sender.hurry()
         for sender in senders:
             sender.finish(remaining(sender.flush_timeout))
-        finished += senders
 
 
 def has_begun() -> bool:
