@@ -197,7 +197,7 @@ class Settings(BaseModel):
         None,
         ge=1,
         le=65535,
-        description="The port on which a worker, or an engine without a worker, serves /metrics for Prometheus, "
+        description="The port on which a worker, or an engine or relay without one, serves /metrics for Prometheus, "
         "/healthz and /readyz. Default: none.",
     )
     metrics_host: str = Field("127.0.0.1", description="The address of that port. Probes of Kubernetes need '0.0.0.0'.")

@@ -30,6 +30,7 @@ _MODULES = (
     "bench_routing",
     "bench_logger",
     "bench_send",
+    "bench_outbox",
     "bench_start",
     "bench_worker",
     "bench_peers",
@@ -80,6 +81,11 @@ ROWS = {
     "send-many-cpu": (
         "CPU of boto3's `send_message_batch` / of `send_many`, with the records",
         "{boto3_us:.0f} / {ours_us:.0f} us per event",
+    ),
+    "outbox-fifo": (
+        "rows/s of an outbox relay, FIFO topic of 100 groups / of one group, SQS 10 ms away",
+        "{fifo_100_groups_per_s:,} / {fifo_1_group_per_s:,}, standard topic {standard_per_s:,}; CPU "
+        "{fifo_100_groups_cpu_us:,} / {fifo_1_group_cpu_us:,} / {standard_cpu_us:,} us per row",
     ),
     "import": (
         "`from balog_celery import get_logger` / `import structlog, pydantic`",

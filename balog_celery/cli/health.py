@@ -18,7 +18,7 @@ from .group import balog, command, json_option
 @click.option("--outbox", "outbox_only", is_flag=True, help="Only outbox relays, on a machine without a worker.")
 @json_option
 def health(app: Celery, outbox_only: bool, as_json: bool) -> None:
-    """Show the state of this machine's engines and relays.
+    """Show the state of engines and relays on this machine.
 
     Exits with 1, and prints the problems, if one has some, or none runs.
 

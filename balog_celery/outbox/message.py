@@ -13,7 +13,7 @@ from ..errors import ConfigurationError, RecordError
 from ..producer.logger import make_record
 from ..producer.topics import has_bucket
 from ..sqs.addresses import queue_name
-from ..sqs.messages import DEFAULT_GROUP, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, OutgoingMessage
+from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, OutgoingMessage
 from ..telemetry import find
 from ..text import plain_topic
 
@@ -77,7 +77,9 @@ def new_row(
     default_group = DEFAULT_GROUP if name.endswith(".fifo") else ""
     group = default_group if group is None else _checked_id("group", group)
     deduplication_id = _checked_id("deduplication_id", event_id if deduplication_id is None else deduplication_id)
-    given = {**find(None).created(name, channel), **(attributes or {})}
+    own = dict(attributes or {})
+    both = {**find(None).created(name, channel), **own}
+    given = both if len(both) <= MAX_ATTRIBUTES else own
     _check_message(OutgoingMessage(line, given))
     return event_id, NewRow(topic, group, deduplication_id, line, json.dumps(given), _checked_delay(delay, name))
 
@@ -86,6 +88,8 @@ def _check_message(message: OutgoingMessage) -> None:
     for key, value in message.attributes.items():
         if not (isinstance(key, str) and key and isinstance(value, str) and value):
             raise RecordError(f"bad message attribute {key!r}: a name and a text that is not empty")
+    if len(message.attributes) > MAX_ATTRIBUTES:
+        raise RecordError(f"{len(message.attributes)} message attributes: SQS takes {MAX_ATTRIBUTES}")
     size, limit = message.size(), MAX_BODY_BYTES if has_bucket() else MAX_MESSAGE_BYTES
     if size > limit:
         raise RecordError(

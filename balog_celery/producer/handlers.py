@@ -14,14 +14,13 @@ from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, MAX_MESSAGE_BYTES, OutgoingMessage
 from ..sqs.protocols import Queue
 from ..sqs.queues import SQSQueue
-from ..text import plain_topic
 from . import process_end
 from .buffer import Buffer
 from .formatter import SchemaFormatter
 from .lineage import current, is_consumed
-from .messages import MessageMaker
+from .messages import MessageMaker, checked_topic
 from .processors import Line
-from .sender import Sender, is_sending
+from .sender import Sender, is_of_a_sender, is_sending
 from .tally import Tally
 
 #: What sends the records: shipping its own would make ever more of them.
@@ -69,8 +68,8 @@ class SQSHandler(logging.Handler):
     :param level: the handler's level.
     :param telemetry: whether each record gets a span, whose trace context goes with the message; default: where a
         provider of OpenTelemetry has been set in the process.
-    :raises ConfigurationError: *capacity*, *linger* or *flush_timeout* is out of range, or *delay* is given for a FIFO
-        queue.
+    :raises ConfigurationError: *topic* is none, *capacity*, *linger* or *flush_timeout* is out of range, or *delay* is
+        given for a FIFO queue.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class SQSHandler(logging.Handler):
         _check(capacity, linger=linger, flush_timeout=flush_timeout)
         super().__init__(level)
         self.setFormatter(SchemaFormatter())
-        self.topic = topic = plain_topic(topic)
+        self.topic = topic = checked_topic(topic)
         self._has_bucket = bool(bucket) and queue is None
         self._connect: Callable[[], Queue] = partial(
             SQSQueue,
@@ -119,6 +118,7 @@ class SQSHandler(logging.Handler):
         self._new_buffer = partial(Buffer, capacity, linger)
         self._flush_timeout = flush_timeout
         self._feedback = feedback
+        self._was_closed = False
         self._make_message = MessageMaker(queue_name(topic), group, deduplication_id, delay, attributes, telemetry)
         self._start_afresh()
         _handlers.add(self)
@@ -140,7 +140,7 @@ class SQSHandler(logging.Handler):
 
     def filter(self, record: logging.LogRecord) -> Any:
         """Leave out what must not be shipped, before :mod:`logging` takes the handler's lock."""
-        if is_sending() or record.name.partition(".")[0] in _IGNORED:
+        if is_of_a_sender(record) or record.name.partition(".")[0] in _IGNORED:
             return False
         passes = super().filter(record)
         if passes and not self._feedback and self._feeds_back(record):
@@ -159,11 +159,11 @@ class SQSHandler(logging.Handler):
         self._tally.accept()
         try:
             message = self._make_message(self.format(record), record)
+            size = message.size()
         except Exception:
             self._tally.lose("refused", f"a record of {record.name!r} could not be made a message")
             self.handleError(record)
             return
-        size = message.size()
         if size > MAX_MESSAGE_BYTES and message.attributes:
             # The record is worth more than its trace.
             message = message._replace(attributes={})
@@ -183,7 +183,7 @@ class SQSHandler(logging.Handler):
         sender = self._sender
         if _holds_logging_lock():
             timeout = 0.0
-        return sender is None or sender.flush(self._flush_timeout if timeout is None else timeout)
+        return sender is None or sender.flush(self._time_left() if timeout is None else timeout)
 
     def close(self) -> None:
         """Flush, and stop the thread. Unsent records are dropped; after a flush in vain there is no wait.
@@ -191,13 +191,14 @@ class SQSHandler(logging.Handler):
         A function of :mod:`logging.config` that closes the handler does not wait. The thread goes on in the background,
         and the end of the process waits for it.
         """
+        self._was_closed = True  # logging does so once
         sender, self._sender = self._sender, None
         if sender is None:
             self._tally.report_end(0)
         elif _holds_logging_lock():
             sender.close()
         else:
-            sender.finish(self._flush_timeout)
+            sender.finish(self._time_left())
         super().close()
 
     def _put(self, message: OutgoingMessage, size: int) -> None:
@@ -215,10 +216,15 @@ class SQSHandler(logging.Handler):
                 self._tally.lose("dropped", f"no thread can be started: {error}")
                 return
             break
-        if process_end.has_begun():
-            # A sender that was opened since then is finished by nothing else.
+        # A sender that was opened since then is finished here, unless close() or process_end does so later: the caller
+        # may hold the lock of a MemoryHandler, which the sender's thread needs if botocore logs.
+        is_finished_later = is_sending() or (process_end.closes_handlers() and not self._was_closed)
+        if process_end.has_begun() and not is_finished_later:
             self._sender = None
-            sender.finish(process_end.remaining(self._flush_timeout))
+            sender.finish(self._time_left())
+
+    def _time_left(self) -> float:
+        return process_end.remaining(self._flush_timeout) if process_end.has_begun() else self._flush_timeout
 
     def _open(self) -> Sender:
         sender = Sender(self.topic, self._new_buffer(self._tally), self._connect, self._tally, self._flush_timeout)

@@ -1,14 +1,16 @@
-"""Makes messages of log records: their group, attributes and trace context."""
+"""Makes messages of events: their topic, group, attributes and trace context."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ConfigurationError
-from ..sqs.messages import OutgoingMessage
+from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, OutgoingMessage
 from ..telemetry import find
+from ..text import plain_topic
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,38 @@ class MessageMaker:
 
     def __call__(self, line: str, record: logging.LogRecord) -> OutgoingMessage:
         """Return the message for *record*, in the thread that logs it: its trace goes on there."""
-        given = self.attributes(record) if callable(self.attributes) else self.attributes or {}
         trace = find(self.telemetry).created(self.queue, record.name)
         return OutgoingMessage(
             line,
-            {**trace, **{name: value for name, value in given.items() if value}},  # SQS takes no empty ones
-            self.group(record) if callable(self.group) else self.group,
-            self.deduplication_id(record) if self.deduplication_id is not None else "",
+            attributes(self.attributes(record) if callable(self.attributes) else self.attributes, trace),
+            chosen(self.group, record) or DEFAULT_GROUP,
+            chosen(self.deduplication_id, record),
             self.delay,
         )
+
+
+def checked_topic(topic: object) -> str:
+    """Return *topic*, a queue's name or URL, without the secrets of a URL.
+
+    :raises ConfigurationError: it is none.
+    """
+    if not isinstance(topic, str) or not topic.strip():
+        raise ConfigurationError(f"bad topic {topic!r}: give the name or the URL of a queue")
+    return plain_topic(topic)
+
+
+def chosen(choice: Any, given: object) -> str:
+    """Return what the producer chose for an event, as a text: *choice*, or what it returns for *given*; "": nothing."""
+    value = choice(given) if callable(choice) else choice
+    return "" if value is None else str(value)
+
+
+def attributes(given: Mapping[str, Any] | None, trace: Mapping[str, str]) -> dict[str, str]:
+    """Return message attributes as SQS takes them: texts that are not empty.
+
+    :param given: the producer's.
+    :param trace: those of the trace, which are left out where SQS has no room for them.
+    """
+    own = {name: text for name, value in (given or {}).items() if (text := chosen(value, None))}
+    both = {**trace, **own}
+    return both if len(both) <= MAX_ATTRIBUTES else own

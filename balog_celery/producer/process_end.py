@@ -46,6 +46,7 @@ _LAST = -100
 _unfinished: dict[int, Unfinished] = {}
 #: When the end began, by ``time.monotonic()``; 0: it has not.
 _began = 0.0
+_is_at_exit = False
 _is_prepared = False
 
 
@@ -84,16 +85,28 @@ def finish(*_: Any, **__: Any) -> None:
     """Finish all senders: each has its own timeout, counted from the first call in the process."""
     global _began
     _began = _began or time.monotonic()
-    senders = list(_unfinished.values())
-    for sender in senders:
-        sender.hurry()
-    for sender in senders:
-        sender.finish(remaining(sender.flush_timeout))
+    for _pass in range(2):  # the second time those that were opened meanwhile: sending may make others log
+        senders = list(_unfinished.values())
+        for sender in senders:
+            sender.hurry()
+        for sender in senders:
+            sender.finish(remaining(sender.flush_timeout))
 
 
 def has_begun() -> bool:
     """Return whether the process is ending, so that :func:`finish` may not be called again."""
     return bool(_began)
+
+
+def closes_handlers() -> bool:
+    """Return whether :mod:`logging` closes its handlers after :func:`finish`, or has closed them."""
+    return _is_at_exit
+
+
+def _finish_at_exit() -> None:
+    global _is_at_exit
+    _is_at_exit = True
+    finish()
 
 
 def remaining(timeout: float) -> float:
@@ -166,12 +179,13 @@ def _finalize(util: Any) -> None:
 
 def _after_fork() -> None:
     # The threads and their buffers are the parent's.
-    global _began, _is_prepared
+    global _began, _is_at_exit, _is_prepared
     _began = 0.0
+    _is_at_exit = False
     _is_prepared = False
     _unfinished.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
 # Runs before logging's own callback, which closes the handlers: that one was registered first.
-atexit.register(finish)
+atexit.register(_finish_at_exit)

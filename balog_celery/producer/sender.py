@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from ..backoff import Backoff
 from ..sqs.imports import import_boto3
@@ -16,13 +18,20 @@ from . import process_end
 from .buffer import Buffer, Entry, State
 from .tally import Tally
 
-#: Not of threading.local: one that is made before gevent patches it has the same value in all greenlets.
-_sends: ContextVar[bool] = ContextVar("balog_sends", default=False)
+#: The threads of senders, or greenlets.
+_threads: set[int] = set()
+os.register_at_fork(after_in_child=_threads.clear)  # the child has none of them, and may use their ids again
+
+
+def is_of_a_sender(record: logging.LogRecord) -> bool:
+    """Return whether a sender's thread has made *record*; a MemoryHandler may give it those of others to handle."""
+    made_by = threading.get_ident() if record.thread is None else record.thread
+    return made_by in _threads and record.process in (None, os.getpid())
 
 
 def is_sending() -> bool:
     """Return whether the current thread is a sender's."""
-    return _sends.get()
+    return threading.get_ident() in _threads
 
 
 class Sender:
@@ -98,10 +107,14 @@ class Sender:
         self._tally.report_end(self.buffer.abandon())
 
     def _run(self) -> None:
-        _sends.set(True)
-        while batch := self.buffer.take():
-            self._ship(batch)
-        process_end.remove(self)
+        ident = threading.get_ident()
+        _threads.add(ident)
+        try:
+            while batch := self.buffer.take():
+                self._ship(batch)
+            process_end.remove(self)
+        finally:
+            _threads.discard(ident)
 
     def _ship(self, batch: list[Entry]) -> None:
         """Send *batch*, again and again until every message has its outcome."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from ..errors import ConfigurationError, SendError, SendFailure
+from ..errors import ConfigurationError, RecordError, SendError, SendFailure
 from ..events.ids import new_ids
 from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, OutgoingMessage
 from ..telemetry import find
-from ..text import plain_topic
 from .attempts import Attempts
+from .messages import attributes as message_attributes
+from .messages import checked_topic, chosen
 from .processors import write
 from .record_writer import RecordWriter
 from .state import state
@@ -61,19 +62,20 @@ def send(
         Celery app, if :func:`~balog_celery.install` was called for it, or of :func:`~balog_celery.configure`.
     :param channel: the header's channel; default: the name of the module that calls this.
     :param group: of a FIFO queue, the message group; a text, or a function of *payload*. Default: ``"balog"``.
-    :param deduplication_id: of a FIFO queue; a text, or a function of *payload*. Default: the event's id.
+    :param deduplication_id: of a FIFO queue; a text, or a function of *payload*. Default: the event's id; that of
+        a *raw* body is a hash of it.
     :param delay: for how many seconds the message is invisible at first; not for a FIFO queue.
     :param attributes: message attributes, texts.
     :param context: added to the configured context of the header.
-    :param raw: send *payload*, a text or a document for JSON, as the body, without a record around it.
-    :param timeout: how long to try, in seconds.
+    :param raw: send *payload*, a text, its bytes, or a document for JSON, as the body, without a record around it.
+    :param timeout: how long to try, in seconds. A try that has begun may take a few seconds longer.
     :returns: the ids of the event and of its message.
     :raises SendError: SQS does not have the event, or did not say so in time.
     :raises RecordError: *payload* is not valid.
-    :raises ConfigurationError: the topic cannot be resolved, or *delay* is given for a FIFO queue.
+    :raises ConfigurationError: the topic is none or cannot be resolved, or *delay* is given for a FIFO queue.
     """
     options = Options(
-        plain_topic(topic), channel or _caller(), group, deduplication_id, delay, attributes, context, raw, timeout
+        checked_topic(topic), channel or _caller(), group, deduplication_id, delay, attributes, context, raw, timeout
     )
     return _send([payload], options)[0]
 
@@ -100,7 +102,7 @@ def send_many(
     :returns: the ids, in the order of *payloads*.
     """
     options = Options(
-        plain_topic(topic), channel or _caller(), group, deduplication_id, delay, attributes, context, raw, timeout
+        checked_topic(topic), channel or _caller(), group, deduplication_id, delay, attributes, context, raw, timeout
     )
     return _send(list(payloads), options)
 
@@ -142,14 +144,13 @@ def _send(payloads: list[Any], options: Options) -> list[SentEvent]:
     queue = queue_of(options.topic)
     if options.delay is not None and queue.is_fifo:
         raise ConfigurationError(f"delay={options.delay!r} for {options.topic!r}: SQS takes none for a FIFO queue")
-    given = {name: value for name, value in (options.attributes or {}).items() if value}
     telemetry, name = find(), queue_name(options.topic)
     messages = [
         OutgoingMessage(
             line,
-            {**telemetry.created(name, options.channel), **given},
-            _chosen(options.group, payload) or DEFAULT_GROUP,
-            _chosen(options.deduplication_id, payload) or event_id,
+            message_attributes(options.attributes, telemetry.created(name, options.channel)),
+            chosen(options.group, payload) or DEFAULT_GROUP,
+            chosen(options.deduplication_id, payload) or event_id,
             options.delay,
         )
         for payload, event_id, line in zip(payloads, ids, lines, strict=True)
@@ -169,13 +170,18 @@ def _lines(payloads: list[Any], ids: list[str], options: Options) -> list[str]:
     :raises RecordError: a payload or the context is not valid.
     """
     if options.raw:
-        return [payload if isinstance(payload, str) else write(payload) for payload in payloads]
+        return [_raw(payload) for payload in payloads]
     writer = RecordWriter(state.build, options.channel, options.context)
     return [writer.write(event_id, payload) for event_id, payload in zip(ids, payloads, strict=True)]
 
 
-def _chosen(choice: Choice | None, payload: Any) -> str | None:
-    return choice(payload) if callable(choice) else choice
+def _raw(payload: Any) -> str:
+    if isinstance(payload, (bytes, bytearray)):
+        try:
+            return payload.decode()
+        except UnicodeDecodeError as error:
+            raise RecordError(f"a raw body is a text, and these bytes are not UTF-8: {error.reason}") from None
+    return payload if isinstance(payload, str) else write(payload)
 
 
 def _caller() -> str:

@@ -12,6 +12,7 @@ from ..events.ids import new_id
 from ..events.payloads import Payload
 from ..events.records import FacilityRecord, as_event, decode
 from ..events.serialization import SCHEMA_VERSION
+from ..producer.lineage import cause_of
 from ..producer.state import capture
 
 
@@ -22,6 +23,16 @@ class Records(list[FacilityRecord]):
     def events(self) -> list[dict[str, Any]]:
         """The records as dicts, as consumers get them."""
         return [as_event(record) for record in self]
+
+    def caused_by(self, event: FacilityRecord | Mapping[str, Any] | str) -> list[FacilityRecord]:
+        """Return the records that consumers of an event logged or sent.
+
+        :param event: the event, as a record or a dict, or its id.
+        """
+        if isinstance(event, FacilityRecord):
+            event = event.header.id
+        event_id = event if isinstance(event, str) else event["header"]["id"]
+        return [record for record in self if cause_of(record) == event_id]
 
 
 @contextmanager

@@ -136,6 +136,127 @@ logging.error("done")
     assert topic.left() == 7
 
 
+@pytest.mark.parametrize("capacity", [3, 300])
+def test_what_a_memory_handler_keeps_until_the_end(run: Run, topic: Topic, capacity: int) -> None:
+    """What a MemoryHandler of the root logger keeps is shipped at exit, although botocore logs to it meanwhile."""
+    run(
+        f"""
+        memory = {{"class": "logging.handlers.MemoryHandler", "capacity": {capacity}, "target": "sqs"}}
+        sqs = {{"class": "balog_celery.SQSHandler", "topic": TOPIC, "linger": 3600, "flush_timeout": 60}}
+        root = {{"handlers": ["memory"], "level": "INFO"}}
+        logging.config.dictConfig({{"version": 1, "handlers": {{"sqs": sqs, "memory": memory}}, "root": root}})
+        for number in range(4):
+            logging.info("done")
+        """
+    )
+    assert topic.left() == 4
+
+
+ALEMBIC = """
+[loggers]
+keys = root,sqlalchemy,alembic
+[handlers]
+keys = console
+[formatters]
+keys = generic
+[logger_root]
+level = WARNING
+handlers = console
+[logger_sqlalchemy]
+level = WARNING
+handlers =
+qualname = sqlalchemy.engine
+[logger_alembic]
+level = INFO
+handlers =
+qualname = alembic
+[handler_console]
+class = StreamHandler
+args = (sys.stdout,)
+level = NOTSET
+formatter = generic
+[formatter_generic]
+format = %(levelname)-5.5s [%(name)s] %(message)s
+datefmt = %H:%M:%S
+"""
+SHOP = """
+[loggers]
+keys = root,shop
+[handlers]
+keys = sqs
+[formatters]
+keys =
+[logger_root]
+handlers =
+[logger_shop]
+level = INFO
+handlers = sqs
+qualname = shop
+[handler_sqs]
+class = balog_celery.SQSHandler
+args = ("{topic}",)
+kwargs = {"linger": 3600, "flush_timeout": 60}
+"""
+
+
+def test_files_of_a_logging_configuration(run: Run, topic: Topic, tmp_path: Path) -> None:
+    """Alembic's file closes a handler and disables its logger, another file makes one; each record is shipped."""
+    (tmp_path / "alembic.ini").write_text(ALEMBIC)
+    (tmp_path / "shop.ini").write_text(SHOP.replace("{topic}", topic.name))
+    run(
+        """
+        shop = logging.getLogger("shop")
+        shop.addHandler(SQSHandler(TOPIC, linger=3600, flush_timeout=60))
+        shop.error("before")
+        logging.config.fileConfig("alembic.ini")
+        shop.error("disabled by fileConfig, as it does by default")
+        shop.disabled = False
+        shop.error("after")
+        for number in range(2):
+            logging.config.fileConfig("shop.ini")
+            shop.error("of its own file")
+        """
+    )
+    assert topic.left() == 4
+
+
+AIRFLOW = """
+line = {"format": "[%(asctime)s] {%(filename)s:%(lineno)d} %(levelname)s - %(message)s"}
+console = {"class": "logging.StreamHandler", "formatter": "airflow", "stream": "ext://sys.stdout", "filters": ["mask"]}
+task = {"class": "logging.FileHandler", "formatter": "airflow", "filename": "task.log", "filters": ["mask"]}
+CONFIG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"airflow": line},
+    "filters": {"mask": {"()": "logging.Filter"}},
+    "handlers": {
+        "console": console,
+        "task": task,
+        "sqs": {"class": "balog_celery.SQSHandler", "topic": TOPIC, "linger": 3600, "flush_timeout": 60},
+    },
+    "loggers": {"airflow.task": {"handlers": ["task", "sqs"], "level": "INFO", "propagate": False}},
+    "root": {"handlers": ["console"], "level": "INFO", "filters": ["mask"]},
+}
+logger = logging.getLogger("airflow.task")
+logging.config.dictConfig(CONFIG)
+logger.info("of the parent")
+if os.fork() == 0:
+    logging.config.dictConfig(CONFIG)
+    logger.info("of the task")
+    logging.shutdown()
+    os._exit(0)
+os.wait()
+logging.config.dictConfig(CONFIG)
+logger.info("of the parent")
+"""
+
+
+def test_a_configuration_of_airflow_s_shape(run: Run, topic: Topic) -> None:
+    """Airflow configures again in a forked task, which ends by os._exit after logging.shutdown: all is shipped."""
+    run(AIRFLOW)
+    assert topic.left() == 3
+
+
 def test_a_queue_handler_s_listener_ships(run: Run, topic: Topic) -> None:
     """The listener of a QueueHandler ships records from its own thread, all of them before its stop."""
     run(

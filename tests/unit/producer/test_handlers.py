@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from logging.handlers import MemoryHandler
 from typing import Any
 
 import pytest
@@ -429,6 +430,22 @@ def test_its_own_thread_cannot_feed_it(make: Make, queue: ObservedQueue) -> None
     assert handler.stats() == {"sent": 1, "dropped": 0, "refused": 0, "withheld": 0, "waiting": 0}
 
 
+def test_its_thread_ships_what_others_have_logged(make: Make, queue: ObservedQueue) -> None:
+    """A record that a MemoryHandler gives the handler in its own thread, but another made, is shipped."""
+    handler = make()
+    memory = MemoryHandler(100, target=handler)
+
+    def send(_: Any) -> None:
+        memory.flush()
+
+    queue.on["send"] = send
+    log(memory, "kept")
+    log(handler, "a")
+    assert handler.flush(60)
+    assert handler.flush(60)
+    assert bodies(queue) == ["a", "kept"]
+
+
 def test_the_formatter_is_schema_formatter_unless_another_is_set(queue: ObservedQueue) -> None:
     """The default formatter is SchemaFormatter, so that plain lines are records on the queue."""
     handler = SQSHandler("topic", queue=queue, linger=HOUR)
@@ -453,6 +470,22 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     """Bad arguments are refused when the handler is made."""
     with pytest.raises(ConfigurationError):
         SQSHandler("topic", **arguments)
+
+
+def test_group_and_attributes_of_any_type_become_texts(make: Make) -> None:
+    """Numbers as group, deduplication id and attributes become texts, and None means none: the application goes on."""
+    queue = ObservedQueue("orders.fifo")
+    handler = make(
+        queue=queue,
+        group=lambda record: 7 if record.name == "a" else None,
+        deduplication_id=lambda record: int(record.msg),
+        attributes=lambda record: {"order": 1041, "tenant": None, "kind": "test"},
+    )
+    log(handler, "1", "a")
+    log(handler, "2", "b")
+    assert handler.flush(60)
+    assert [(message.group, message.deduplication_id) for message in queue.sent] == [("7", "1"), ("balog", "2")]
+    assert queue.sent[0].attributes == {"order": "1041", "kind": "test"}
 
 
 def test_its_repr_shows_no_secret() -> None:

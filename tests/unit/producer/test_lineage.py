@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 
-from balog_celery import SQSHandler, caused_by, get_logger
+from balog_celery import SQSHandler, caused_by, get_logger, send
 from balog_celery.events.records import as_event
 from balog_celery.producer.lineage import CauseFilter, consumes, consuming, keeps_cause
 from balog_celery.testing import capture_records, make_event
@@ -62,6 +62,19 @@ def test_a_first_cause_that_is_no_id_is_not_believed(first: Any) -> None:
     event = {"header": {"id": "e1", "context": {"correlation_id": first}}, "payload": {"cls_type": "x"}}
     with caused_by(event):
         assert context_of_a_record() == CAUSED
+
+
+def test_a_test_may_ask_what_an_event_has_caused() -> None:
+    """Captured records are found by the event that caused them, given as a record, a dict or an id."""
+    event = make_event({"cls_type": "null"}, event_id="e1")
+    with capture_records() as records:
+        get_logger("a").info("before", payload={"cls_type": "null"})
+        with caused_by(event):
+            get_logger("a").info("done", payload={"cls_type": "null"})
+            send({"cls_type": "null"}, topic="shop", channel="a.sent")
+    for given in (event, {"header": {"id": "e1"}}, "e1"):
+        assert [record.header.channel for record in records.caused_by(given)] == ["a.done", "a.sent"]
+    assert records.caused_by("e2") == []
 
 
 def test_a_batch_has_no_one_cause() -> None:

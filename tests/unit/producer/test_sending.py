@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from balog_celery import RecordError, SendError, asend, caused_by, get_logger, send, send_many
-from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
+from balog_celery.errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from balog_celery.producer import sending
+from balog_celery.producer.messages import attributes
 from balog_celery.sqs.messages import EntryFailure, OutgoingMessage
 from balog_celery.testing import capture_records, make_event
 from scripted_sqs.observed import ObservedQueue
@@ -185,9 +186,32 @@ def test_attributes_and_a_delay_go_with_the_event(queue: ObservedQueue) -> None:
     assert len(queue.receive(10, 0)) == 1
 
 
-@pytest.mark.parametrize(("body", "sent"), [("text", "text"), ({"a": [1]}, '{"a": [1]}')])
+def test_a_trace_takes_no_room_from_the_producer_s_attributes() -> None:
+    """Attributes become texts; a trace goes along where SQS, which takes ten attributes, has room for it."""
+    trace, nine = {"traceparent": "t"}, {str(number): number for number in range(9)}
+    assert attributes(nine, trace) == {**trace, **{name: name for name in nine}}
+    assert "traceparent" not in attributes({**nine, "9": "x"}, trace)
+
+
+@pytest.mark.parametrize("topic", [None, "", " ", 5])
+def test_a_topic_is_a_text(topic: Any) -> None:
+    """A topic that is none is named in the error."""
+    with pytest.raises(ConfigurationError, match="bad topic"):
+        send(NULL, topic=topic)
+
+
+def test_raw_bytes_that_are_no_text_are_refused(queue: ObservedQueue) -> None:
+    """A raw body of bytes that are not UTF-8 is refused before anything is sent."""
+    with pytest.raises(RecordError, match="not UTF-8"):
+        send(b"\xff", topic="t", raw=True)
+    assert not queue.calls
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"), [("text", "text"), ({"a": [1]}, '{"a": [1]}'), ('{"a": "é"}'.encode(), '{"a": "é"}')]
+)
 def test_a_raw_body_is_sent_as_it_is(queue: ObservedQueue, body: Any, sent: str) -> None:
-    """A raw body is sent unchanged, a text or a document as JSON."""
+    """A raw body is sent unchanged, a text, its bytes, or a document as JSON."""
     assert send(body, topic="t", raw=True).event_id == ""
     assert [message.body for message in queue.sent] == [sent]
 

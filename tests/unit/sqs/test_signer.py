@@ -35,7 +35,7 @@ class At(dict[str, str]):
 
 
 @given(
-    st.sampled_from(["/", "/aws/sqs", "/a b"]),
+    st.sampled_from(["/", "/aws/sqs", "/a b", "//a/", "/a/../é", "/a%20b;c=d"]),
     st.lists(
         st.tuples(HEADERS, st.binary(max_size=50), SECRETS, st.sampled_from([None, "token", " to  ken "]), TIMES),
         min_size=1,
