@@ -217,7 +217,7 @@ class Integration:
             self.connect,
             consumer_operator=self.operator,
             dispatcher=dispatcher or self._dispatcher(channel),
-            default_event_handler=configuration.import_setting("default_event_handler", settings.default_event_handler),
+            default_event_handler=configuration.load_event_handler(settings),
             **self._topic_options(settings),
             topics={topic: self._topic_options(own) for topic, own in self._topic_settings.items()},
             drain=settings.drain,
