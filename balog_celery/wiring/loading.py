@@ -13,6 +13,7 @@ import celery
 import kombu
 import venusian
 from celery import Celery
+from kombu.compression import get_encoder
 
 from ..consumers.consumer import Consumer
 from ..consumers.declaration import consumer_config
@@ -76,6 +77,19 @@ def import_error(what: str, error: Exception) -> PackageImportError:
     return PackageImportError(message, "".join(traceback.format_list(frames[-_FRAMES:])))
 
 
+def _check_compression(consumer: Consumer) -> None:
+    """Check that kombu knows the compression of a consumer's tasks, which any module may have registered by now."""
+    if (given := consumer.options.get("compression")) is None:
+        return
+    try:
+        get_encoder(given)  # type: ignore[no-untyped-call]
+    except KeyError:
+        raise ConfigurationError(
+            f"{consumer.task_name} has compression={given!r}, which kombu does not know: name one such as 'gzip', or "
+            "install or register it (kombu.compression)"
+        ) from None
+
+
 def register_consumers(
     app: Celery,
     hub: ConsumerHub,
@@ -93,6 +107,7 @@ def register_consumers(
     """
     for consumer in hub:
         topic = resolve_topic(operator, consumer)
+        _check_compression(consumer)
         consumes(topic)
         # Brokers other than SQS have no message groups.
         is_fifo = queue_address(topic).is_fifo and settings.event_broker_url is None

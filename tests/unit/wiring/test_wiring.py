@@ -10,6 +10,7 @@ import pytest
 from celery import Celery, signals
 
 from balog_celery import install
+from balog_celery.consumers import Consumer
 from balog_celery.errors import BalogError, ConfigurationError
 from balog_celery.operations.checks.run import check
 from balog_celery.wiring.broker import require_broker
@@ -120,3 +121,11 @@ def test_a_name_of_something_else_is_an_error_at_start(setting: str, value: str)
     with pytest.raises(ConfigurationError, match=f"^balog_{setting} = '{value}'.*: name a") as raised:
         app.balog.engine()
     assert "\n" not in str(raised.value)
+
+
+def test_a_compression_that_kombu_does_not_know_is_an_error_at_start() -> None:
+    """Each publish of a task would fail."""
+    app = install(Celery("wiring", broker="memory://", set_as_current=False), region="eu-west-1")
+    app.balog.hub.add_consumer(Consumer(print, "orders", name="book", options={"compression": "gzipp"}))
+    with pytest.raises(ConfigurationError, match=r"book has compression='gzipp', .*: name one such as 'gzip'"):
+        app.balog.load()
