@@ -13,8 +13,9 @@ from pathlib import Path
 from celery import Celery
 from celery.utils.imports import cwd_in_path
 
-from .errors import ConfigurationError
 from .integration import install_default
+from .wiring.loading import import_error
+from .wiring.start_errors import app_load_errors
 
 
 def _make_app() -> Celery:
@@ -23,9 +24,9 @@ def _make_app() -> Celery:
         if name := os.environ.get("CELERY_CONFIG_MODULE") or _celeryconfig():
             try:
                 app.config_from_object(name, force=True)
-            except ImportError as error:
-                # Celery takes an ImportError to mean that the app is elsewhere, and hides its cause.
-                raise ConfigurationError(f"{name} cannot be imported: {error}") from error
+            except Exception as error:
+                with app_load_errors():
+                    raise import_error(name, error) from error
     return install_default(app)
 
 

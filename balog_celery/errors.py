@@ -51,7 +51,7 @@ class VersionConditionError(ConfigurationError):
 
 
 class PackageImportError(ConfigurationError):
-    """A package of ``balog_packages`` cannot be imported. Raised when the app loads its modules.
+    """A package of ``balog_packages``, or ``celeryconfig``, cannot be imported. Raised when the app is loaded.
 
     :param message: one line with the package, the file, the line and the reason.
     :param frames: the last frames of the traceback that are not this package's.

@@ -10,7 +10,7 @@ from celery import Celery, signals
 from .errors import ConfigurationError
 from .settings import PREFIX, Settings
 from .wiring.app_wiring import Integration
-from .wiring.start_errors import check_worker_broker, worker_start_errors
+from .wiring.start_errors import check_worker_broker, is_command, worker_start_errors
 from .worker.bootsteps import EngineStep, LocalStep, no_engine_option
 from .worker.concurrency_step import ConcurrencyStep
 from .worker.hand_off_step import HandOffStep
@@ -34,7 +34,8 @@ def install(app: Celery, packages: Iterable[str] = (), **settings: Any) -> Celer
     :raises ConfigurationError: a setting is unknown or has a wrong value, or this is the second call for *app*.
     """
     given = {"packages": (packages,) if isinstance(packages, str) else tuple(packages), **settings}
-    Settings.from_conf({PREFIX + key: value for key, value in given.items()})  # an error shows the caller's line
+    if not is_command():  # which shows an error in one line later
+        Settings.from_conf({PREFIX + key: value for key, value in given.items()})  # an error shows the caller's line
     return _install(app, given, may_be_local=False)
 
 

@@ -1,7 +1,7 @@
 """Signatures and annotations of users' code, which may name what exists for type checkers only.
 
-From Python 3.14 on, the names in annotations are looked up when somebody asks, and one that does not exist is a
-``NameError`` unless they ask leniently. Before, such annotations are texts.
+From Python 3.14 on, the names in annotations are looked up when they are read, and one that does not exist is a
+``NameError`` unless it is read leniently. Before, such annotations are texts.
 """
 
 from __future__ import annotations

@@ -133,7 +133,8 @@ ROWS = {
     ),
     "pools": (
         "events/s of functions that wait 100 ms with `-c 100` / 1,000, the slowest pool",
-        "gevent {gevent_events_per_s:,.0f}, eventlet {eventlet_events_per_s:,.0f}, threads {threads_events_per_s:,.0f}",
+        "gevent {gevent_events_per_s:,.0f}, eventlet {eventlet_events_per_s:,.0f}, threads {threads_events_per_s:,.0f} "
+        "with a CPU of the worker {gevent_us:.0f}, {eventlet_us:.0f}, {threads_us:.0f} us per event",
     ),
     "plan": (
         "the largest difference between real and simulated workers",

@@ -24,6 +24,8 @@ ROWS: dict[str, list[str]] = {
         "`-X`",
         "`-B`",
         "several workers",
+        "`celery multi`",
+        "`--detach`",
     ],
     "control": [
         "`pool_grow`",
@@ -58,6 +60,9 @@ ROWS: dict[str, list[str]] = {
         "`worker_disable_prefetch`",
         "`worker_hijack_root_logger`",
         "`worker_soft_shutdown_timeout`",
+        "`worker_enable_prefetch_count_reduction`",
+        "`task_acks_on_failure_or_timeout = False`",
+        "`task_compression`",
         "`task_queues`",
         "`task_default_queue`",
         "`task_routes`, a dict",
@@ -74,6 +79,7 @@ ROWS: dict[str, list[str]] = {
         "`result_backend` Redis",
         "`result_backend` SQLAlchemy",
         "`result_backend` file system",
+        "`result_backend` rpc",
         "`result_extended`",
         "a result that cannot be serialised",
     ],
@@ -202,24 +208,23 @@ SHOWN_BY: dict[str, dict[str, str]] = {
     "Flask's task class": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _HABITS),
 }
 
-_RABBITMQ = [HAND_OFF_RABBITMQ, PUBLISH_RABBITMQ]
+_REDIS, _RABBITMQ = [HAND_OFF_REDIS, PUBLISH_REDIS], [HAND_OFF_RABBITMQ, PUBLISH_RABBITMQ]
 
 #: Features that worked when somebody tried them, and that no test tries there, by column.
 BY_HAND: dict[str, list[str]] = {
     **dict.fromkeys(["threads", "solo", "gevent", "eventlet", "several workers"], _RABBITMQ),
     "a cold shutdown, also after a warm one": _RABBITMQ,
-    "worker_soft_shutdown_timeout": _RABBITMQ,
-    "worker_disable_prefetch": _RABBITMQ,
-    "celery-aio-pool": [HAND_OFF_REDIS, PUBLISH_REDIS],
+    **{key: [PUBLISH_REDIS, *_RABBITMQ] for key in ["worker_soft_shutdown_timeout", "worker_disable_prefetch"]},
+    **{key: [HAND_OFF_REDIS] for key in ["celery multi", "--detach"]},
+    **dict.fromkeys(["celery-aio-pool", "task_compression", "result_backend rpc"], _REDIS),
+    **dict.fromkeys(["worker_enable_prefetch_count_reduction", "task_acks_on_failure_or_timeout = False"], _REDIS),
 }
 
 #: What nobody has tried, by group.
 NOT_TRIED = {
-    "pool": "`celery multi`, `--detach`",
-    "setting": "`worker_enable_prefetch_count_reduction`, `task_compression`, `task_create_missing_queues`, `msgpack`, "
-    "`task_acks_on_failure_or_timeout`, `worker_cancel_long_running_tasks_on_connection_loss`, `REMAP_SIGTERM`, "
-    "`worker_deduplicate_successful_tasks`",
-    "result": "rpc and django-db as `result_backend`",
+    "setting": "`task_create_missing_queues`, `msgpack`, `worker_cancel_long_running_tasks_on_connection_loss`, "
+    "`REMAP_SIGTERM`, `worker_deduplicate_successful_tasks`",
+    "result": "django-db as `result_backend`",
     "signal": "`task_rejected`, `task_unknown`, `task_internal_error`",
     "around it": "ddtrace, celery-exporter, celery-batches, celery-redbeat, django-celery-beat, the worker of "
     "`celery.contrib.pytest`, Redis Sentinel, `rediss://`, SQS as Celery's own broker",

@@ -212,7 +212,7 @@ class Integration:
             self.connect,
             consumer_operator=self.operator,
             dispatcher=dispatcher or self._dispatcher(channel),
-            default_event_handler=configuration.import_setting("default_event_handler", settings.default_event_handler),
+            default_event_handler=configuration.load_event_handler(settings),
             **configuration.topic_options(settings, self.local),
             topics={topic: configuration.topic_options(own, self.local) for topic, own in self._topic_settings.items()},
             drain=settings.drain,

@@ -171,8 +171,28 @@ def load_operator(settings: Settings) -> Any:
                 f"balog_operator: {found.__qualname__}() cannot be created without arguments ({error}): "
                 "name an object, such as 'proj.events:operator'"
             ) from error
-    check_operator(found)
+    try:
+        check_operator(found)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"balog_operator = {settings.operator!r}: {error}: name an object with get_topic(consumer) and "
+            "process_event(consumer, event), such as 'proj.events:operator'"
+        ) from error
     return found
+
+
+def load_event_handler(settings: Settings) -> Callable[..., Any] | None:
+    """Return the default event handler that *settings* name; None: there is none.
+
+    :raises ConfigurationError: it cannot be imported or called.
+    """
+    found = import_setting("default_event_handler", settings.default_event_handler)
+    if found is not None and not callable(found):
+        raise ConfigurationError(
+            f"{PREFIX}default_event_handler = {settings.default_event_handler!r} cannot be called: name a function "
+            "that takes an event, such as 'proj.events:unmatched'"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def load_middleware(settings: Settings) -> list[Callable[..., Any]]:

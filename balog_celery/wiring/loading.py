@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import celery
+import kombu
 import venusian
 from celery import Celery
+from kombu.compression import get_encoder
 
 from ..consumers.consumer import Consumer
 from ..consumers.declaration import consumer_config
@@ -28,8 +31,11 @@ from ..text import printable
 
 #: How many frames of a failed import are shown.
 _FRAMES = 3
-#: The files of this package and of Venusian: their frames say nothing about the user's code.
-_OURS = (str(Path(__file__).parents[1]), str(Path(venusian.__file__).parent))
+#: The files of this package and of those that import for it: their frames say nothing about the user's code.
+_LIBRARIES = (
+    str(Path(__file__).parents[1]),
+    *(str(Path(str(one.__file__)).parent) for one in (venusian, celery, kombu)),
+)
 
 
 def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
@@ -43,27 +49,45 @@ def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
     try:
         hub.scan(importlib.import_module(name), ignore=ignore)
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
-        if not frames and isinstance(error, BalogError):
+        if isinstance(error, BalogError) and not _frames_of(error):
             raise
-        raise _import_error(name, error, frames) from error
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            missing = f"balog_packages names {name!r}, and there is no such package"
+            raise PackageImportError(missing, "") from error
+        raise import_error(f"balog_packages entry {name!r}", error) from error
+
+
+def _frames_of(error: Exception) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
 
 
 def _is_library(filename: str) -> bool:
-    return filename.startswith(("<", *_OURS)) or "/importlib/" in filename
+    return filename.startswith(("<", *_LIBRARIES)) or "/importlib/" in filename
 
 
-def _import_error(name: str, error: Exception, frames: list[traceback.FrameSummary]) -> ConfigurationError:
-    if isinstance(error, ModuleNotFoundError) and error.name == name:
-        return PackageImportError(f"balog_packages names {name!r}, and there is no such package", "")
-    where = ""
+def import_error(what: str, error: Exception) -> PackageImportError:
+    """Return the error that tells where and why *what*, a module or a package, cannot be imported."""
+    where, frames = "", _frames_of(error)
     if isinstance(error, SyntaxError) and error.filename:
         where = f" ({error.filename}, line {error.lineno})"
     elif frames:
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})"
     reason = str(error) if isinstance(error, BalogError) else f"{type(error).__name__}: {error}"
-    message = f"balog_packages entry {name!r} cannot be imported{where}: {printable(reason, 500)}"
+    message = f"{what} cannot be imported{where}: {printable(reason, 500)}"
     return PackageImportError(message, "".join(traceback.format_list(frames[-_FRAMES:])))
+
+
+def _check_compression(consumer: Consumer) -> None:
+    """Check that kombu knows the compression of a consumer's tasks, which any module may have registered by now."""
+    if (given := consumer.options.get("compression")) is None:
+        return
+    try:
+        get_encoder(given)  # type: ignore[no-untyped-call]
+    except KeyError:
+        raise ConfigurationError(
+            f"{consumer.task_name} has compression={given!r}, which kombu does not know: name one such as 'gzip', or "
+            "install or register it (kombu.compression)"
+        ) from None
 
 
 def register_consumers(
@@ -83,6 +107,7 @@ def register_consumers(
     """
     for consumer in hub:
         topic = resolve_topic(operator, consumer)
+        _check_compression(consumer)
         consumes(topic)
         # Brokers other than SQS have no message groups.
         is_fifo = queue_address(topic).is_fifo and settings.event_broker_url is None

@@ -56,6 +56,27 @@ def worker_start_errors() -> Iterator[None]:
         raise StartError(error, logged=not context.params.get("logfile")) from error
 
 
+@contextmanager
+def app_load_errors() -> Iterator[None]:
+    """End a command of Celery's with one line and exit code 78 if its app cannot be made.
+
+    Celery would print that one with its traceback and all of its own attempts to find the app. No log is set up yet.
+    """
+    try:
+        yield
+    except BalogError as error:
+        if not is_command():
+            raise
+        shown = StartError(error)
+        shown.show()
+        raise SystemExit(shown.exit_code) from error
+
+
+def is_command() -> bool:
+    """Return whether a command of Celery's runs in this thread."""
+    return click.get_current_context(silent=True) is not None
+
+
 def check_worker_broker(app: Celery) -> None:
     """Check ``broker_url`` if a ``celery worker`` starts.
 

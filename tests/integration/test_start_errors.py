@@ -52,10 +52,10 @@ def write(folder: Path, settings: str, events: str) -> None:
     (folder / "events.py").write_text(textwrap.dedent(events))
 
 
-def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *command: str, app: str = "proj") -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "proj", *command],
+        [sys.executable, "-m", "celery", "-A", app, *command],
         cwd=folder, env=env, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     print(command, done.stdout, done.stderr)  # shown if the test failed
@@ -133,5 +133,32 @@ def test_other_commands_end_with_the_same_line(folder: Path, command: str, wrong
     settings, events, names = WRONG[wrong]
     write(folder, settings, events)
     done = run(folder, "balog", *command.split())
+    assert done.returncode == 78
+    assert_said_once(done.stderr, names)
+
+
+def test_an_argument_of_install_is_told_as_a_setting_is(folder: Path) -> None:
+    """Celery would print why the app cannot be imported, with all attempts to find it."""
+    write(folder, "", EVENTS)
+    app = folder / "proj.py"
+    app.write_text(app.read_text().replace("region=", "regon="))
+    done = run(folder, "worker", "-c", "1", "-f", "w.log")
+    assert done.returncode == 78
+    names = ("unknown setting balog_regon", "did you mean balog_region")
+    assert_said_once(done.stderr, names)
+    assert_said_once((folder / "w.log").read_text(), names)
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("x = 1\ny = = 2", ("celeryconfig.py, line 2", "SyntaxError")),
+        ("def url():\n    import nosuchmodule\nurl()", ("celeryconfig.py, line 2", "nosuchmodule")),
+    ],
+)
+def test_a_celeryconfig_that_cannot_be_imported_is_one_line(folder: Path, source: str, names: tuple[str, ...]) -> None:
+    """With the file and the line, for every command: no log is set up so early."""
+    (folder / "celeryconfig.py").write_text(source)
+    done = run(folder, "balog", "consumers", app="balog_celery")
     assert done.returncode == 78
     assert_said_once(done.stderr, names)

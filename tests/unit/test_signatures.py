@@ -9,7 +9,7 @@ from balog_celery import Payload
 from balog_celery.consumers import Consumer
 from balog_celery.events.decoders.registry import reader_of
 
-#: Python 3.14 looks such names up when somebody asks for them, and earlier ones at once, unless they are texts.
+#: Python 3.14 looks such names up when they are read, and earlier versions at once, unless they are texts.
 TEXTS = "" if sys.version_info >= (3, 14) else "from __future__ import annotations\n"
 
 

@@ -10,6 +10,7 @@ import pytest
 from celery import Celery, signals
 
 from balog_celery import install
+from balog_celery.consumers import Consumer
 from balog_celery.errors import BalogError, ConfigurationError
 from balog_celery.operations.checks.run import check
 from balog_celery.wiring.broker import require_broker
@@ -108,3 +109,23 @@ def test_threads_share_the_backend_that_stores_nothing(settings: dict[str, Any],
     app.conf.update(settings)
     with ThreadPoolExecutor(1) as pool:
         assert (pool.submit(lambda: app.backend).result() is app.backend) is is_shared
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("default_event_handler", "balog_celery.consumers"), ("operator", "balog_celery.text:printable")],
+)
+def test_a_name_of_something_else_is_an_error_at_start(setting: str, value: str) -> None:
+    """One line names the setting, the value, and what to name instead."""
+    app = install(Celery("wiring", broker="memory://", set_as_current=False), region="eu-west-1", **{setting: value})
+    with pytest.raises(ConfigurationError, match=f"^balog_{setting} = '{value}'.*: name a") as raised:
+        app.balog.engine()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_compression_that_kombu_does_not_know_is_an_error_at_start() -> None:
+    """Each publish of a task would fail."""
+    app = install(Celery("wiring", broker="memory://", set_as_current=False), region="eu-west-1")
+    app.balog.hub.add_consumer(Consumer(print, "orders", name="book", options={"compression": "gzipp"}))
+    with pytest.raises(ConfigurationError, match=r"book has compression='gzipp', .*: name one such as 'gzip'"):
+        app.balog.load()
