@@ -38,8 +38,8 @@ class Costs:
 
 #: By hand-off, with Celery's task events, on two otherwise idle virtual cores (AMD EPYC), CPython 3.11. The sums for an
 #: event are those of docs/scaling.md, which `end-to-end-hand-off` measures; a receive's and a delete's are of "Lessons
-#: from profiling" in benchmarks/README.md. How a sum is split between waking and the event is fitted to `plan`, where
-#: the same processes take half as much again for functions that wait, because they wake more often.
+#: from profiling" in benchmarks/README.md. A quarter of the main process' sum is for turns, as in the profile of
+#: "Peers", and a third of the engine's for waking. `plan` compares the simulation with workers.
 HAND_OFF = Costs(
-    receive=70e-6, event=45e-6, wake=50e-6, answer=10e-6, delete=70e-6, turn=90e-6, task=110e-6, child=150e-6
+    receive=70e-6, event=45e-6, wake=40e-6, answer=15e-6, delete=70e-6, turn=50e-6, task=160e-6, child=150e-6
 )

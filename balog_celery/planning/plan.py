@@ -98,7 +98,7 @@ class Plan:
         return math.ceil(self.in_flight / IN_FLIGHT)
 
 
-def make_plan(question: Question, *, events: int = 20_000, seed: int = 1) -> Plan:
+def make_plan(question: Question, *, events: int = 10_000, seed: int = 1) -> Plan:
     """Answer *question* by two simulations of one worker: of what it can do, and of its share of the rate.
 
     :param events: how many events each simulation has.

@@ -10,7 +10,7 @@ from .costs import Costs
 from .worker import Function
 
 #: The most children and pollers that are chosen; more may be asked for.
-MAX_CHILDREN, MAX_POLLERS = 100, 16
+MAX_CHILDREN, MAX_POLLERS = 100, 32
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,10 @@ def choose_size(rate: float, function: Function, costs: Costs, distance: float, 
     engine = costs.event + costs.answer + costs.wake + (costs.receive + costs.delete) / BATCH_SIZE
     main = costs.task + costs.turn
     child = costs.child * (2 if function.seconds > function.cpu else 1)
+    call = function.seconds + child + main
     aimed = min(rate, share / max(engine, main))
-    if wish.concurrency is None:
-        concurrency = min(MAX_CHILDREN, max(2, math.ceil(aimed * (function.seconds + child + main) / share)))
-    else:
-        concurrency = wish.concurrency
-        aimed = min(aimed, concurrency / (function.seconds + child + main))
+    concurrency = wish.concurrency or min(MAX_CHILDREN, max(2, math.ceil(aimed * call / share)))
+    aimed = min(aimed, share * concurrency / call)
     cycle = distance + costs.receive + BATCH_SIZE * costs.event
     pollers = wish.pollers or min(MAX_POLLERS, max(1, math.ceil(aimed * cycle / BATCH_SIZE / share)))
     cores = wish.cores or max(1, math.ceil(aimed * (engine + main + child + function.cpu) / share))
