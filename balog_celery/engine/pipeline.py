@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from sys import getsizeof
 from typing import Any, TypeAlias
 
 from ..consumers.consumer import Consumer
@@ -113,6 +114,11 @@ class MessagePipeline:
                 return sys.maxsize  # dispatching reports the reason
             is_ready = bool(readiness)
         return (topic.dispatcher.room() or BATCH_SIZE) if is_ready else 0
+
+    @property
+    def held_size(self) -> int:
+        """How much memory the bodies of the messages take that wait for paused consumers, in bytes."""
+        return sum([getsizeof(delivery.message.body) for delivery in list(self.held)])
 
     def take_resumed(self) -> list[Delivery]:
         """Return the messages that were held, if something was paused or resumed since; they may be held again."""

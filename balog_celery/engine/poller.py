@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_PENDING = 1000
 #: Stop receiving while this many messages wait for paused consumers.
 MAX_WAITING = 1000
+#: The same for the memory that their bodies take, in bytes.
+MAX_WAITING_BYTES = 64 * 2**20
 #: How long a poll waits meanwhile, in seconds: they are looked after when it returns.
 _HELD_WAIT = 2
 #: How often to look whether fewer messages are in flight, in seconds.
@@ -200,7 +202,7 @@ class Poller:
         """Wait a moment, and return True, if a user has paused the topic, or enough waits for paused consumers."""
         if self._topic.source in self._topic.config.pauses.now.topics:
             reason = pauses.REASON
-        elif (held := len(self._pipeline.held)) >= MAX_WAITING:
+        elif (held := len(self._pipeline.held)) >= MAX_WAITING or self._pipeline.held_size >= MAX_WAITING_BYTES:
             reason = f"{held} messages wait for paused consumers"
         else:
             return False
