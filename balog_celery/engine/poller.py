@@ -202,8 +202,10 @@ class Poller:
         """Wait a moment, and return True, if a user has paused the topic, or enough waits for paused consumers."""
         if self._topic.source in self._topic.config.pauses.now.topics:
             reason = pauses.REASON
-        elif (held := len(self._pipeline.held)) >= MAX_WAITING or self._pipeline.held_size >= MAX_WAITING_BYTES:
-            reason = f"{held} messages wait for paused consumers"
+        elif (held := self._pipeline.held) and (
+            len(held) >= MAX_WAITING or self._pipeline.held_size >= MAX_WAITING_BYTES
+        ):
+            reason = f"{len(held)} messages wait for paused consumers"
         else:
             return False
         self._enter("paused", reason, is_back_pressure=True)
