@@ -16,7 +16,7 @@ WHILE = (0.5, 4.0)
 #: Seconds to wait for a worker's answer.
 ANSWER = 2.0
 #: Seconds that a worker may take to restart.
-RESTART = 20.0
+RESTART = 60.0
 #: The consumers whose rate is limited.
 LIMITED = ("flaky", "ordered", "plain")
 

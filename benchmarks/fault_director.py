@@ -107,7 +107,7 @@ class Director:
                 lambda: self._stop_for(LAPSE, "worker_stopped", engine=None),
             ],
             "replaced": [self._replace] * 3,
-            "autoscale": [self._commands.scale],
+            "autoscale": [lambda: self._scale(by_itself=False), lambda: self._scale(by_itself=True)],
             "pauses": [self._commands.limit_rate, self._commands.pause],
             "dns": [self._on_machine.fail_names],
             "dns+processes": [
@@ -198,6 +198,16 @@ class Director:
         yield STARTED / 3
         former.signal(signal.SIGTERM)
         yield STARTED / 3
+
+    def _scale(self, *, by_itself: bool) -> Iterator[float]:
+        """Scale the pool of a worker that scales by itself, or of one that does not: each refuses other commands."""
+        former, give_up_at = self._worker.program, time.monotonic() + REST
+        if self._worker.scales_itself != by_itself:
+            self._worker.next_scales_itself = by_itself
+            self._signal_worker("worker_terminated", signal.SIGTERM)
+            while self._worker.program is former and time.monotonic() < give_up_at:
+                yield 0.5
+        yield from self._commands.scale()
 
     def _jump(self) -> None:
         """Move SQS's clock on, so that every visibility timeout ends at once."""

@@ -24,6 +24,10 @@ class Worker:
         self._env = env
         self.pool = pool
         self._scales = scales
+        #: Whether the pool of the program that was started last scales by itself.
+        self.scales_itself = False
+        #: Whether that of the next one is to, if that matters.
+        self.next_scales_itself: bool | None = None
         self._programs: list[servers.Program] = []
 
     @property
@@ -48,7 +52,9 @@ class Worker:
             "-P",
             self.pool,
         ]
-        if self._scales and number % 2 == 0:
+        wanted, self.next_scales_itself = self.next_scales_itself, None
+        self.scales_itself = self._scales and (number % 2 == 0 if wanted is None else wanted)
+        if self.scales_itself:
             argv += ["--autoscale", "3,1"]
         program = servers.Program([*argv, "-n", f"w{number}@faults"], env=self._env, cwd=self._folder)
         self._programs.append(program.start())

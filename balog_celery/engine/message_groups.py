@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from sys import getsizeof
 
 from ..consumers.delivery import Delivery, Settlement
 from ..sqs.messages import BATCH_SIZE, Message
@@ -16,7 +17,7 @@ from .visibility import VisibilityExtender
 
 logger = logging.getLogger(__name__)
 
-#: Stop receiving while this many messages are held, or while their bodies have this many characters together.
+#: Stop receiving while this many messages are held, or while their bodies take this much memory, in bytes.
 MAX_HELD = 1000
 MAX_HELD_SIZE = 64 * 2**20
 
@@ -122,7 +123,7 @@ class MessageGroups:
             return self._changed.wait_for(self._has_room, timeout)
 
     def _has_room(self) -> bool:
-        sizes = [len(delivery.message.body) for members in self._groups.values() for delivery in members]
+        sizes = [getsizeof(delivery.message.body) for members in self._groups.values() for delivery in members]
         return len(sizes) < MAX_HELD and sum(sizes) < MAX_HELD_SIZE
 
     def _settled(self, deliveries: Sequence[Delivery]) -> None:

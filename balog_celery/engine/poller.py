@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MAX_PENDING = 1000
 #: Stop receiving while this many messages wait for paused consumers.
 MAX_WAITING = 1000
+#: The same for the memory that their bodies take, in bytes.
+MAX_WAITING_BYTES = 64 * 2**20
 #: How long a poll waits meanwhile, in seconds: they are looked after when it returns.
 _HELD_WAIT = 2
 #: How often to look whether fewer messages are in flight, in seconds.
@@ -204,12 +206,12 @@ class Poller:
 
     def _room(self) -> int:
         """Return for how many messages there is room, after waiting up to a second if there is none."""
-        topic, held, acknowledger = self._topic, len(self._pipeline.held), self._acknowledger
+        topic, held, acknowledger = self._topic, self._pipeline.held, self._acknowledger
         is_back_pressure, wait = True, 0.0
         if topic.source in topic.config.pauses.now.topics:
             reason, wait = pauses.REASON, _FULL_INTERVAL
-        elif held >= MAX_WAITING:
-            reason, wait = f"{held} messages wait for paused consumers", _FULL_INTERVAL
+        elif held and (len(held) >= MAX_WAITING or self._pipeline.held_size >= MAX_WAITING_BYTES):
+            reason, wait = f"{len(held)} messages wait for paused consumers", _FULL_INTERVAL
         elif acknowledger.pending > MAX_PENDING and not acknowledger.wait_until_pending(MAX_PENDING, 1.0):
             reason, is_back_pressure = f"more than {MAX_PENDING} deletes are pending", False
         elif topic.extender.is_full:

@@ -43,12 +43,14 @@ class Answer(NamedTuple):
 
     :param date: its ``Date`` header; empty if it has none.
     :param location: its ``Location`` header; empty if it has none.
+    :param began: when it began to arrive, by ``time.monotonic()``; None if that is not known.
     """
 
     status: int
     content: bytes
     date: bytes = b""
     location: bytes = b""
+    began: float | None = None
 
 
 class Connections:
@@ -90,7 +92,7 @@ class Connections:
             self._idle.append((sock, time.monotonic()))
         else:
             sock.close()
-        return Answer(response.status, response.content, response.date, response.location)
+        return Answer(response.status, response.content, response.date, response.location, response.began)
 
     def _unused(self) -> socket.socket | None:
         """Return an idle connection on which nothing waits to be read, if there is one."""
@@ -143,6 +145,7 @@ class _Response:
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.status = 0
         self.date = self.location = b""
+        self.began = 0.0
         self.keeps_connection = False
         self._complete = False
         self._ends_itself = True
@@ -175,6 +178,8 @@ class _Response:
     def on_message_begin(self) -> None:
         """Handle the parser's event before the headers."""
         self._delimited = False
+        if not self._complete:
+            self.began = time.monotonic()
         # After a second response, the next one may answer any request.
         self.keeps_connection = False
 

@@ -84,7 +84,7 @@ class DirectCalls:
 
         :param operation: its name, such as ``"ReceiveMessage"``.
         :param parameters: as the client's method takes them.
-        :param cancellation: may end it before its time is over.
+        :param cancellation: may end it before its time is over, and keeps when the answer began.
         :returns: the answer, as :func:`~.answers.read_answer` returns it; None if the client must make the call.
         :raises ForeignAnswer: the answer is not SQS's.
         :raises TimeoutError: there is no whole answer in time.
@@ -100,7 +100,11 @@ class DirectCalls:
             logger.debug("sqs:%s failed on the fast path: boto3's client makes it again", operation, exc_info=True)
             return None
         refuse_redirect(answer.status, answer.location.decode("latin-1"))
-        return read_answer(operation, answer.content) if answer.status == HTTPStatus.OK else None
+        if answer.status != HTTPStatus.OK:
+            return None
+        if cancellation is not None:
+            cancellation.answer_began = answer.began
+        return read_answer(operation, answer.content)
 
     def _has_wrong_clock(self, answer: Answer) -> bool:
         """Return whether a signature was refused because of this machine's clock, which is now corrected."""

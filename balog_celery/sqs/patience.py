@@ -20,6 +20,8 @@ class Cancellation:
     """Ends one call from another thread, or before it has begun."""
 
     def __init__(self) -> None:
+        #: When the answer began to arrive, by ``time.monotonic()``; None if that is not known.
+        self.answer_began: float | None = None
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections import deque
 from typing import Any
@@ -25,8 +26,8 @@ class Polls:
         #: The ids of receives whose answers were lost.
         self._lost_attempts: deque[str] = deque(maxlen=100)
 
-    def receive(self, sqs: SQS, request: dict[str, Any]) -> dict[str, Any]:
-        """Call ReceiveMessage.
+    def receive(self, sqs: SQS, request: dict[str, Any]) -> tuple[dict[str, Any], float]:
+        """Call ReceiveMessage. Return the answer, and when it began to arrive, by ``time.monotonic()``.
 
         On a FIFO queue with the id of an attempt whose answer was lost, if there is one: SQS then sends that answer
         again. Otherwise its messages would block their groups until they are visible again.
@@ -41,7 +42,9 @@ class Polls:
                     cancellation.cancel()
         try:
             cancellation.check()
-            return self._attempt(sqs, request, cancellation) if self._is_fifo else _call(sqs, request, cancellation)
+            call = self._attempt if self._is_fifo else _call
+            answer = call(sqs, request, cancellation)
+            return answer, cancellation.answer_began or time.monotonic()
         finally:
             with self._lock:
                 self._waiting.discard(cancellation)

@@ -27,7 +27,7 @@ _FIFO_ATTRIBUTES = [*_SYSTEM_ATTRIBUTES, "MessageGroupId"]
 _MOVED = ["DeadLetterQueueSourceArn"]
 #: No queue can be told to take less than this, in bytes.
 _LEAST_LIMIT = 1024
-#: The visibility timeout of a message counts from this many seconds before its answer was read.
+#: The visibility timeout of a message counts from this many seconds before its answer began to arrive.
 _ANSWER_MARGIN = 1.0
 
 
@@ -259,11 +259,11 @@ class SQSQueue:
             "MessageSystemAttributeNames": [*(_FIFO_ATTRIBUTES if self.is_fifo else _SYSTEM_ATTRIBUTES), *more],
         }
         with self._calling("ReceiveMessage") as sqs:
-            answer = self._polls.receive(sqs, request)
+            answer, began = self._polls.receive(sqs, request)
             raw_messages = answer.get("Messages", ())
             # The visibility timeout began when SQS took the message, somewhere in a poll of up to 20 s; the answer
-            # follows at once.
-            received = max(before, time.monotonic() - _ANSWER_MARGIN)
+            # follows at once, but may be large.
+            received = max(before, began - _ANSWER_MARGIN)
             messages = [message for raw in raw_messages if (message := read_message(raw, received)) is not None]
             if raw_messages and not messages:
                 raise ForeignAnswer("it holds no readable message")

@@ -171,6 +171,18 @@ def test_a_topic_stops_receiving_when_too_much_waits(setting: Setting, monkeypat
         setting.until(lambda: len(setting.queue.deleted) == 3)
 
 
+def test_a_topic_stops_receiving_when_what_waits_is_large(setting: Setting) -> None:
+    """A hundred messages of a MiB are as much as a million small ones."""
+    setting.given("m.logs")
+    # Python keeps a text with one emoji in four bytes a character.
+    body = event_text("large", "log", message="emoji" + "m" * 1_000_000, severity="info")
+    body = body.replace("emoji", "\N{PARTY POPPER}")
+    setting.queue.put(*[body] * 30)
+    with running(setting.engine):
+        setting.until(lambda: setting.state()["doing"] == "paused")
+        assert setting.state()["held"] < 30
+
+
 def test_a_lost_file_changes_nothing(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     """What is paused stays paused if the file is deleted or cannot be read; that is logged once."""
     setting.given("m.logs")
