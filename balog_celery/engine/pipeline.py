@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from sys import getsizeof
 
 from ..consumers.context import MESSAGE, EventContext, message_header
 from ..consumers.delivery import Delivery, Job, Settlement, State
@@ -114,7 +113,7 @@ class MessagePipeline:
     @property
     def held_size(self) -> int:
         """How much memory the bodies of the messages take that wait for paused consumers, in bytes."""
-        return sum([getsizeof(delivery.message.body) for delivery in list(self.held)])
+        return sum([sys.getsizeof(delivery.message.body) for delivery in list(self.held)])
 
     def take_held(self) -> list[Delivery]:
         """Return the messages that were held, after something was paused or resumed; they may be held again."""
