@@ -46,20 +46,27 @@ socket.getaddrinfo = getaddrinfo
 NEXT_PROTOCOL = """
 
 VERSION += 1
-_known_fields = encode
-
-
-def encode(message):
-    return (*_known_fields(message), {"field": "of a later release"})
 """
 NEXT_CHANNEL = """
 
-_send = Channel.send
+_send, _later = Channel.send, {}
 
 
-def _send_more(self, *lines, **options):
-    novelty = ["novelty", 1, {"a": "message of a later release"}]
-    return _send(self, *[one for line in lines for one in (novelty, line)], **options)
+class _Novelty(tuple):
+    pass
+
+
+KIND_OF[_Novelty] = "novelty"
+
+
+def _send_more(self, *messages, **options):
+    more = []
+    for message in messages:
+        later = _later.setdefault(type(message), type("Later", (tuple,), {}))
+        KIND_OF[later] = KIND_OF[type(message)]
+        more.append(_Novelty([1, {"a": "message of a later release"}]))
+        more.append(later((*message, {"field": "of a later release"})))
+    return _send(self, *more, **options)
 
 
 Channel.send = _send_more
