@@ -235,7 +235,7 @@ def test_trouble_with_s3_is_not_the_messages_fault(queue_name: str, s3: Any, cap
     broken = SQSQueue(queue_name, payload_buckets=[BUCKET], s3_endpoint_url=nobody)
     broken.send([pointer("k")])
     with pytest.raises(QueueError, match=r"s3:GetObject on bucket 'payloads' failed \(EndpointConnectionError"):
-        broken.receive(10, 5, 1)
+        broken.receive(10, 5, 5)
     broken.send([OutgoingMessage("other")])
     seen: list[str] = []
 
