@@ -1,10 +1,12 @@
 """A local SQS, S3 and SNS for the tests, in a process: ``python moto_server.py [PORT]`` prints its URL and serves."""
 
+import contextlib
 import functools
 import logging
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -12,9 +14,19 @@ from moto.server import ThreadedMotoServer
 from moto.sqs import models
 
 #: moto serves requests in threads, but a delete makes a new list of what is left: what is sent meanwhile would be lost,
-#: and what another thread deletes meanwhile would come again. Two receives at a time may give the same message.
+#: and what another thread deletes meanwhile would come again. Two receives at a time may give the same message. It
+#: counts the visible messages before the others: one whose visibility ends in between would be in neither number.
 _lock = threading.RLock()
 _receive = models.SQSBackend.receive_message
+
+
+@contextlib.contextmanager
+def _at_one_time() -> Iterator[None]:
+    """Run the block alone, and at one moment of moto's clock."""
+    with _lock:
+        now = models.unix_time_millis()
+        with mock.patch.object(models, "unix_time_millis", lambda now=now: now):
+            yield
 
 
 def _one_at_a_time(name: str) -> None:
@@ -22,7 +34,7 @@ def _one_at_a_time(name: str) -> None:
 
     @functools.wraps(method)
     def call(*args: Any, **more: Any) -> Any:
-        with _lock:
+        with _at_one_time():
             return method(*args, **more)
 
     setattr(models.SQSBackend, name, call)
@@ -39,8 +51,7 @@ def _receive_alone(
     deadline = time.monotonic() + (wait or 0)
     queue = self.get_queue(name)
     while True:
-        now = models.unix_time_millis()
-        with _lock, mock.patch.object(models, "unix_time_millis", lambda now=now: now):
+        with _at_one_time():
             if self.get_queue(name) is not queue:  # it was made anew, for others
                 return []
             if queue.fifo_queue:
@@ -59,7 +70,7 @@ def _receive_alone(
 if __name__ == "__main__":
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     models.SQSBackend.receive_message = _receive_alone
-    for name in ("send_message", "delete_message", "change_message_visibility", "purge_queue"):
+    for name in ("send_message", "delete_message", "change_message_visibility", "purge_queue", "get_queue_attributes"):
         _one_at_a_time(name)
     server = ThreadedMotoServer("127.0.0.1", int(sys.argv[1]) if len(sys.argv) > 1 else 0, verbose=False)
     server.start()
