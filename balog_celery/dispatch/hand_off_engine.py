@@ -217,7 +217,7 @@ class HandOffDispatcher:
             for message in others:
                 self._heed(message)
             if waiting:
-                self._set_aside(waiting)
+                self._settle(waiting, None)
             if done:
                 self._settle(done, Settlement.ACKNOWLEDGE)
             if released:
@@ -270,29 +270,24 @@ class HandOffDispatcher:
                 self._waiting[number] = remaining
         settle((one for position, one in enumerate(deliveries) if position not in positions), Settlement.ACKNOWLEDGE)
 
-    def _set_aside(self, numbers: Sequence[int]) -> None:
-        """Free the credit of jobs that wait in the worker, for a retry or for their rate limit."""
-        with self._changed:
-            for number in numbers:
-                deliveries, size = self._room.tasks.pop(number, _NONE)
-                self._room.size -= size
-                if deliveries:
-                    self._waiting[number] = deliveries
-            self._freed()
+    def _settle(self, numbers: Sequence[int], settlement: Settlement | None) -> None:
+        """Free the credit of jobs, and settle them.
 
-    def _settle(self, numbers: Sequence[int], settlement: Settlement) -> None:
-        """Settle jobs by their numbers."""
+        :param numbers: the jobs'.
+        :param settlement: None if they wait in the worker, for a retry or for their rate limit.
+        """
         deliveries: list[Delivery] = []
         with self._changed:
             for number in numbers:
                 own, size = self._room.tasks.pop(number, _NONE)
                 self._room.size -= size
-                deliveries += own or self._waiting.pop(number, ())
-            self._freed()
-        settle(deliveries, settlement)
-
-    def _freed(self) -> None:
-        """Wake the threads for which there is room now: to wake the others would cost more than all else here."""
-        self._credit.notify_all()
-        if self.room():
-            self._changed.notify_all()
+                if settlement is not None:
+                    deliveries += own or self._waiting.pop(number, ())
+                elif own:
+                    self._waiting[number] = own
+            # Wake the threads for which there is room now: to wake the others would cost more than all else here.
+            self._credit.notify_all()
+            if self.room():
+                self._changed.notify_all()
+        if settlement is not None:
+            settle(deliveries, settlement)

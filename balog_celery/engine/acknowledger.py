@@ -148,21 +148,13 @@ class Acknowledger:
         self._thread.join(deadline)
         return self.pending
 
-    def call_due(self) -> None:
-        """Make the next release and the next delete, if they are due by the clock."""
-        for calls, end in ((self._releases, self._release), (self._deletes, self._delete)):
-            with self._changed:
-                if calls.due > self._clock():
-                    continue
-                if calls.may_call is not None and not self._closing and not calls.may_call():
-                    calls.flush_at = self._clock() + _RELEASE_INTERVAL
-                    continue
-                taken = calls.waiting[:BATCH_SIZE]
-                del calls.waiting[:BATCH_SIZE]
-                if calls is self._deletes and not self._closing and len(calls.waiting) < BATCH_SIZE:
-                    calls.flush_at = self._clock() + calls.linger
+    def _run(self) -> None:
+        turns = [self._releases, self._deletes]
+        while (due := self._next(turns)) is not None:
+            calls, taken = due
+            turns.reverse()  # neither kind waits for the other
             try:
-                end(taken)
+                (self._delete if calls is self._deletes else self._release)(taken)
             finally:  # also if this thread dies
                 with self._changed:
                     again = [one for one in taken if one.state in (State.DELETE_PENDING, State.RELEASE_PENDING)]
@@ -170,14 +162,30 @@ class Acknowledger:
                     self.pending -= len(taken) - len(again)
                     self._done.notify_all()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while (due := min(self._releases.due, self._deletes.due)) > (now := self._clock()):
-                    if due == math.inf and self._closing:
-                        return
-                    self._changed.wait(None if due == math.inf else due - now)
-            self.call_due()
+    def _next(self, turns: Sequence[_Calls]) -> tuple[_Calls, list[Delivery]] | None:
+        """Wait for a call that is due, and take its deliveries; None if all is done and no more will come.
+
+        :param turns: the two kinds of call, the one first that goes first if both are due.
+        """
+        with self._changed:
+            while True:
+                due, now = math.inf, self._clock()
+                for calls in turns:
+                    if not calls.waiting:
+                        continue
+                    at = max(calls.flush_at, calls.retry_at)
+                    if at <= now and not self._closing and calls.may_call is not None and not calls.may_call():
+                        at = calls.flush_at = now + _RELEASE_INTERVAL
+                    if at <= now:
+                        taken = calls.waiting[:BATCH_SIZE]
+                        del calls.waiting[:BATCH_SIZE]
+                        if calls is self._deletes and not self._closing and len(calls.waiting) < BATCH_SIZE:
+                            calls.flush_at = now + calls.linger
+                        return calls, taken
+                    due = min(due, at)
+                if due == math.inf and self._closing:
+                    return None
+                self._changed.wait(None if due == math.inf else due - now)
 
     def _delete(self, deliveries: list[Delivery]) -> None:
         handles = [delivery.message.handle for delivery in deliveries]
@@ -281,8 +289,3 @@ class _Calls:
         #: Until when to wait for more, and until when to back off.
         self.flush_at = 0.0
         self.retry_at = 0.0
-
-    @property
-    def due(self) -> float:
-        """When to make the next call, by the clock; infinity if nothing waits for it."""
-        return max(self.flush_at, self.retry_at) if self.waiting else math.inf
