@@ -43,25 +43,45 @@ class WorkerLoop(Protocol):
 
 
 class HubLoop:
-    """Runs in the event loop of the worker's main process.
+    """Runs in the event loop of the worker's main process, whose thread makes it.
 
     :param hub: the loop; its documented methods are those of asyncio.
+    :param gathers: whether what this thread sends in one turn of the loop is written at the turn's end, at once: not
+        where the loop executes the tasks, as a turn may take hours there.
     """
 
-    def __init__(self, hub: Any) -> None:
+    def __init__(self, hub: Any, *, gathers: bool = True) -> None:
         self._hub = hub
+        self._gathering = threading.get_ident() if gathers else None
+        #: The channel that is written to at the end of this turn of the loop.
+        self._due: Channel | None = None
 
     def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
         self._hub.add_reader(channel.fileno(), lambda: on_messages(channel.receive()))
+        self._hub.on_tick.add(self._send_buffered)
 
     def stop_reading(self, channel: Channel) -> None:
         self._hub.remove_reader(channel.fileno())
+        self._hub.on_tick.discard(self._send_buffered)
+        self._send_buffered()
 
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
         self._hub.call_soon(call, *args)
 
     def send(self, channel: Channel, message: Message) -> None:
-        channel.send(message, timeout=0.0)
+        if threading.get_ident() != self._gathering:  # the loop may sleep for a second before its next turn
+            channel.send(message, timeout=0.0)
+            return
+        if self._due is not channel:
+            self._send_buffered()
+            self._due = channel
+        channel.send(message, hold=True)
+
+    def _send_buffered(self) -> None:
+        channel, self._due = self._due, None
+        if channel is not None:
+            with contextlib.suppress(OSError):  # the other end is gone, as its reader will notice
+                channel.send(timeout=0.0)
 
 
 class ThreadLoop:

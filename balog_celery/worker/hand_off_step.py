@@ -41,7 +41,7 @@ class HandOffStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Open the hand-off; Celery calls this when the loop of a newly connected consumer is about to run."""
         if self._hand_off is not None:
-            self._open(self._hand_off, consumer, HubLoop(hub))
+            self._open(self._hand_off, consumer, HubLoop(hub, gathers=not executes_in_its_loop(consumer)))
 
     def _open(self, hand_off: HandOff, consumer: Any, loop: WorkerLoop) -> None:
         hand_off.open(consumer, loop)

@@ -94,6 +94,7 @@ class Worker:
             add_reader=self.readers.__setitem__,
             remove_reader=lambda fd: self.readers.pop(fd, None),
             call_soon=lambda call, *args: call(*args),
+            on_tick=set(),
         )
         self.engines: list[Channel] = []
 
@@ -160,6 +161,8 @@ class Worker:
 
     def reported(self) -> list[Message]:
         """Return what the engine has been told by now; no message is an error."""
+        for call in list(self.hub.on_tick):
+            call()
         messages = self.engines[-1].receive()
         assert messages is not None
         return messages

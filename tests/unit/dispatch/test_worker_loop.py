@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.concurrency.thread import TaskPool
+from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 
 from balog_celery.consumers import Consumer
@@ -20,7 +21,7 @@ from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.hand_off_worker import HandOff
 from balog_celery.dispatch.protocol import Closed, Done, Message, Released, Task
-from balog_celery.dispatch.worker_loop import ThreadLoop
+from balog_celery.dispatch.worker_loop import HubLoop, ThreadLoop
 from balog_celery.tasks.request import EventRequest
 from balog_celery.tasks.routes import register
 from sample_events import event_text
@@ -115,6 +116,48 @@ def test_messages_of_many_tasks_are_sent_together() -> None:
     # And what comes later is sent as well
     loop.send(ours, Done(100))
     assert theirs.receive() == [Done(100)]
+    theirs.close()
+    ours.close()
+
+
+def test_an_event_loop_sends_the_messages_of_a_turn_together() -> None:
+    """In one write, before it waits for more; those of other threads at once, as the loop may sleep then."""
+    # Given Celery's event loop
+    hub, sockets = Hub(), socket.socketpair()
+    ours, theirs = CountingChannel(sockets[0]), Channel(sockets[1])
+    loop, received = HubLoop(hub), list[Message]()
+    loop.start_reading(ours, lambda _: None)
+    # When three tasks end in one turn of it
+    hub.call_soon(lambda: [loop.send(ours, Done(number)) for number in range(3)])
+    next(hub.create_loop())
+    # Then
+    received += theirs.receive() or []
+    assert (received, ours.writes) == ([Done(0), Done(1), Done(2)], 1)
+    # And another thread does not wait for the loop
+    thread = threading.Thread(target=loop.send, args=(ours, Done(3)))
+    thread.start()
+    assert theirs.receive() == [Done(3)]
+    # And what was sent last is written when reading stops
+    loop.send(ours, Done(4))
+    loop.stop_reading(ours)
+    assert theirs.receive() == [Done(4)]
+    thread.join(60)
+    hub.close()
+    theirs.close()
+    ours.close()
+
+
+def test_an_event_loop_that_executes_tasks_sends_each_message_at_once() -> None:
+    """Its next turn may come only after the next task, hours later."""
+    # Given
+    hub, (ours, theirs) = Hub(), map(Channel, socket.socketpair())
+    loop = HubLoop(hub, gathers=False)
+    loop.start_reading(ours, lambda _: None)
+    # When
+    loop.send(ours, Done(1))
+    # Then
+    assert theirs.receive() == [Done(1)]
+    hub.close()
     theirs.close()
     ours.close()
 
