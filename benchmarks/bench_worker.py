@@ -212,11 +212,11 @@ def idle(options: Options) -> Figure:
                 bench.sqs.load("events", 10)
                 bench.wait(10)
         time.sleep(5)
-        before = {way: (_tree_cpu(pids[way]), bench.sqs.counts("events")) for way, bench in benches.items()}
+        before = {way: (tree_cpu(pids[way]), bench.sqs.counts("events")) for way, bench in benches.items()}
         time.sleep(seconds)
         for way, bench in benches.items():
             cpu, counts = before[way]
-            share = (_tree_cpu(pids[way]) - cpu) / seconds * 100
+            share = (tree_cpu(pids[way]) - cpu) / seconds * 100
             sides[f"{way or 'without_engine'}_percent"] = round(share, 3)
             if way:
                 shares.append(share)
@@ -225,7 +225,7 @@ def idle(options: Options) -> Figure:
     return Figure("idle", max(shares), "<= 1", sides, also=max(polls) <= 3.5)
 
 
-def _tree_cpu(pid: int) -> float:
+def tree_cpu(pid: int) -> float:
     """Return the CPU time of a process and its children, in seconds. Linux only."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = [tuple(map(int, line.split())) for line in listing.splitlines()]
@@ -309,9 +309,9 @@ def chunk_throughput(options: Options) -> Figure:
                 worker = bench.start()
                 bench.sqs.load("events", events)
                 bench.wait(events // 10)
-                before, seen = _tree_cpu(worker.pid), bench.done()
+                before, seen = tree_cpu(worker.pid), bench.done()
                 rates.setdefault(way, []).append(bench.rate(events))
-                cpus.setdefault(way, []).append((_tree_cpu(worker.pid) - before) / (events - seen) * 1e6)
+                cpus.setdefault(way, []).append((tree_cpu(worker.pid) - before) / (events - seen) * 1e6)
                 if way == "chunk":
                     sizes.append(events / max(1, worker.output.count("succeeded in")))
     sides: dict[str, Any] = {"events_per_chunk": median(sizes)}

@@ -34,6 +34,7 @@ _MODULES = (
     "bench_start",
     "bench_worker",
     "bench_peers",
+    "bench_reality",
     "bench_plan",
 )
 
@@ -140,6 +141,10 @@ ROWS = {
         "the largest difference between real and simulated workers",
         "1, 2, 4 workers whose functions wait 10 ms: {10_ms_1_workers_events_per_s:,.0f}, "
         "{10_ms_2_workers_events_per_s:,.0f}, {10_ms_4_workers_events_per_s:,.0f} events/s",
+    ),
+    "reality": (
+        "CPU of the fast path / boto3 for ten messages of 1 MiB, the worst of all kinds",
+        "TLS, distance, topics and functions that wait: tables of its own",
     ),
     "peers": ("the worst ratio to a peer / its goal", "{goals}"),
 }
