@@ -85,9 +85,13 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Options:
-    """How thorough a run is."""
+    """How thorough a run is.
+
+    :param events: how many events the figures of memory take; None: as many as suit.
+    """
 
     quick: bool = False
+    events: int | None = None
 
     def pick(self, full: int, quick: int) -> int:
         """Return *quick* in a quick run, else *full*."""
