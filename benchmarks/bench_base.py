@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -26,6 +26,7 @@ __all__ = [
     "Child",
     "Figure",
     "Options",
+    "Part",
     "Skipped",
     "base_env",
     "median",
@@ -75,11 +76,22 @@ class Figure:
         }
 
 
+class Part(NamedTuple):
+    """A part of a figure: its table for README.md, and what was measured, by name."""
+
+    table: str
+    sides: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Options:
-    """How thorough a run is."""
+    """How thorough a run is.
+
+    :param events: how many events the figures of memory take; None: as many as suit.
+    """
 
     quick: bool = False
+    events: int | None = None
 
     def pick(self, full: int, quick: int) -> int:
         """Return *quick* in a quick run, else *full*."""
@@ -128,9 +140,9 @@ class BenchSqs(ScriptedSqs):
         """By which a child's boto3 finds it."""
         return {**base_env(), "AWS_ENDPOINT_URL_SQS": self.endpoint_url}
 
-    def load(self, queue: str, count: int) -> None:
-        """Add *count* messages to *queue*."""
-        self.get(f"/load/{queue}/{count}")
+    def load(self, queue: str, count: int, padding: int = 0) -> None:
+        """Add *count* messages to *queue*, all of them *padding* bytes larger than usual."""
+        self.get(f"/load/{queue}/{count}/{padding}")
 
     def counts(self, queue: str) -> dict[str, Any]:
         """Return the counters of *queue*; ``cpu`` is the CPU time of the server's process."""

@@ -37,8 +37,10 @@ def serve() -> None:
 def client() -> tuple[Any, str]:
     """Return a plain boto3 client and the queue's URL."""
     import boto3
+    from botocore.config import Config
 
-    sqs: Any = boto3.client("sqs")
+    threads = int(os.environ.get("BENCH_TOPICS", "1")) * int(os.environ.get("BENCH_THREADS", "1"))
+    sqs: Any = boto3.client("sqs", config=Config(max_pool_connections=max(10, threads)))
     return sqs, sqs.get_queue_url(QueueName=TOPIC)["QueueUrl"]
 
 
@@ -63,6 +65,29 @@ def floor() -> None:
     while True:
         if messages := receive(sqs, url):
             delete(sqs, url, messages)
+
+
+def floor_threads() -> None:
+    """The floor for several topics or slow functions: threads that each receive ten, wait for each, and delete ten.
+
+    The threads share a client, as boto3's documentation allows.
+    """
+    sqs, url = client()
+    wait = float(os.environ.get("BENCH_SLEEP", "0"))
+    names = [TOPIC, *(f"{TOPIC}-topic_{number}" for number in range(1, int(os.environ.get("BENCH_TOPICS", "1"))))]
+    urls = [sqs.get_queue_url(QueueName=name)["QueueUrl"] for name in names]
+
+    def work(url: str) -> None:
+        while True:
+            if messages := receive(sqs, url):
+                for _ in messages if wait else ():
+                    time.sleep(wait)
+                delete(sqs, url, messages)
+
+    serve()
+    for url in urls * int(os.environ.get("BENCH_THREADS", "1")):
+        threading.Thread(target=work, args=(url,), daemon=True).start()
+    threading.Event().wait()
 
 
 def naive() -> None:
@@ -171,9 +196,6 @@ def engine_hand_off() -> None:
     _engine(Channel(socket.socket(fileno=int(os.environ["BENCH_FD"]))))
 
 
-engine_hand_off_wide = engine_hand_off
-
-
 def acker() -> None:
     """The worker's end of the channel: each task is done as soon as it is read."""
     channel = socket.socket(fileno=int(os.environ["BENCH_FD"]))
@@ -191,5 +213,14 @@ def acker() -> None:
 if __name__ == "__main__":
     {
         function.__name__: function
-        for function in (floor, naive, floor_publish, floor_publish_bytes, engine_publish, engine_hand_off, acker)
+        for function in (
+            floor,
+            floor_threads,
+            naive,
+            floor_publish,
+            floor_publish_bytes,
+            engine_publish,
+            engine_hand_off,
+            acker,
+        )
     }[sys.argv[1]]()

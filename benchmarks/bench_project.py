@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -16,6 +17,9 @@ LEDGER = os.environ.get("BENCH_LEDGER")
 BATCH = int(os.environ.get("BENCH_BATCH", "0"))
 CHUNK = int(os.environ.get("BENCH_CHUNK", "0")) or None
 SLEEP = float(os.environ.get("BENCH_SLEEP", "0"))
+#: How many topics there are in all, with a consumer each; and for how many seconds the functions of further ones wait.
+TOPICS = int(os.environ.get("BENCH_TOPICS", "1"))
+WAITS = [float(seconds) for seconds in os.environ.get("BENCH_WAITS", "").split(",") if seconds]
 
 app = Celery("bench_project")
 app.conf.update(
@@ -62,6 +66,29 @@ if os.environ.get("BENCH_CONSUMERS") == "2":
     def second(event: Any) -> None:
         """A second consumer of the same events."""
         note("second", event)
+
+
+def _add(name: str, consumer: Any, **options: Any) -> None:
+    consumer.__name__ = consumer.__qualname__ = name
+    globals()[name] = consumer_config(topic=f"{TOPIC}-{name}", cls_type="metrics", **options)(consumer)
+
+
+def _waiting(seconds: float) -> Any:
+    def waits(event: Any) -> None:
+        time.sleep(seconds)
+        note("waits", event)
+
+    async def waits_async(event: Any) -> None:
+        await asyncio.sleep(seconds)
+        note("waits", event)
+
+    return waits_async if CHUNK else waits
+
+
+for number in range(1, TOPICS):
+    _add(f"topic_{number}", lambda event: note("more", event))
+for wait in WAITS:
+    _add(f"waits_{wait * 1000:.0f}", _waiting(wait), chunk=CHUNK)
 
 
 @app.task(name="naive")  # type: ignore[untyped-decorator]

@@ -93,9 +93,9 @@ class Bench:
         argv += ["-l", "INFO", "-n", f"{name}@bench", *([] if self.dispatch else ["--no-engine"])]
         program = servers.Program(argv, env=self.env, cwd=HERE)
         self._stack.enter_context(program)
-        program.wait_for(" ready.", 60)
+        program.wait_for(" ready.", 180)  # a hundred children take long on a busy machine
         if self.dispatch:
-            program.wait_for("engine started", 60)
+            program.wait_for("engine started", 180)
         return program
 
     def put(self, events: int) -> None:
@@ -180,7 +180,7 @@ def end_to_end_hand_off(options: Options) -> Figure:
 
 def memory(options: Options) -> Figure:
     """Measure how much an engine's resident memory grows during hand-off, after the first tenth of the events."""
-    events = options.pick(1_000_000, 50_000)
+    events = options.events or options.pick(1_000_000, 50_000)
     with BenchSqs() as sqs:
         env = {**sqs.env, "BENCH_BROKER": "memory://", "BENCH_STATUS_DIR": str(sqs.dir)}
         with hand_off_engine(env, limit=100) as engine:
@@ -212,11 +212,11 @@ def idle(options: Options) -> Figure:
                 bench.sqs.load("events", 10)
                 bench.wait(10)
         time.sleep(5)
-        before = {way: (_tree_cpu(pids[way]), bench.sqs.counts("events")) for way, bench in benches.items()}
+        before = {way: (tree_cpu(pids[way]), bench.sqs.counts("events")) for way, bench in benches.items()}
         time.sleep(seconds)
         for way, bench in benches.items():
             cpu, counts = before[way]
-            share = (_tree_cpu(pids[way]) - cpu) / seconds * 100
+            share = (tree_cpu(pids[way]) - cpu) / seconds * 100
             sides[f"{way or 'without_engine'}_percent"] = round(share, 3)
             if way:
                 shares.append(share)
@@ -225,12 +225,16 @@ def idle(options: Options) -> Figure:
     return Figure("idle", max(shares), "<= 1", sides, also=max(polls) <= 3.5)
 
 
-def _tree_cpu(pid: int) -> float:
+def tree_cpu(pid: int) -> float:
     """Return the CPU time of a process and its children, in seconds. Linux only."""
+    return sum(_cpu(member) for member in family(pid))
+
+
+def family(pid: int) -> set[int]:
+    """Return the ids of a process and its children."""
     listing = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     parents = [tuple(map(int, line.split())) for line in listing.splitlines()]
-    family = {pid, *(child for child, parent in parents if parent == pid)}
-    return sum(_cpu(member) for member in family)
+    return {pid, *(child for child, parent in parents if parent == pid)}
 
 
 def _cpu(pid: int) -> float:
@@ -309,9 +313,9 @@ def chunk_throughput(options: Options) -> Figure:
                 worker = bench.start()
                 bench.sqs.load("events", events)
                 bench.wait(events // 10)
-                before, seen = _tree_cpu(worker.pid), bench.done()
+                before, seen = tree_cpu(worker.pid), bench.done()
                 rates.setdefault(way, []).append(bench.rate(events))
-                cpus.setdefault(way, []).append((_tree_cpu(worker.pid) - before) / (events - seen) * 1e6)
+                cpus.setdefault(way, []).append((tree_cpu(worker.pid) - before) / (events - seen) * 1e6)
                 if way == "chunk":
                     sizes.append(events / max(1, worker.output.count("succeeded in")))
     sides: dict[str, Any] = {"events_per_chunk": median(sizes)}

@@ -33,7 +33,9 @@ _MODULES = (
     "bench_outbox",
     "bench_start",
     "bench_worker",
+    "bench_memory",
     "bench_peers",
+    "bench_reality",
     "bench_plan",
 )
 
@@ -107,6 +109,10 @@ ROWS = {
         "{hand-off_2_consumers_tasks_per_s:.0f} / {drained_2_consumers_tasks_per_s:.0f}",
     ),
     "memory": ("MiB that the engine grows", "over {events:,} events"),
+    "memory-workers": (
+        "MiB that engine, worker and two children grow together, the most of hand-off, chunks and batches",
+        "over {events:,} events each: {single_mib}, {chunk_mib}, {batch_mib}",
+    ),
     "idle": (
         "percent of a core, worker, pool and engine",
         "{hand-off_receives_per_minute:.1f} receives a minute; a worker without engine {without_engine_percent:.3f} %",
@@ -141,6 +147,10 @@ ROWS = {
         "1, 2, 4 workers whose functions wait 10 ms: {10_ms_1_workers_events_per_s:,.0f}, "
         "{10_ms_2_workers_events_per_s:,.0f}, {10_ms_4_workers_events_per_s:,.0f} events/s",
     ),
+    "reality": (
+        "CPU of the fast path / boto3 for ten messages of 1 MiB, the worst of all kinds",
+        "TLS, distance, topics and functions that wait: tables of its own",
+    ),
     "peers": ("the worst ratio to a peer / its goal", "{goals}"),
 }
 
@@ -162,9 +172,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", choices=list(known), help="this figure; may be given several times")
     parser.add_argument("--quick", action="store_true", help="fewer rounds and events")
+    parser.add_argument("--events", type=int, metavar="N", help="how many events `memory` and `memory-workers` take")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures into FILE")
     given = parser.parse_args()
-    options = Options(quick=given.quick)
+    options = Options(given.quick, given.events)
     figures: list[Figure] = []
     failed = 0
     for name in given.only or known:

@@ -10,6 +10,7 @@ A ``null`` member is an absent one, as Smithy's AWS JSON 1.0 protocol demands.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -49,6 +50,9 @@ _NUMBERS = frozenset(
         "VisibilityTimeout",
     }
 )
+#: How much of each part of a large answer is searched for escaped characters, and of how large parts, in bytes; and how
+#: many bytes there are for each where both parsers take the same time.
+_SAMPLE, _STRIDE, _BYTES_PER_ESCAPE = 1024, 65_536, 30
 _DIGITS = re.compile(r"[0-9]{1,15}")
 #: Larger than any count, and than any time in milliseconds until the year 5138.
 _LARGEST_NUMBER = 10**14
@@ -63,14 +67,7 @@ def read_answer(operation: str, content: bytes) -> dict[str, Any]:
 
     :raises ForeignAnswer: it is not JSON, or not of the right shape.
     """
-    try:
-        answer = from_json(content)
-    except ValueError:
-        # It may hold a lone surrogate, which this parser accepts: the messages beside it must not be lost.
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            raise ForeignAnswer("it is not JSON" if content else "it is empty") from None
+    answer = _parsed(content)
     if type(answer) is not dict:
         raise ForeignAnswer("it is not a JSON object")
     members = {}
@@ -81,6 +78,25 @@ def read_answer(operation: str, content: bytes) -> dict[str, Any]:
                 raise ForeignAnswer(f"its {name} has the wrong type")
             members[name] = value
     return members
+
+
+def _parsed(content: bytes) -> Any:
+    if not _has_many_escapes(content):
+        with contextlib.suppress(ValueError):
+            return from_json(content)
+    # It may hold a lone surrogate, which this parser accepts: the messages beside it must not be lost.
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        raise ForeignAnswer("it is not JSON" if content else "it is empty") from None
+
+
+def _has_many_escapes(content: bytes) -> bool:
+    """Return whether the standard library's parser is faster: twice as fast for these, and slower for all else."""
+    if len(content) < _STRIDE:
+        return False
+    sample = b"".join([content[start : start + _SAMPLE] for start in range(0, len(content), _STRIDE)])
+    return sample.count(b"\\u") * _BYTES_PER_ESCAPE > len(sample)
 
 
 def read_instead(operation_model: Any, response_dict: Any, customized_response_dict: Any, **_: Any) -> None:

@@ -65,6 +65,8 @@ class Connections:
         self._ca_bundle = ca_bundle
         #: The unused connections, each with the ``time.monotonic()`` of its last use.
         self._idle: list[tuple[socket.socket, float]] = []
+        #: What the newest connection's server gave to shorten the next TLS handshake.
+        self._session: ssl.SSLSession | None = None
         weakref.finalize(self, _close, self._idle)
 
     def exchange(self, request: bytes, timeout: float, cancellation: Cancellation | None = None) -> Answer:
@@ -77,7 +79,8 @@ class Connections:
         :raises httptools.HttpParserError: the answer is not HTTP.
         """
         deadline = time.monotonic() + timeout + len(request) / SLOWEST
-        sock = self._unused() or self._connect(min(deadline, time.monotonic() + _CONNECT_TIMEOUT))
+        kept = self._unused()
+        sock = kept or self._connect(min(deadline, time.monotonic() + _CONNECT_TIMEOUT))
         try:
             with contextlib.nullcontext() if cancellation is None else cancellation.over(sock):
                 unsent = memoryview(request)
@@ -85,6 +88,8 @@ class Connections:
                     sock.settimeout(_left(deadline))
                     unsent = unsent[sock.send(unsent) :]
                 response = _Response(sock, deadline)
+            if kept is None and isinstance(sock, ssl.SSLSocket):
+                self._session = sock.session  # only now: TLS 1.3 sends it after the handshake
         except BaseException:
             sock.close()
             raise
@@ -121,7 +126,7 @@ class Connections:
                     sock.setsockopt(socket.IPPROTO_TCP, option, value)
             if secure:
                 sock.settimeout(_left(deadline))
-                sock = self._tls.wrap_socket(sock, server_hostname=host)
+                sock = self._tls.wrap_socket(sock, server_hostname=host, session=self._session)
         except BaseException:
             sock.close()
             raise

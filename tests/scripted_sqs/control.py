@@ -19,10 +19,12 @@ from .server import ScriptedSqs
 from .store import SqsStore
 
 
-def record(event_id: str) -> str:
-    """The body of an event: metrics, 0.6 kB."""
+def record(event_id: str, padding: int = 0) -> str:
+    """The body of an event: metrics, 0.6 kB and *padding* bytes more."""
     values = [{"name": f"host.cpu.core-{core}.user_seconds", "value": 1234.5 + core} for core in range(5)]
     context = {"fqdn": "worker-17.eu-west-1.example.com", "application": "billing", "application_version": "4.2.1"}
+    if padding:
+        context["padding"] = "x" * padding
     header = {
         "id": event_id,
         "channel": "billing.jobs.invoice.done",
@@ -33,14 +35,17 @@ def record(event_id: str) -> str:
 
 
 class Supply:
-    """Messages that are made when they are received: a backlog that takes no memory."""
+    """Messages that are made when they are received: a backlog that takes no memory.
 
-    def __init__(self, store: SqsStore, queue: StoredQueue) -> None:
+    :param padding: by how much each is larger than usual, in bytes.
+    """
+
+    def __init__(self, store: SqsStore, queue: StoredQueue, padding: int) -> None:
         self._store = store
         self._queue = queue
         self._made = 0
         self.waiting = 0
-        self._start, self._end = record("EVENT-ID").split("EVENT-ID")
+        self._start, self._end = record("EVENT-ID", padding).split("EVENT-ID")
 
     def __call__(self, count: int) -> None:
         """Put up to *count* into the queue."""
@@ -72,7 +77,7 @@ class Process:
         """Answer a request that is none of the SQS API."""
         _, what, *more = path.split("/")
         if what == "load":
-            return self._load(more[0], int(more[1]))
+            return self._load(more[0], *map(int, more[1:]))
         if what == "counts":
             return self._counts_of(more[0])
         if what == "fault":
@@ -96,9 +101,9 @@ class Process:
         attributes, receives = message.attributes, message.receive_count
         return {"body": message.body, "attributes": attributes, "receives": receives, "causes": causes}
 
-    def _load(self, name: str, count: int) -> Any:
+    def _load(self, name: str, count: int, padding: int = 0) -> Any:
         queue = self._store.named(name)
-        supply = self._supplies.setdefault(name, Supply(self._store, queue))
+        supply = self._supplies.get(name) or self._supplies.setdefault(name, Supply(self._store, queue, padding))
         supply.waiting += count
         queue.supply = supply
         self.sqs.wake()

@@ -25,11 +25,11 @@ def one(cpu: float, p50: float = 1.0, p99: float = 1.0) -> dict[str, float]:
     return {"cpu_us": cpu, "events_per_s": 1000.0, "p50_ms": p50, "p95_ms": p50, "p99_ms": p99}
 
 
-def test_the_command_line_knows_the_figure() -> None:
-    """``run.py --only`` takes ``peers``."""
+def test_the_command_line_knows_the_figures() -> None:
+    """``run.py --only`` takes ``peers`` and ``reality``."""
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    assert "peers" in shown.partition("--only {")[2].partition("}")[0].replace(" ", "").split(",")
+    assert {"peers", "reality"} <= set(shown.partition("--only {")[2].partition("}")[0].replace(" ", "").split(","))
 
 
 def test_percentiles_are_of_all_events(bench: Any) -> None:

@@ -336,6 +336,18 @@ def test_one_unreadable_message_leaves_the_others(
     assert "1 of 10 messages of events stay in the queue" in warning
 
 
+@pytest.mark.parametrize("part", ["x", '"', "\\\\u00e9", "é", "Привет", "\U0001f600", "\ud800", "\udc00x"], ids=ascii)
+def test_a_large_body_is_received_as_it_was_sent(server: Server, queue: SQSQueue, part: str) -> None:
+    """A large body is the same whichever characters it consists of, escaped or not; half of one is no answer."""
+    body = part * 50_000
+    escaped = json.dumps({"Messages": [{**GOOD_MESSAGE, "Body": body}]}).encode()
+    as_it_is = json.dumps({"Messages": [{**GOOD_MESSAGE, "Body": body}]}, ensure_ascii=False)
+    for answer in (escaped, as_it_is.encode("utf-8", "surrogatepass")):
+        (message,) = asking(answer, OTHERS["receive"], server, queue)
+        assert message.body == body
+        assert isinstance(asking(answer[:-2], OTHERS["receive"], server, queue), QueueError)
+
+
 @pytest.mark.parametrize(
     "count", ["many", None, [], {}, -3, "1e3", "9" * 5000, 10**20, "nan"], ids=lambda v: str(v)[:9]
 )

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade
 
 from balog_celery.sqs import connections
 from balog_celery.sqs.connections import Connections
+from scripted_sqs.certificates import server_context
 from scripted_sqs.raw import PiecesServer, serving
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -263,6 +265,42 @@ def test_a_server_that_shakes_no_hands_is_given_up(silent: str, monkeypatch: pyt
     with pytest.raises((TimeoutError, ssl.SSLError), match="timed out"):
         to(f"https://{silent}").exchange(REQUEST, 0.5)
     assert time.monotonic() - before < 20
+
+
+class SecureServer(PiecesServer):
+    """A server that speaks TLS and ends each connection after its answer.
+
+    :param context: of the next connections.
+    """
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__(answer(b"{}", "Connection: close"), pause=0)
+        self.context = context
+        #: Of each connection, whether it went on with the session of an earlier one.
+        self.resumed: list[bool | None] = []
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        sock, address = super().get_request()
+        secure = self.context.wrap_socket(sock, server_side=True)
+        self.resumed.append(secure.session_reused)
+        return secure, address
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_new_connection_resumes_the_session_of_the_former(version: ssl.TLSVersion, tmp_path: Path) -> None:
+    """A reconnect skips most of the TLS handshake, unless the server has forgotten the session."""
+    pems = tmp_path / "first.pem", tmp_path / "second.pem"
+    contexts = [server_context(pem) for pem in pems]
+    for context in contexts:
+        context.maximum_version = version
+    (bundle := tmp_path / "bundle.pem").write_text("".join(pem.read_text() for pem in pems))
+    with serving(SecureServer(contexts[0])) as server:
+        calls = Connections(urlsplit(server.endpoint.replace("http:", "https:")), str(bundle))
+        for count in range(1, 6):
+            if count == 4:
+                server.context = contexts[1]
+            assert calls.exchange(REQUEST, PLENTY)[:2] == (200, b"{}")
+        assert server.resumed == [False, True, True, False, True]
 
 
 @pytest.fixture

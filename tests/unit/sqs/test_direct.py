@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import json
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +18,6 @@ import wrapt
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.credentials import Credentials, RefreshableCredentials
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from moto import mock_aws
 
 from balog_celery.errors import QueueError
@@ -32,6 +26,7 @@ from balog_celery.sqs.direct import DirectCalls, needs_client
 from balog_celery.sqs.messages import OutgoingMessage
 from balog_celery.sqs.queues import SQSQueue
 from balog_celery.sqs.server_clock import ServerClock
+from scripted_sqs.certificates import server_context
 from scripted_sqs.raw import GOOD, HANG_UP, KEYS, URL, Answer, Server, error_answer, serving
 
 pytestmark = pytest.mark.usefixtures("own_clients")
@@ -310,39 +305,12 @@ def test_a_header_of_several_lines_is_not_sent() -> None:
         assert server.seen == []
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate of 127.0.0.1, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    pem, private = folder / "cert.pem", folder / "key.pem"
-    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return pem, private
-
-
 @pytest.mark.parametrize("bundle", [None, "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
 def test_only_whom_boto3_trusts_is_trusted(bundle: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Certificates are trusted as by boto3, including those of the usual variables."""
-    pem, key = _certificate(tmp_path)
+    pem = tmp_path / "cert.pem"
     server = Server()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.socket = server_context(pem).wrap_socket(server.socket, server_side=True)
     if bundle:
         monkeypatch.setenv(bundle, str(pem))
     with serving(server):
