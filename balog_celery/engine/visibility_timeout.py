@@ -54,7 +54,7 @@ class VisibilityTimeout:
     @property
     def retry_within(self) -> float:
         """The longest wait before a failed extension is retried, in seconds: it leaves time for several tries."""
-        return min(self.seconds / 8, _LONGEST_RETRY)
+        return min(self.seconds / 16, _LONGEST_RETRY)
 
     def update(self) -> None:
         """Read the queue's own number if it is time to; a failure keeps the number."""

@@ -1,4 +1,4 @@
-"""Reads and checks the answers of SQS: the one place that knows the shape of each answer.
+"""Reads and checks the answers of SQS. With ``received.py``, the one place that knows the shape of each answer.
 
 An entry of a batch is done only if the answer lists it in ``Successful``; an entry that is not listed at all is tried
 again. An answer that SQS would never give (a web page, a member of the wrong type, an entry that was not in the
@@ -9,7 +9,6 @@ A ``null`` member is an absent one, as Smithy's AWS JSON 1.0 protocol demands.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import json
@@ -21,7 +20,7 @@ from pydantic_core import from_json
 
 from ..text import printable
 from .codes import is_hopeless, is_known
-from .messages import NO_ATTRIBUTES, NO_TYPED, EntryFailure, Message, TypedValue
+from .messages import EntryFailure
 
 #: The members that are used of each answer, and their types.
 _MEMBERS: dict[str, dict[str, type]] = {
@@ -169,63 +168,6 @@ def read_attributes(answer: Mapping[str, Any]) -> dict[str, str]:
     return attributes
 
 
-def read_message(raw: Any, received: float) -> Message | None:
-    """Return a received message; None if it has no body, receipt handle or id, or a member of the wrong type.
-
-    :param received: see :class:`Message`.
-    """
-    try:
-        body, handle, message_id = raw["Body"], raw["ReceiptHandle"], raw["MessageId"]
-        system, given = raw.get("Attributes") or NO_ATTRIBUTES, raw.get("MessageAttributes")
-        group = system.get("MessageGroupId") or ""
-        attributes = _texts(given) if given else NO_ATTRIBUTES
-        typed = _typed(given) if given else NO_TYPED
-        moved_from = system.get("DeadLetterQueueSourceArn") or ""
-        count, first = system.get("ApproximateReceiveCount"), system.get("ApproximateFirstReceiveTimestamp")
-        sent = system.get("SentTimestamp")
-    except (AttributeError, KeyError, TypeError):
-        return None
-    texts = isinstance(body, str) and isinstance(handle, str) and isinstance(message_id, str) and isinstance(group, str)
-    if not (texts and handle and message_id):
-        return None
-    # By position: this runs for every message, and keywords take half as long again.
-    return Message(
-        body,
-        handle,
-        message_id,
-        received,
-        read_number(count, 1),
-        read_number(first, 0),
-        "",
-        read_number(sent, 0),
-        attributes,
-        group,
-        typed,
-        moved_from if isinstance(moved_from, str) else "",
-    )
-
-
-def _texts(given: Mapping[str, Any]) -> dict[str, str]:
-    return {name: text for name, value in given.items() if value and isinstance(text := value.get("StringValue"), str)}
-
-
-def _typed(given: Mapping[str, Any]) -> Mapping[str, TypedValue]:
-    found = {}
-    for name, attribute in given.items():
-        if not attribute:
-            continue
-        kind, value = attribute.get("DataType"), attribute.get("StringValue") or attribute.get("BinaryValue")
-        if not isinstance(kind, str) or kind == "String" or not isinstance(value, (str, bytes)) or not value:
-            continue
-        if kind.partition(".")[0] == "Binary" and isinstance(value, str):  # boto3 decodes it, the fast path does not
-            try:
-                value = base64.b64decode(value, validate=True)
-            except ValueError:
-                continue
-        found[name] = TypedValue(kind, value)
-    return found
-
-
 def read_number(value: Any, default: int) -> int:
     """Return a number that SQS only estimates, or *default*: a bad one must not keep the message from processing."""
     if value is None:
@@ -249,7 +191,7 @@ def read_failures(answer: Mapping[str, Any], count: int, bodies: Sequence[str] |
     unnamed = {str(index): index for index in range(count)}
     for entry in answer.get("Successful", ()):
         index = _named(entry, unnamed)
-        if bodies is not None and _is_corrupted(entry, bodies[index]):
+        if bodies is not None and is_corrupted(bodies[index], entry.get("MD5OfMessageBody")):
             failures.append(EntryFailure(index, "MD5Mismatch", "SQS has another body than the one sent", False, True))
     for entry in answer.get("Failed", ()):
         failures.append(_failure(_named(entry, unnamed), entry, sent=bodies is not None))
@@ -281,12 +223,15 @@ def _named(entry: Any, unnamed: dict[str, int]) -> int:
         raise ForeignAnswer("it names an entry twice, or one that was not in the request") from None
 
 
-def _is_corrupted(entry: Mapping[str, Any], body: str) -> bool:
-    """Return whether the answer says that SQS has another body than *body*."""
-    digest = entry.get("MD5OfMessageBody")
+def is_corrupted(body: str, digest: Any) -> bool:
+    """Return whether *digest*, the MD5 that SQS reports, is that of another body than *body*; None is none."""
     if digest is None:
         return False
-    return bool(digest != hashlib.md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest())
+    try:
+        md5 = hashlib.md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False)
+    except ValueError:  # an OpenSSL for FIPS may have none
+        return False
+    return bool(digest != md5.hexdigest())
 
 
 def _failure(index: int, entry: Mapping[str, Any], *, sent: bool) -> EntryFailure:

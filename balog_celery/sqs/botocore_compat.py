@@ -6,6 +6,8 @@ where botocore is imported anyway: it costs a tenth of a second.
 
 from __future__ import annotations
 
+import http.client
+import io
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timedelta
 from types import MethodType
@@ -17,6 +19,8 @@ from botocore.awsrequest import HeadersDict
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, normalize_url_path
 
+from .answers import ForeignAnswer
+from .patience import current
 from .server_clock import ServerClock
 
 
@@ -113,3 +117,64 @@ def _shift(request: Any, offset: timedelta) -> None:
     """Add *offset* to the time with which *request* is about to be signed."""
     time = datetime.strptime(request.context["timestamp"], SIGV4_TIMESTAMP) + offset
     request.context["timestamp"] = time.strftime(SIGV4_TIMESTAMP)
+
+
+def govern(client: Any, largest: float) -> None:
+    """Let :class:`~.patience.Cancellation` end the calls of *client*, and refuse answers of more than *largest* bytes.
+
+    botocore reads answers of any length, and cannot end a call. The only way to its sockets are the classes of its
+    connections, which its HTTP session has by the scheme of the endpoint. They derive from those of ``http.client``,
+    which make a response with their attribute ``response_class``.
+    """
+    classes = client._endpoint.http_session._pool_classes_by_scheme
+    response = type("Response", (_Response,), {"largest": largest})
+    for scheme, pool in classes.items():
+        connection = type("Connection", (_Connection, pool.ConnectionCls), {"response_class": response})
+        classes[scheme] = type("ConnectionPool", (pool,), {"ConnectionCls": connection})
+
+
+class _Response(http.client.HTTPResponse):
+    largest: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        received: Any = self.fp
+        self.fp = io.BufferedReader(_Bounded(received.detach(), self.largest))
+
+
+class _Connection:
+    """Comes before the class of botocore's connections."""
+
+    def send(self: Any, data: Any) -> Any:
+        """Send a part of a request."""
+        if self.sock is None:
+            self.connect()
+        if (cancellation := current()) is not None:
+            # Over TLS to a proxy, urllib3 has an object of its own in the place of a socket, with the socket in it.
+            cancellation.watch(getattr(self.sock, "socket", self.sock))
+        return super().send(data)  # type: ignore[misc]
+
+
+class _Bounded(io.RawIOBase):
+    """Reads up to *left* bytes from *raw*.
+
+    :raises ForeignAnswer: there are more.
+    """
+
+    def __init__(self, raw: io.RawIOBase, left: float) -> None:
+        self._raw = raw
+        self._left = left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count: int | None = self._raw.readinto(buffer)
+        self._left -= count or 0
+        if self._left < 0:
+            raise ForeignAnswer("it is too large")
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from ..errors import QueueError
 from ..text import printable
 from . import codes
 from .answers import read_instead
-from .connections import SLOWEST
+from .connections import LARGEST, SLOWEST
 from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
 from .messages import MAX_MESSAGE_BYTES
 from .patience import Cancellation, refuse_if_cancelled, within
@@ -82,8 +84,8 @@ class SQS:
     """Calls SQS: one attempt on the fast path, then up to two through boto3's client.
 
     Each call has a deadline: a receive has its wait and a margin, an extension a share of the visibility timeout, any
-    other call a few seconds, so that one that hangs does not let visibility timeouts end. It covers the whole answer.
-    boto3 by itself bounds only connecting and each read, so its calls run in threads that may be left behind.
+    other call a few seconds. It covers the whole answer, and all attempts but those of a receive. boto3 by itself
+    bounds only connecting and each read, so its calls run in threads that may be left behind.
 
     :param client: for calls that SQS answers at once.
     :param receiving: for receives.
@@ -110,6 +112,7 @@ class SQS:
         :raises botocore.exceptions.ClientError: SQS answers with an error.
         :raises botocore.exceptions.BotoCoreError: SQS cannot be asked.
         """
+        began = time.monotonic()
         if self.direct is not None and (answer := self.direct.call(operation, parameters, cancellation)) is not None:
             self.fallbacks.succeeded_directly(operation)
             return answer
@@ -118,6 +121,8 @@ class SQS:
         client = self.receiving if operation == "ReceiveMessage" else self.client
         method = partial(getattr(client, xform_name(operation)), **parameters)
         timeout = time_for(parameters) + _most_bytes(operation, parameters) / SLOWEST
+        if operation != "ReceiveMessage":  # one that is cut short may leave messages invisible
+            timeout = max(0.0, timeout - (time.monotonic() - began))
         answered: dict[str, Any] = within(timeout, cancellation or Cancellation(), "sqs", method)
         if self.direct is not None:
             self.fallbacks.fell_back(operation)
@@ -217,7 +222,7 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
     import boto3
     from botocore.exceptions import NoRegionError
 
-    from .botocore_compat import sign_by
+    from .botocore_compat import govern, sign_by
 
     try:
         client = boto3.session.Session(botocore_session=core).client(
@@ -241,6 +246,7 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
         reason = "the endpoint is not a URL" if any(mark in text for mark in ("@", "?", "Port")) else printable(text)
         raise QueueError(f"the {connection.service.upper()} client cannot be made: {reason}", "ValueError") from None
     sign_by(clock, client)
+    govern(client, LARGEST if connection.service == "sqs" else math.inf)  # a body in S3 has a limit of its own
     client.meta.events.register(f"before-send.{connection.service}", refuse_if_cancelled)
     client.meta.events.register(f"needs-retry.{connection.service}", partial(_retry_by_clock, clock))
     return client

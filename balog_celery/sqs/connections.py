@@ -6,6 +6,7 @@ httptools, a binding of llhttp, parses the answers.
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import socket
 import ssl
@@ -18,6 +19,7 @@ from urllib.parse import SplitResult
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from .answers import ForeignAnswer
 from .patience import Cancellation
 
 #: How long connecting may take, in seconds, however many addresses the host has.
@@ -28,7 +30,7 @@ _IDLE = 45.0
 #: The slowest link that is supported, in bytes a second. Each exchange gets that much more time for its size.
 SLOWEST = 65_536
 #: The largest answer that is read, in bytes: ten messages of 1 MiB, each byte of which may be six bytes of JSON.
-_LARGEST = 67_108_864
+LARGEST = 67_108_864
 #: How much is read from a socket at a time, in bytes: enough for an answer with ten small messages.
 _CHUNK = 65_536
 #: The headers that say where an answer ends.
@@ -69,16 +71,21 @@ class Connections:
         self._session: ssl.SSLSession | None = None
         weakref.finalize(self, _close, self._idle)
 
-    def exchange(self, request: bytes, timeout: float, cancellation: Cancellation | None = None) -> Answer:
+    def exchange(
+        self, request: bytes, timeout: float, cancellation: Cancellation | None = None, *, grows: bool = True
+    ) -> Answer:
         """Send *request*; return the answer.
 
-        :param timeout: how long the whole exchange may take, in seconds; a large request or answer gets more.
+        :param timeout: how long the whole exchange may take, in seconds.
         :param cancellation: may end it earlier.
+        :param grows: whether a large request or answer gets more time.
         :raises TimeoutError: it takes longer, or was cancelled.
         :raises OSError: the answer does not come, or not all of it.
+        :raises ForeignAnswer: the answer is larger than :data:`LARGEST`.
         :raises httptools.HttpParserError: the answer is not HTTP.
         """
-        deadline = time.monotonic() + timeout + len(request) / SLOWEST
+        slowest = SLOWEST if grows else math.inf
+        deadline = time.monotonic() + timeout + len(request) / slowest
         kept = self._unused()
         sock = kept or self._connect(min(deadline, time.monotonic() + _CONNECT_TIMEOUT))
         try:
@@ -87,7 +94,7 @@ class Connections:
                 while unsent:
                     sock.settimeout(_left(deadline))
                     unsent = unsent[sock.send(unsent) :]
-                response = _Response(sock, deadline)
+                response = _Response(sock, deadline, slowest)
             if kept is None and isinstance(sock, ssl.SSLSocket):
                 self._session = sock.session  # only now: TLS 1.3 sends it after the handshake
         except BaseException:
@@ -142,12 +149,13 @@ class Connections:
 class _Response:
     """Receives the first final response. Further bytes are ignored, but end the connection.
 
-    :raises TimeoutError: it is not complete before *deadline*.
+    :raises TimeoutError: it is not complete before *deadline*, plus what its bytes take at the speed *slowest*.
     :raises OSError: it does not come, or not all of it.
+    :raises ForeignAnswer: it is larger than :data:`LARGEST`.
     :raises httptools.HttpParserError: it is not HTTP.
     """
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, deadline: float, slowest: float) -> None:
         self.status = 0
         self.date = self.location = b""
         self.began = 0.0
@@ -158,11 +166,11 @@ class _Response:
         self._parser = HttpResponseParser(self)
         received = 0
         while not self._complete:
-            sock.settimeout(_left(deadline + received / SLOWEST))
+            sock.settimeout(_left(deadline + received / slowest))
             chunk = sock.recv(_CHUNK)
             received += len(chunk)
-            if received > _LARGEST:
-                raise OSError(f"the answer is larger than {_LARGEST} bytes")
+            if received > LARGEST:
+                raise ForeignAnswer("it is too large")
             if chunk:
                 self._feed(chunk)
             elif self._ends_itself:

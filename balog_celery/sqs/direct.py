@@ -24,7 +24,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic_core import to_json
 
 from . import codes
-from .answers import read_answer, read_error_code, refuse_redirect
+from .answers import ForeignAnswer, read_answer, read_error_code, refuse_redirect
 from .connections import Answer, Connections
 from .patience import Cancellation
 from .server_clock import ServerClock
@@ -42,8 +42,8 @@ ANSWER_TIMEOUT = 5.0
 #: lost answer stay invisible for their visibility timeout.
 RECEIVE_MARGIN = 10.0
 #: The share of a visibility timeout that an extension may take, and the least, in seconds. Extensions begin at a third
-#: of it; so one that hangs leaves time for a second one.
-_EXTENSION_SHARE, _SHORTEST_EXTENSION = 0.25, 0.5
+#: of it. So two in a row that hang leave time for a third one, or one for a second if the timeout is less than 3 s.
+_EXTENSION_SHARE, _SHORTEST_EXTENSION = 1 / 6, 0.5
 
 
 class DirectCalls:
@@ -96,6 +96,8 @@ class DirectCalls:
                 answer = self._call(operation, parameters, timeout, cancellation)
         except TimeoutError as error:
             raise TimeoutError(f"no whole answer within {timeout:g} s") from error
+        except ForeignAnswer:
+            raise
         except Exception:  # the client will succeed, or report it in its own words
             logger.debug("sqs:%s failed on the fast path: boto3's client makes it again", operation, exc_info=True)
             return None
@@ -126,19 +128,25 @@ class DirectCalls:
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
             if given is not None:
                 return Answer(given.status_code, given.content)
-        return self._connections.exchange(request.wire(self._request_line), timeout, cancellation)
+        wire, grows = request.wire(self._request_line), not _visibility_in(parameters)
+        return self._connections.exchange(wire, timeout, cancellation, grows=grows)
 
 
 def time_for(parameters: Mapping[str, Any]) -> float:
-    """Return how many seconds a call may take, if neither its request nor its answer is large.
+    """Return how many seconds a call may take; a large request or answer gets more, but not that of an extension.
 
     :param parameters: as the client's method takes them.
     """
     if (wait := parameters.get("WaitTimeSeconds")) is not None:
         return float(wait + RECEIVE_MARGIN)
-    if visibility := max((entry.get("VisibilityTimeout", 0) for entry in parameters.get("Entries", ())), default=0):
+    if visibility := _visibility_in(parameters):
         return min(ANSWER_TIMEOUT, max(_SHORTEST_EXTENSION, visibility * _EXTENSION_SHARE))
     return ANSWER_TIMEOUT
+
+
+def _visibility_in(parameters: Mapping[str, Any]) -> int:
+    """Return by how many seconds a call extends visibility timeouts; 0 if it is no extension."""
+    return max((entry.get("VisibilityTimeout", 0) for entry in parameters.get("Entries", ())), default=0)
 
 
 class _Request:

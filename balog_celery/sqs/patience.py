@@ -46,23 +46,30 @@ class Cancellation:
         if self.is_cancelled:
             raise TimeoutError("cancelled")
 
+    def watch(self, sock: socket.socket | None) -> None:
+        """Let :meth:`cancel` close *sock*, on which the call waits from now on; None: it waits on no socket any longer.
+
+        :raises TimeoutError: it was cancelled.
+        """
+        with self._lock:
+            self._socket = sock
+        if sock is not None:
+            self.check()
+
     @contextmanager
     def over(self, sock: socket.socket) -> Iterator[None]:
         """Let :meth:`cancel` end what the block does on *sock*.
 
         :raises TimeoutError: it was cancelled.
         """
-        with self._lock:
-            self._socket = sock
         try:
-            self.check()
+            self.watch(sock)
             yield
         except Exception:
             self.check()
             raise
         finally:
-            with self._lock:
-                self._socket = None
+            self.watch(None)
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
@@ -84,7 +91,8 @@ _left_behind: defaultdict[str, set[threading.Thread]] = defaultdict(set)
 def within(timeout: float, cancellation: Cancellation, service: str, call: Callable[[], Answer]) -> Answer:
     """Return what *call* returns, from a thread of its own, which is left behind at the deadline.
 
-    For calls through boto3: it bounds each read, but no whole answer, and has no means to end a call.
+    For calls through boto3, which bounds each read, but no whole answer. What is left behind ends soon: its connection
+    is closed, if it has one (:func:`current`).
 
     :param timeout: how long to wait, in seconds.
     :param service: whose calls are counted together: an outage of one does not end the calls of another.
@@ -104,6 +112,7 @@ def within(timeout: float, cancellation: Cancellation, service: str, call: Calla
             outcome.append((call(), None))
         except BaseException as error:
             outcome.append((None, error))
+        cancellation.watch(None)
         done.set()
 
     # In the caller's context, which tells a tracing library to which span the call belongs.
@@ -115,8 +124,9 @@ def within(timeout: float, cancellation: Cancellation, service: str, call: Calla
     with cancellation.waking(done.set):
         done.wait(timeout)
     if not outcome:
-        cancellation.cancel()  # it is not to begin another attempt
         left_behind.add(thread)
+        cancellation.check()
+        cancellation.cancel()  # it is not to begin another attempt
         raise TimeoutError(f"no whole answer within {timeout:.3g} s")
     answer, error = outcome[0]
     if error is not None:
@@ -127,7 +137,12 @@ def within(timeout: float, cancellation: Cancellation, service: str, call: Calla
     return answer  # type: ignore[no-any-return]
 
 
+def current() -> Cancellation | None:
+    """Return the cancellation of the call that this thread makes for another one, if it makes one."""
+    return _current.get()
+
+
 def refuse_if_cancelled(**_: Any) -> None:
     """Raise TimeoutError before an attempt of a cancelled call: a handler of boto3's event ``before-send``."""
-    if (cancellation := _current.get()) is not None:
+    if (cancellation := current()) is not None:
         cancellation.check()

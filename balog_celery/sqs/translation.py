@@ -77,6 +77,10 @@ def calling_s3(connection: Connection, bucket: str, permission: str) -> Iterator
 
 def describe(error: BaseException | None) -> tuple[str, str, int | None]:
     """Return the service's code (or the exception's name), the text and the HTTP status of an error of boto3."""
+    from botocore.exceptions import HTTPClientError
+
+    if isinstance(error, HTTPClientError) and isinstance(foreign := error.kwargs.get("error"), ForeignAnswer):
+        error = foreign  # it was found while botocore read the answer
     response: Any = getattr(error, "response", None)
     if not isinstance(response, Mapping):
         text = without_secrets(str(error))

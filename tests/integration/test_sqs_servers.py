@@ -11,6 +11,7 @@ import pytest
 
 import sqs_servers
 from balog_celery.engine.engine import Engine
+from balog_celery.pytest_plugin import missing
 from balog_celery.sqs.messages import OutgoingMessage
 from balog_celery.sqs.queues import SQSQueue
 from engines import Recorder, hub_of, running
@@ -34,7 +35,7 @@ def endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         kind: type[sqs_servers.ForeignSqs] = getattr(sqs_servers, request.param)
         if not kind.available():
-            pytest.skip(f"{request.param} is not installed: .ci/run installs it")
+            missing(f"{request.param} is not installed: .ci/run installs it into .servers")
         with kind() as server:
             yield server.endpoint_url
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
 from balog_celery.sqs import codes
-from balog_celery.sqs.answers import ForeignAnswer, read_answer, read_attributes, read_failures, read_message
+from balog_celery.sqs.answers import ForeignAnswer, read_answer, read_attributes, read_failures
 from balog_celery.sqs.entries import send_entry
 from balog_celery.sqs.messages import EntryFailure, Message, OutgoingMessage
+from balog_celery.sqs.received import read_messages
 
 from .calls import Foreign, HungUp, Steps, in_bytes, steps
 from .errors import ApiError
@@ -65,7 +66,7 @@ class InProcessQueue:
         asked |= {"MessageSystemAttributeNames": [*_SYSTEM, _MOVED], "MessageAttributeNames": ["All"]}
         raw = self._call("ReceiveMessage", asked).get("Messages", ())
         received = self._clock()
-        return [message for one in raw if (message := read_message(one, received)) is not None]
+        return read_messages(raw, received, compare=True, in_order=self.is_fifo)
 
     def stop_polling(self) -> None:
         """Do nothing: the store's own longest poll is the longest wait."""

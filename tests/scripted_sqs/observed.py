@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from balog_celery.sqs.answers import read_message
 from balog_celery.sqs.messages import DEFAULT_GROUP, Message, OutgoingMessage, TypedValue
+from balog_celery.sqs.received import read_message
 
 from .clock import Clock
 from .errors import ApiError

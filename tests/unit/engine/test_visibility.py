@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import servers
@@ -18,6 +18,7 @@ from balog_celery.engine.stats import TopicStats
 from balog_celery.engine.visibility import VisibilityExtender
 from balog_celery.engine.visibility_timeout import VisibilityTimeout, visibility_of
 from balog_celery.errors import AccessDenied, QueueError
+from balog_celery.sqs.direct import time_for
 from balog_celery.sqs.messages import EntryFailure, Message
 from balog_celery.sqs.queues import SQSQueue
 from engines import is_running
@@ -90,6 +91,29 @@ def test_the_first_extension_leaves_time_for_one_that_is_lost(visibility: int) -
     setting.clock.advance(visibility / 3)
     setting.extender.extend_due()
     assert len(setting.extend_calls()) == 1
+
+
+@given(visibility=st.integers(2, 43_200))
+@example(visibility=2)
+@example(visibility=3)
+def test_extensions_that_hang_leave_time_for_another_one(visibility: int) -> None:
+    """One that hangs for all of its time leaves as much for a second; of 3 s or more, two leave it for a third."""
+    setting = Setting(visibility)
+    setting.receive("a")
+    hanging = 1 if visibility < 3 else 2
+    calls: list[float] = []
+
+    def take_all_the_time(_names: list[str]) -> None:
+        setting.clock.advance(time_for({"Entries": [{"VisibilityTimeout": visibility}]}))
+        calls.append(setting.clock.now())
+        if len(calls) <= hanging:
+            raise QueueError("no whole answer", "TimeoutError")
+
+    setting.queue.on["extend"] = take_all_the_time
+    while len(calls) <= hanging:
+        setting.clock.move_to(setting.extender.extend_due())
+        assert setting.lapsed() == []
+    assert setting.queue.visible_at("a") > calls[-1]
 
 
 @pytest.mark.parametrize("visibility", [30, 600, 4 * 3600, 10 * 3600, 43_200])

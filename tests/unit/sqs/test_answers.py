@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from balog_celery.sqs.clients import Connection
 from balog_celery.sqs.diagnostics import missing_permissions, oldest_message_age
 from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage, TypedValue
 from balog_celery.sqs.queues import SQSQueue
+from balog_celery.sqs.received import read_messages
 from scripted_sqs.raw import GOOD, KEYS, URL, PiecesServer, Server, error_answer, serving
 
 BODIES = ["a", "é", "c"]
@@ -320,6 +322,8 @@ def test_what_is_received_can_be_read(server: Server, queue: SQSQueue) -> None:
         {"Attributes": {"MessageGroupId": 5}},
         {"MessageAttributes": [1]},
         {"MessageAttributes": {"a": "text"}},
+        {"MD5OfBody": md5("another body")},
+        {"MD5OfBody": 5},
     ],
     ids=str,
 )
@@ -346,6 +350,42 @@ def test_a_large_body_is_received_as_it_was_sent(server: Server, queue: SQSQueue
         (message,) = asking(answer, OTHERS["receive"], server, queue)
         assert message.body == body
         assert isinstance(asking(answer[:-2], OTHERS["receive"], server, queue), QueueError)
+
+
+@pytest.mark.parametrize(
+    ("bad", "kept"),
+    [
+        ({"MD5OfBody": md5("another body")}, ["a1", "b1"]),
+        ({"MessageId": None}, ["a1", "b1"]),
+        ({"Attributes": {"MessageGroupId": 5}}, ["a1"]),
+        ({"Attributes": None, "Body": None}, ["a1"]),
+    ],
+    ids=str,
+)
+def test_what_is_behind_an_unreadable_message_in_its_group_stays_too(
+    server: Server, bad: Any, kept: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A group is processed in order: what is behind a message that stays in the queue stays there as well."""
+    names = ("a1", "a2", "b1", "a3")
+    answer = [
+        {**GOOD_MESSAGE, "Body": name, "MD5OfBody": md5(name), "Attributes": {"MessageGroupId": name[0]}}
+        for name in names
+    ]
+    answer[1] |= bad
+    say(server, {"Messages": answer})
+    queue = SQSQueue(URL + ".fifo", region="us-east-1", endpoint_url=server.endpoint, **KEYS)
+    assert [message.body for message in queue.receive(10, 0)] == kept
+    assert f"{4 - len(kept)} of 4 messages of events.fifo stay in the queue" in caplog.text
+
+
+def test_over_tls_bodies_are_not_compared_with_their_md5() -> None:
+    """TLS ensures by itself that they are as SQS sent them; nor are they where OpenSSL has no MD5."""
+    raw = {**GOOD_MESSAGE, "MD5OfBody": md5("another body")}
+    assert read_messages([raw], 0.0, compare=True, in_order=False) == []
+    assert len(read_messages([raw], 0.0, compare=False, in_order=False)) == 1
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(hashlib, "md5", Mock(side_effect=ValueError("unsupported hash type md5")))
+        assert len(read_messages([raw], 0.0, compare=True, in_order=False)) == 1
 
 
 @pytest.mark.parametrize(

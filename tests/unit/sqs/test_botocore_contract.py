@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from http.client import HTTPConnection
 from pathlib import Path
 from types import MethodType, SimpleNamespace
 from typing import Any
@@ -43,6 +44,17 @@ def test_calls_of_a_client_go_through_one_method(client: Any) -> None:
     client._make_api_call = MethodType(wrapper, client)
     client.get_queue_url(QueueName="events")
     assert calls == ["GetQueueUrl"]
+
+
+def test_a_client_has_its_connections_from_classes_by_scheme(client: Any) -> None:
+    """The pools of connections are of the classes in ``_pool_classes_by_scheme``, also behind a proxy."""
+    session = client._endpoint.http_session
+    botocore_compat.govern(client, 1)
+    for scheme, pool in session._pool_classes_by_scheme.items():
+        assert issubclass(pool.ConnectionCls, HTTPConnection)
+        for manager in (session._manager, session._get_proxy_manager("http://proxy:1")):
+            assert type(manager.connection_from_url(f"{scheme}://sqs.example")) is pool
+        assert pool.ConnectionCls("sqs.example").response_class is pool.ConnectionCls.response_class
 
 
 @pytest.mark.parametrize(

@@ -235,14 +235,6 @@ def test_a_large_answer_has_more_time() -> None:
         assert to(server.endpoint).exchange(REQUEST, 0.7)[:2] == (200, content * 4)
 
 
-def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endless answer is given up before it fills the memory."""
-    monkeypatch.setattr(connections, "_LARGEST", 100_000)
-    pieces = [b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 65_536] * 10]
-    with serving(PiecesServer(*pieces, pause=0)) as server, pytest.raises(OSError, match="larger than 100000 bytes"):
-        to(server.endpoint).exchange(REQUEST, PLENTY)
-
-
 @pytest.fixture
 def silent() -> Iterator[str]:
     """An address that accepts connections, but neither reads nor writes."""

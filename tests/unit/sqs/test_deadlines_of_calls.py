@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from balog_celery.errors import QueueError
-from balog_celery.sqs import clients
+from balog_celery.sqs import clients, connections
 from balog_celery.sqs.messages import OutgoingMessage
 from balog_celery.sqs.patience import MOST_LEFT_BEHIND, Cancellation, within
 from balog_celery.sqs.payloads import Pointer, write_pointer
@@ -34,6 +35,11 @@ def queue_at(endpoint: str, topic: str = URL) -> SQSQueue:
     return SQSQueue(topic, region="us-east-1", endpoint_url=endpoint, **KEYS)
 
 
+def wait_until_no_call_goes_on() -> None:
+    """No thread is left behind."""
+    wait_until(lambda: not any(thread.name == "sqs-call" for thread in threading.enumerate()))
+
+
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     "pieces",
@@ -50,18 +56,40 @@ def test_an_answer_that_drips_in_is_given_up(pieces: list[bytes]) -> None:
         before = time.monotonic()
         with pytest.raises(QueueError, match=r"no whole answer within 0\.5 s"):
             queue_at(server.endpoint).change_visibility(["a"], 2)
+        wait_until_no_call_goes_on()
         assert time.monotonic() - before < 20
 
 
 @pytest.mark.usefixtures("way")
+def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endless answer is given up before it fills the memory."""
+    for module in (connections, clients):
+        monkeypatch.setattr(module, "LARGEST", 1_000_000)
+    with serving(PiecesServer(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 65_536] * 10_000, pause=0)) as server:
+        with pytest.raises(QueueError, match=r"the endpoint's answer is not SQS's.*it is too large"):
+            queue_at(server.endpoint).receive(10, 0, 600)
+        wait_until_no_call_goes_on()
+
+
+@pytest.mark.usefixtures("way")
 def test_an_extension_has_a_share_of_the_visibility_timeout() -> None:
-    """One that hangs leaves time for a second one, and is not repeated by itself."""
+    """One that hangs leaves time for others (test_visibility.py), and is not repeated by itself."""
     with serving(Server()) as server:
         server.unanswered = {"ChangeMessageVisibilityBatch"}
-        for seconds, share in ((2, "0.5"), (7, "1.75")):
+        for seconds, share in ((2, "0.5"), (6, "1")):
             with pytest.raises(QueueError, match=f"no whole answer within {share} s"):
                 queue_at(server.endpoint).change_visibility(["a"], seconds)
         assert len(server.seen) == 2
+
+
+def test_the_attempts_of_an_extension_share_its_time() -> None:
+    """The client's attempt has what the direct one, which fails late, has left."""
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+    with serving(PiecesServer(begun, pause=0.35)) as server:
+        with pytest.raises(QueueError, match="no whole answer") as caught:
+            queue_at(server.endpoint).change_visibility(["a"], 2)
+        assert float(re.findall(r"within ([^ ]+) s", str(caught.value))[0]) <= 0.15
+    clients.clients.forget()
 
 
 @pytest.mark.usefixtures("way")
@@ -78,6 +106,7 @@ def test_a_poll_ends_when_polling_stops() -> None:
             poll.result(60)
         with pytest.raises(QueueError):
             queue.receive(10, 20, 600)
+        wait_until_no_call_goes_on()  # its connection is closed, so that a server can notice it
         assert time.monotonic() - before < 10
         assert queue.receive(10, 0, 600) == []
 
@@ -104,6 +133,7 @@ def test_what_a_poll_was_about_to_bring_to_a_fifo_queue_comes_with_the_next_rece
 
 def test_calls_that_never_end_are_limited() -> None:
     """Each of them has a thread; beyond the limit calls fail at once, until some of them have ended."""
+    wait_until_no_call_goes_on()
     end = threading.Event()
 
     def hang() -> bool:
@@ -118,7 +148,7 @@ def test_calls_that_never_end_are_limited() -> None:
         assert within(60.0, Cancellation(), "s3", lambda: True)  # another service goes on
     finally:
         end.set()
-    wait_until(lambda: not any(thread.name == "sqs-call" for thread in threading.enumerate()))
+    wait_until_no_call_goes_on()
     assert within(60.0, Cancellation(), "sqs", hang) is True
 
 
