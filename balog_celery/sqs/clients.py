@@ -239,7 +239,8 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
         text = str(error)
         # It may quote a URL with a password or signature, or the part of one that was taken for a port.
         reason = "the endpoint is not a URL" if any(mark in text for mark in ("@", "?", "Port")) else printable(text)
-        raise QueueError(f"the {connection.service.upper()} client cannot be made: {reason}", "ValueError") from None
+        message = f"the {connection.service.upper()} client cannot be made: {reason}: correct region or endpoint_url"
+        raise QueueError(f"{message}, such as 'http://localhost:9324'", "ValueError") from None
     sign_by(clock, client)
     client.meta.events.register(f"before-send.{connection.service}", refuse_if_cancelled)
     client.meta.events.register(f"needs-retry.{connection.service}", partial(_retry_by_clock, clock))
