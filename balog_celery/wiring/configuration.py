@@ -22,6 +22,7 @@ from ..errors import ConfigurationError
 from ..events.decoders import Decoder, find_decoder
 from ..outbox.store import Store
 from ..settings import PREFIX, SECRETS, Settings, plain_setting
+from ..signatures import signature_of
 from ..text import printable
 from .imports import created, import_error, import_setting
 
@@ -196,8 +197,23 @@ def load_middleware(settings: Settings) -> list[Callable[..., Any]]:
                 f"{PREFIX}middleware: {made!r} cannot be called: name a function such as "
                 "def tenant(call, consumer, event, message): return call()"
             )
+        _check_middleware(made)
         found.append(made)
     return found
+
+
+def _check_middleware(made: Callable[..., Any]) -> None:
+    try:
+        signature = signature_of(made)
+    except (TypeError, ValueError):  # a builtin may have none
+        return
+    try:
+        signature.bind(*["call", "consumer", "event", "message"])
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{PREFIX}middleware: {made!r} cannot be called as mw(call, consumer, event, message) ({error}): give it "
+            "these parameters"
+        ) from None
 
 
 def load_decoders(settings: Settings) -> dict[str, Decoder]:
