@@ -10,7 +10,7 @@ from celery import Celery, signals
 from .errors import ConfigurationError
 from .settings import PREFIX, Settings
 from .wiring.app_wiring import Integration
-from .wiring.start_errors import check_worker_broker, is_command, worker_start_errors
+from .wiring.start_errors import check_worker_servers, is_command, worker_start_errors
 from .worker.bootsteps import EngineStep, LocalStep, no_engine_option
 from .worker.concurrency_step import ConcurrencyStep
 from .worker.hand_off_step import HandOffStep
@@ -65,7 +65,7 @@ def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celer
         try:
             with worker_start_errors():
                 integration.load()
-                check_worker_broker(app)
+                check_worker_servers(app)
         except Exception as error:
             # Celery's loader raises what a receiver returns; what a receiver raises it logs with a traceback as well.
             return error

@@ -10,6 +10,8 @@ from .text import plain_topic
 
 
 def _names_the_topic(value: str | None) -> str | None:
+    if value == "":
+        raise ValueError("give a name or a URL, or None to keep no dead letters")
     if value is not None:
         try:
             value.format(topic="t")

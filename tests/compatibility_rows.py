@@ -73,6 +73,8 @@ ROWS: dict[str, list[str]] = {
         "`task_protocol = 1`",
         "`task_track_started`",
         "`task_always_eager`",
+        "`task_create_missing_queues`",
+        "`REMAP_SIGTERM`",
         "quorum queues with native delayed delivery",
     ],
     "result": [
@@ -153,6 +155,8 @@ ROWS: dict[str, list[str]] = {
         "`task_failure`",
         "`task_retry`",
         "`task_revoked`",
+        "`task_unknown`",
+        "`task_rejected`",
         "a receiver that raises",
     ],
     "event": [
@@ -194,6 +198,7 @@ SHOWN_BY: dict[str, dict[str, str]] = {
     "several workers": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _CLUSTER),
     "a cold shutdown, also after a warm one": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _COLD),
     "worker_soft_shutdown_timeout": {HAND_OFF_REDIS: _COLD},
+    "REMAP_SIGTERM": {HAND_OFF_REDIS: _COLD},
     "worker_disable_prefetch": {
         HAND_OFF_REDIS: f"{_POOLS}::test_a_worker_takes_no_more_events_than_its_prefetch_limit",
     },
@@ -222,12 +227,10 @@ BY_HAND: dict[str, list[str]] = {
 
 #: What nobody has tried, by group.
 NOT_TRIED = {
-    "setting": "`task_create_missing_queues`, `msgpack`, `worker_cancel_long_running_tasks_on_connection_loss`, "
-    "`REMAP_SIGTERM`, `worker_deduplicate_successful_tasks`",
+    "setting": "`msgpack`, `worker_cancel_long_running_tasks_on_connection_loss`, "
+    "`worker_deduplicate_successful_tasks`",
     "result": "django-db as `result_backend`",
-    "signal": "`task_rejected`, `task_unknown`, `task_internal_error`",
+    "signal": "`task_internal_error`",
     "around it": "ddtrace, celery-exporter, celery-batches, celery-redbeat, django-celery-beat, the worker of "
     "`celery.contrib.pytest`, Redis Sentinel, `rediss://`, SQS as Celery's own broker",
-    "programs": "`celery shell`, `celery graph`, `celery purge`, `celery amqp`, `celery upgrade`, "
-    "`celery list bindings`, `celery logtool`",
 }

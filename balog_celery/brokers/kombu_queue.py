@@ -204,7 +204,7 @@ class KombuQueue:
         except Exception as error:
             # Not the error's text, which may hold a part of the password.
             raise ConfigurationError(
-                f"kombu cannot use the URL of the broker ({type(error).__name__}): write it as "
+                f"kombu cannot use the URL of the broker (balog_event_broker_url; {type(error).__name__}): write it as "
                 "'amqp://user:password@host:5672/vhost' or 'redis://host:6379/0', with special characters in the "
                 "password percent-encoded, and install what its transport needs, such as 'balog_celery[redis]'"
             ) from None

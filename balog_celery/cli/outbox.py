@@ -11,11 +11,14 @@ from typing import Any
 import click
 from celery import Celery
 from celery.bin.base import LOG_LEVEL, handle_preload_options
+from celery.utils.nodenames import gethostname, nodename
 
-from ..errors import ConfigurationError
+from ..errors import BalogError, ConfigurationError
 from ..metrics.opening import open_metrics
 from ..outbox.relay import Relay
 from ..outbox.report import RelayReport
+from ..outbox.store import Store
+from ..wiring.start_errors import StartError, log_start_error
 from . import output
 from .group import FiniteRange, balog, command, handle_errors, json_option, stop_on_interrupt
 
@@ -32,6 +35,7 @@ all_option = click.option("--all", "all_rows", is_flag=True, help="All failed ro
 @click.option("-l", "--loglevel", default="INFO", type=LOG_LEVEL, help="Logging level.")
 @click.option("-f", "--logfile", default=None, help="Log to this file; default: stderr.")
 @click.option("--worker-pid", type=int, hidden=True, help="The worker that it runs beside, and ends with.")
+@click.option("--hostname", default=nodename("outbox", gethostname()), hidden=True, help="For %n and the like in -f.")
 @click.pass_context
 @handle_preload_options
 def outbox(
@@ -41,6 +45,7 @@ def outbox(
     loglevel: int,
     logfile: str | None,
     worker_pid: int | None,
+    hostname: str,
 ) -> None:
     """Send the events of the outbox to SQS.
 
@@ -54,10 +59,10 @@ def outbox(
     if ctx.invoked_subcommand is not None:
         return
     app: Celery = ctx.obj.app
-    app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=False if ctx.obj.no_color else None)
+    colorize = False if ctx.obj.no_color else None
+    app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=colorize, hostname=hostname)
     with handle_errors():
-        app.loader.import_default_modules()
-        rows = app.balog.outbox(store)
+        rows = _store(app, store, logfile)
         relay = Relay(rows, app.balog.connect, interval=interval)
         signal.signal(signal.SIGTERM, lambda *_: relay.stop())
         if worker_pid is not None:
@@ -70,6 +75,17 @@ def outbox(
         click.echo("outbox relay started", err=True)
         with stop_on_interrupt(relay.stop), report:
             relay.run()
+
+
+def _store(app: Celery, name: str | None, logfile: str | None) -> Store:
+    """Load the app, and return its outbox; log what is wrong with its configuration."""
+    try:
+        app.loader.import_default_modules()
+        found: Store = app.balog.outbox(name)
+        return found
+    except BalogError as error:
+        log_start_error(app, error, "outbox relay", {})
+        raise StartError(error, logged=logfile is None) from error
 
 
 def _serve_metrics(app: Celery) -> None:

@@ -15,6 +15,7 @@ import click
 from celery import Celery
 
 from ..dev import local_stack
+from ..errors import ConfigurationError
 from ..text import count_of
 from ..worker.bootsteps import app_path
 from .group import balog, command, stop_on_interrupt
@@ -42,7 +43,11 @@ def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
         celery -A balog_celery balog up --send push.json --attribute X-GitHub-Event=push
     """
     if not app.balog.local:
-        raise click.ClickException("a broker or an SQS endpoint is configured: start a worker with `celery worker`")
+        raise ConfigurationError(
+            f"this app has no embedded broker and SQS (balog_local = {app.balog.settings.local!r}), which `celery -A "
+            "balog_celery` has if no broker and no SQS endpoint is configured: set balog_local = True, or start a "
+            "worker with `celery worker`"
+        )
     celery = [sys.executable, "-m", "celery", "-A", app_path(app)]
     worker = WorkerProcess([*celery, "worker", "-l", "INFO"])
     changes = python_changes(worker) if reload else None

@@ -9,6 +9,7 @@ from typing import Any
 from celery import Task
 from celery.local import Proxy
 
+from ..errors import ConfigurationError
 from .consumer import Consumer
 from .options import ROUTING_OPTIONS
 
@@ -28,6 +29,8 @@ def consumer_of_task(task: Any, *, options: dict[str, Any], name: str | None = N
     :param arguments: those of :class:`Consumer`.
     :raises ConfigurationError: an argument is wrong.
     """
+    if given := sorted({"base", "bind"} & options.keys()):
+        raise ConfigurationError(f"{task.name} is a task already, with its own class: leave {' and '.join(given)} out")
     module, _, own_name = task.name.rpartition(".")
     base = task.__class__  # of the task itself, where the name stands for a proxy
     run = inspect.getattr_static(base, "run")

@@ -85,22 +85,24 @@ class HubLoop:
 
 
 class ThreadLoop:
-    """Runs in a thread, and reads each channel in another one.
+    """Runs in a thread, reads each channel in another one, and writes in a third.
 
     A channel is read to its end: one that reads until the worker has a broker again would have to be woken.
+
+    The writer is a thread of its own because a pool of greenlets that is full makes the loop wait. Reports that waited
+    for it reached the engine only when all tasks of a message had begun, so that the next ones came late.
     """
 
     def __init__(self) -> None:
-        self._calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
-        self._thread: SupervisedThread | None = None
+        self._calls = _Calls("the hand-off", "hand-off")
+        self._writes = _Calls("the writer of the hand-off", "hand-off-writer")
         self._channel: Channel | None = None
         #: The channel that is about to be written to.
         self._due: Channel | None = None
 
     def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
-        if self._thread is None:
-            self._thread = SupervisedThread("the hand-off", "hand-off", self._run)
-            self._thread.start()
+        self._calls.start()
+        self._writes.start()
         if self._channel is not channel:
             self._channel = channel
             threading.Thread(
@@ -111,16 +113,14 @@ class ThreadLoop:
         """Do nothing: the hand-off releases what arrives while the worker has no broker."""
 
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
-        self._calls.put((call, args))
-        if self._thread is not None:
-            self._thread.ensure_alive()
+        self._calls.put(call, *args)
 
     def send(self, channel: Channel, message: Message) -> None:
-        """Send *message* with those of the other tasks that end before the next call: greenlets end together."""
+        """Send *message* with those of the other tasks that end before the next write: greenlets end together."""
         channel.send(message, hold=True)
         if self._due is not channel:
             self._due = channel
-            self.call_soon(self._send_buffered, channel)
+            self._writes.put(self._send_buffered, channel)
 
     def _send_buffered(self, channel: Channel) -> None:
         self._due = None  # first: what is buffered from now on may come too late
@@ -134,6 +134,31 @@ class ThreadLoop:
         finally:
             # Without its reader the channel is closed too, so that the engine ends and another one starts.
             self.call_soon(on_messages, None)
+
+
+class _Calls:
+    """A thread that makes calls one after the other.
+
+    :param what: the thread as the log names it.
+    :param name: the thread's name.
+    """
+
+    def __init__(self, what: str, name: str) -> None:
+        self._calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
+        self._of_thread = (what, name)
+        self._thread: SupervisedThread | None = None
+
+    def start(self) -> None:
+        """Start the thread, if it has not been started."""
+        if self._thread is None:
+            self._thread = SupervisedThread(*self._of_thread, self._run)
+            self._thread.start()
+
+    def put(self, call: Callable[..., None], *args: Any) -> None:
+        """Have *call* called; any thread may ask for it."""
+        self._calls.put((call, args))
+        if self._thread is not None:
+            self._thread.ensure_alive()
 
     def _run(self) -> None:
         while True:

@@ -244,7 +244,8 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
         text = str(error)
         # It may quote a URL with a password or signature, or the part of one that was taken for a port.
         reason = "the endpoint is not a URL" if any(mark in text for mark in ("@", "?", "Port")) else printable(text)
-        raise QueueError(f"the {connection.service.upper()} client cannot be made: {reason}", "ValueError") from None
+        message = f"the {connection.service.upper()} client cannot be made: {reason}: correct region or endpoint_url"
+        raise QueueError(f"{message}, such as 'http://localhost:9324'", "ValueError") from None
     sign_by(clock, client)
     govern(client, LARGEST if connection.service == "sqs" else math.inf)  # a body in S3 has a limit of its own
     client.meta.events.register(f"before-send.{connection.service}", refuse_if_cancelled)

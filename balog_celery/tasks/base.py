@@ -162,6 +162,12 @@ class EventTask(TracedTask):
             kwargs |= {"eta": None, "countdown": max(0.0, remaining.total_seconds())}
         try:
             retry = super().retry(*args, **kwargs)
+        except self.MaxRetriesExceededError as error:
+            if not error.task_args:  # the one for which the function has asked for a retry
+                raise
+            # Not Celery's text, which has the event in it.
+            text = f"{self.name} has been retried {self.request.retries} times, as often as its max_retries allows"
+            raise type(error)(text) from None
         except Reject as error:
             raise _unpublished(error, kwargs.get("exc")) from error
         except Retry as error:

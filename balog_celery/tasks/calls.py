@@ -43,7 +43,7 @@ def compose(
     :raises ConfigurationError: plain middleware would run on the loop, and could not wait for the function there.
     """
     call, is_async = compose_calls(consumer, operator, middleware, request, retried)
-    return _on_loop(call) if is_async else call
+    return _on_loop(consumer, call) if is_async else call
 
 
 def compose_calls(
@@ -65,8 +65,8 @@ def compose_calls(
     for one in reversed(middleware):
         if not is_coroutine_function(one):
             if is_async:
-                call, is_async, waits = _on_loop(call), False, one
-            call = partial(_around, one, consumer, request, call)
+                is_async, waits = False, one
+            call = partial(_around, one, consumer, request, _on_loop(consumer, call))
         elif waits is None:
             call, is_async = partial(_around_async, one, consumer, request, call), True
         else:
@@ -74,7 +74,7 @@ def compose_calls(
                 f"balog_middleware: {one!r} is async and around {waits!r}, which is not and has something async "
                 f"inside for {consumer.task_name}: list the plain ones before the async ones"
             )
-    return call, is_async
+    return (call if is_async else _on_loop(consumer, call)), is_async
 
 
 def is_coroutine_function(func: Any) -> bool:
@@ -83,10 +83,15 @@ def is_coroutine_function(func: Any) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(call)
 
 
-def _on_loop(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _on_loop(consumer: Consumer, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def run(event: Any) -> Any:
         result = call(event)
-        return event_loop.run(result) if inspect.iscoroutine(result) else result
+        # Also where a plain function wraps an async one: the event would count as done, and nothing had run.
+        if inspect.iscoroutine(result):
+            result = event_loop.run(result)
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise TypeError(f"{consumer.task_name} returned a generator, of which nothing has run: return its items")
+        return result
 
     return run
 

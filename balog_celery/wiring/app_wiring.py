@@ -23,7 +23,6 @@ from ..dispatch.publish import PublishDispatcher
 from ..engine.engine import Engine
 from ..engine.pauses import Pauses
 from ..engine.status import StatusFile, read_statuses, status_folders
-from ..errors import ConfigurationError
 from ..events.decoders import Decoder, Reader, decoder_for, reader_of
 from ..outbox.store import Store
 from ..settings import Settings
@@ -33,6 +32,7 @@ from ..tasks.idempotency import IdempotencyStore
 from ..tasks.routes import Routes, register_dead_letter_task
 from ..telemetry import Telemetry, find
 from . import configuration, connections, loading
+from .status_dir import check_status_dir, status_dirs
 from .topic_settings import settings_by_topic
 
 logger = logging.getLogger(__name__)
@@ -207,6 +207,7 @@ class Integration:
         """
         self.load()
         settings = self.settings
+        check_status_dir(settings.status_dir)
         return Engine(
             self.hub,
             self.connect,
@@ -253,25 +254,22 @@ class Integration:
 
         :raises ConfigurationError: it cannot be used.
         """
-        return self._status_dirs()[0]
-
-    def _status_dirs(self) -> list[Path]:
-        try:
-            return status_folders(self.settings.status_dir)
-        except OSError as error:
-            raise ConfigurationError(f"set balog_status_dir to a folder of this user's: {error}") from error
+        return status_dirs(self.settings.status_dir)[0]
 
     def status_file(self, kind: str) -> StatusFile:
         """Return where this process writes the status of its engine, or of its relay.
 
         :param kind: ``"engine"`` or ``"relay"``.
         """
-        identity = configuration.app_identity(self._app, self.settings)
-        return StatusFile(lambda: status_folders(self.settings.status_dir)[0], identity, kind)
+        return StatusFile(lambda: status_folders(self.settings.status_dir)[0], self._identity, kind)
+
+    @property
+    def _identity(self) -> str:
+        return configuration.app_identity(self._app, self.settings)
 
     def statuses(self, kind: str = "engine") -> list[dict[str, Any]]:
         """Return the status of each engine, or of each relay, of this app that runs on this machine."""
-        return list(read_statuses(self._status_dirs(), configuration.app_identity(self._app, self.settings), kind))
+        return list(read_statuses(status_dirs(self.settings.status_dir), self._identity, kind))
 
     @cached_property
     def marks(self) -> IdempotencyStore:

@@ -1,4 +1,4 @@
-"""Checks that Celery can use ``broker_url``, before a command fails on it deep inside kombu."""
+"""Checks that Celery can use ``broker_url`` and ``result_backend``, before a command fails on them deep inside."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from ..text import printable
 
 #: The schemes of brokers whose client library is an extra of this package.
 _REDIS = ("redis", "rediss", "sentinel")
+_NO_URL = (
+    "it is no URL; write it as scheme://user:password@host:port/path, with special characters in the password "
+    "percent-encoded"
+)
 
 
 def require_broker(app: Celery) -> None:
@@ -35,6 +39,24 @@ def require_broker(app: Celery) -> None:
         raise ConfigurationError(message) from None
 
 
+def require_backend(app: Celery) -> None:
+    """Check that Celery can make the backend that ``result_backend`` names.
+
+    :raises ConfigurationError: it cannot.
+    """
+    try:
+        app.backend.as_uri(include_password=False)
+    except Exception as error:  # Celery raises ImportError, ImproperlyConfigured, KeyError or ValueError, as it happens
+        url = app.conf.result_backend
+        if isinstance(error, ValueError):
+            # Not the error's text, which may hold a part of the password.
+            shown, reason = f"{_scheme_of(url)}://...", _NO_URL
+        else:
+            shown, reason = _without_password(url), f"{type(error).__name__}: {printable(error, 300)}"
+        message = f"result_backend = {shown!r} cannot be used: {reason}"
+        raise ConfigurationError(f"{message}; without one, leave result_backend out") from None
+
+
 def _reason(url: Any, error: Exception) -> str:
     scheme = _scheme_of(url)
     if scheme not in TRANSPORT_ALIASES and "." not in scheme and ":" not in scheme:
@@ -42,10 +64,7 @@ def _reason(url: Any, error: Exception) -> str:
         return f"kombu has no transport {scheme!r}" + (f": did you mean {near[0]!r}?" if near else "")
     if isinstance(error, ValueError):
         # Not the error's text, which may hold a part of the password.
-        return (
-            "it is no URL; write it as scheme://user:password@host:port/path, with special characters in the password "
-            "percent-encoded"
-        )
+        return _NO_URL
     if scheme in _REDIS:
         return "the client library of Redis is missing: pip install 'balog_celery[redis]'"
     return f"install the client library of {scheme!r} ({printable(error)})"

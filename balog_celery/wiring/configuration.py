@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from celery import Celery
-from celery.utils.imports import cwd_in_path, symbol_by_name
+from celery.utils.imports import cwd_in_path
+from kombu.exceptions import SerializerNotInstalled
 from pydantic import SecretStr
 
 from ..celery_compat.configuration import accepts_json, hides_password, is_set
@@ -21,6 +22,9 @@ from ..errors import ConfigurationError
 from ..events.decoders import Decoder, find_decoder
 from ..outbox.store import Store
 from ..settings import PREFIX, SECRETS, Settings, plain_setting
+from ..signatures import signature_of
+from ..text import printable
+from .imports import created, import_error, import_setting
 
 #: Defaults for Celery's own settings. Accepting JSON only is Celery's own default.
 CELERY_DEFAULTS = {
@@ -119,28 +123,20 @@ def hide_secrets(conf: Any) -> None:
 def require_json(conf: Any) -> None:
     """Check that the app's workers accept JSON.
 
-    :raises ConfigurationError: they do not.
+    :raises ConfigurationError: they do not, or kombu does not know what they accept.
     """
     accepted = conf.accept_content
-    if accepted is not None and not accepts_json(accepted):
+    try:
+        is_accepted = accepted is None or accepts_json(accepted)
+    except SerializerNotInstalled as error:
+        raise ConfigurationError(
+            f"accept_content = {accepted!r}: {printable(error)}: install or register it (kombu.serialization), or "
+            "leave it out"
+        ) from None
+    if not is_accepted:
         raise ConfigurationError(
             f"accept_content = {accepted!r} refuses JSON, in which events are sent to tasks: add 'json' to it"
         )
-
-
-def import_setting(setting: str, value: Any) -> Any:
-    """Return the object that *value* names, or *value* itself if it is not text.
-
-    :param setting: the name of the setting, without its prefix.
-    :raises ConfigurationError: it cannot be imported.
-    """
-    if not isinstance(value, str):
-        return value
-    try:
-        with cwd_in_path():
-            return symbol_by_name(value)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"{PREFIX}{setting} = {value!r} cannot be imported: {error}") from error
 
 
 def load_outbox(settings: Settings, name: str | None) -> Store:
@@ -163,14 +159,7 @@ def load_operator(settings: Settings) -> Any:
     :raises ConfigurationError: it cannot be imported or created, or lacks a method.
     """
     found = import_setting("operator", settings.operator) or ConsumerOperator
-    if isinstance(found, type):
-        try:
-            found = found()
-        except TypeError as error:
-            raise ConfigurationError(
-                f"balog_operator: {found.__qualname__}() cannot be created without arguments ({error}): "
-                "name an object, such as 'proj.events:operator'"
-            ) from error
+    found = created("operator", found, "proj.events:operator")
     try:
         check_operator(found)
     except ConfigurationError as error:
@@ -202,22 +191,29 @@ def load_middleware(settings: Settings) -> list[Callable[..., Any]]:
     """
     found = []
     for given in settings.middleware:
-        made = import_setting("middleware", given)
-        if isinstance(made, type):
-            try:
-                made = made()
-            except TypeError as error:
-                raise ConfigurationError(
-                    f"{PREFIX}middleware: {made.__qualname__}() cannot be created without arguments ({error}): "
-                    "name an object, such as 'proj.mw:tenant'"
-                ) from error
+        made = created("middleware", import_setting("middleware", given), "proj.mw:tenant")
         if not callable(made):
             raise ConfigurationError(
                 f"{PREFIX}middleware: {made!r} cannot be called: name a function such as "
                 "def tenant(call, consumer, event, message): return call()"
             )
+        _check_middleware(made)
         found.append(made)
     return found
+
+
+def _check_middleware(made: Callable[..., Any]) -> None:
+    try:
+        signature = signature_of(made)
+    except (TypeError, ValueError):  # a builtin may have none
+        return
+    try:
+        signature.bind(*["call", "consumer", "event", "message"])
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{PREFIX}middleware: {made!r} cannot be called as mw(call, consumer, event, message) ({error}): give it "
+            "these parameters"
+        ) from None
 
 
 def load_decoders(settings: Settings) -> dict[str, Decoder]:
@@ -232,6 +228,8 @@ def load_decoders(settings: Settings) -> dict[str, Decoder]:
                 found[topic] = find_decoder(decoder)
         except ConfigurationError as error:
             raise ConfigurationError(f"{PREFIX}decoders[{topic!r}] = {decoder!r}: {error}") from error
+        except Exception as error:  # a module may raise anything
+            raise import_error(f"{PREFIX}decoders[{topic!r}] = {decoder!r}", error) from error
     return found
 
 

@@ -77,9 +77,10 @@ def redis_client(app: Celery, settings: Settings, local_broker: str | None, opti
 
     :param local_broker: the URL of the local broker, if that serves the app.
     :param option: the consumers' option that needs it.
-    :raises ConfigurationError: there is no Redis for it.
+    :raises ConfigurationError: there is no Redis for it, or balog_once_url is no URL of one.
     """
     if url := settings.once_url.get_secret_value() if settings.once_url else local_broker:
+        _redis(url)  # which connects later, and refuses now what is no URL
         return partial(_redis, url)
     if str(app.conf.result_backend or "").startswith(("redis", "rediss", "sentinel", "valkey")):
         # The backend makes a client for each process and thread that asks.
@@ -91,8 +92,12 @@ def redis_client(app: Celery, settings: Settings, local_broker: str | None, opti
 
 @lru_cache
 def _redis(url: str) -> Any:
-    import redis
-
+    try:
+        import redis
+    except ImportError as error:
+        raise ConfigurationError(
+            f"balog_once_url needs the client library of Redis: pip install 'balog_celery[redis]' ({error})"
+        ) from error
     try:
         # redis-py and kombu have different schemes for a unix socket. The client handles forks.
         return redis.Redis.from_url(

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import celery
-import kombu
-import venusian
 from celery import Celery
+from celery.utils.time import rate
 from kombu.compression import get_encoder
 
 from ..consumers.consumer import Consumer
@@ -27,15 +23,7 @@ from ..settings import Settings
 from ..sqs.addresses import queue_address, queue_name
 from ..tasks.idempotency import IdempotencyStore
 from ..tasks.routes import register
-from ..text import printable
-
-#: How many frames of a failed import are shown.
-_FRAMES = 3
-#: The files of this package and of those that import for it: their frames say nothing about the user's code.
-_LIBRARIES = (
-    str(Path(__file__).parents[1]),
-    *(str(Path(str(one.__file__)).parent) for one in (venusian, celery, kombu)),
-)
+from .imports import frames_of, import_error
 
 
 def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
@@ -49,7 +37,7 @@ def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
     try:
         hub.scan(importlib.import_module(name), ignore=ignore)
     except Exception as error:
-        if isinstance(error, BalogError) and not _frames_of(error):
+        if isinstance(error, BalogError) and not frames_of(error):
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             missing = f"balog_packages names {name!r}, and there is no such package"
@@ -57,36 +45,25 @@ def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
         raise import_error(f"balog_packages entry {name!r}", error) from error
 
 
-def _frames_of(error: Exception) -> list[traceback.FrameSummary]:
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+def _check_task(task: Any) -> None:
+    """Check what Celery and kombu would refuse when they publish or execute *task*; its app's settings count, too.
 
-
-def _is_library(filename: str) -> bool:
-    return filename.startswith(("<", *_LIBRARIES)) or "/importlib/" in filename
-
-
-def import_error(what: str, error: Exception) -> PackageImportError:
-    """Return the error that tells where and why *what*, a module or a package, cannot be imported."""
-    where, frames = "", _frames_of(error)
-    if isinstance(error, SyntaxError) and error.filename:
-        where = f" ({error.filename}, line {error.lineno})"
-    elif frames:
-        where = f" ({frames[-1].filename}, line {frames[-1].lineno})"
-    reason = str(error) if isinstance(error, BalogError) else f"{type(error).__name__}: {error}"
-    message = f"{what} cannot be imported{where}: {printable(reason, 500)}"
-    return PackageImportError(message, "".join(traceback.format_list(frames[-_FRAMES:])))
-
-
-def _check_compression(consumer: Consumer) -> None:
-    """Check that kombu knows the compression of a consumer's tasks, which any module may have registered by now."""
-    if (given := consumer.options.get("compression")) is None:
-        return
+    :raises ConfigurationError: kombu does not know its compression, or Celery cannot read its rate limit.
+    """
+    if (given := getattr(task, "compression", None)) is not None:
+        try:
+            get_encoder(given)  # type: ignore[no-untyped-call]
+        except KeyError:
+            raise ConfigurationError(
+                f"{task.name} has compression={given!r}, which kombu does not know: name one such as 'gzip', or "
+                "install or register it (kombu.compression)"
+            ) from None
     try:
-        get_encoder(given)  # type: ignore[no-untyped-call]
-    except KeyError:
+        rate(task.rate_limit)
+    except (KeyError, TypeError, ValueError):
         raise ConfigurationError(
-            f"{consumer.task_name} has compression={given!r}, which kombu does not know: name one such as 'gzip', or "
-            "install or register it (kombu.compression)"
+            f"{task.name} has rate_limit={task.rate_limit!r}, by task_annotations or task_default_rate_limit, which "
+            "Celery cannot read: write it as '10/s', '10/m' or '10/h'"
         ) from None
 
 
@@ -107,13 +84,13 @@ def register_consumers(
     """
     for consumer in hub:
         topic = resolve_topic(operator, consumer)
-        _check_compression(consumer)
         consumes(topic)
         # Brokers other than SQS have no message groups.
         is_fifo = queue_address(topic).is_fifo and settings.event_broker_url is None
         fifo = settings.fifo_on_failure if is_fifo else ""
         marks = store() if consumer.once else None
         register(app, consumer, operator, topic, dead_letters, marks, fifo, middleware)
+        _check_task(app.tasks[consumer.task_name])
 
 
 #: The keys of an entry of ``balog_routes`` that are no Celery task options.
@@ -145,8 +122,8 @@ def _task(app: Celery, name: str) -> Any:
     if name not in app.tasks and module:
         try:
             found = getattr(importlib.import_module(module), name.rpartition(".")[2], None)
-        except ImportError as error:
-            found, problem = None, f"{problem}, and {module} cannot be imported: {error}"
+        except Exception as error:  # a module may raise anything
+            found, problem = None, f"{problem}, and {import_error(module, error)}"
         if found is not None and is_task(found):
             return found
     if name not in app.tasks:

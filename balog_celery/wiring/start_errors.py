@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 import click
 from celery import Celery
+from celery.utils.nodenames import gethostname, nodename
 
 from ..errors import BalogError, PackageImportError
-from .broker import require_broker
+from .broker import require_backend, require_broker
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +60,31 @@ def worker_start_errors() -> Iterator[None]:
 
 
 @contextmanager
-def app_load_errors() -> Iterator[None]:
-    """End a command of Celery's with one line and exit code 78 if its app cannot be made.
+def app_load_errors(app: Celery) -> Iterator[None]:
+    """End a command of Celery's with one line and exit code 78 if *app* cannot be made.
 
-    Celery would print that one with its traceback and all of its own attempts to find the app. No log is set up yet.
+    Celery would print that one with its traceback and all of its own attempts to find the app. The line is logged as
+    well if a program is to start: its command has not been called yet, so its options are read here.
     """
     try:
         yield
     except BalogError as error:
         if not is_command():
             raise
-        shown = StartError(error)
+        options, words = _log_options().parse_known_args(sys.argv[1:])
+        if program := next((word for word in words if word in ("worker", "engine", "outbox")), None):
+            log_start_error(app, error, program, vars(options))
+        shown = StartError(error, logged=program is not None and options.logfile is None)
         shown.show()
         raise SystemExit(shown.exit_code) from error
+
+
+def _log_options() -> argparse.ArgumentParser:
+    """Return what reads the options of the log out of a command line. click would find ``-f`` in ``-Ofair``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-f", "--logfile")
+    parser.add_argument("-n", "--hostname", default=nodename("celery", gethostname()))
+    return parser
 
 
 def is_command() -> bool:
@@ -77,13 +92,14 @@ def is_command() -> bool:
     return click.get_current_context(silent=True) is not None
 
 
-def check_worker_broker(app: Celery) -> None:
-    """Check ``broker_url`` if a ``celery worker`` starts.
+def check_worker_servers(app: Celery) -> None:
+    """Check ``broker_url`` and ``result_backend`` if a ``celery worker`` starts.
 
-    :raises ConfigurationError: it cannot be used.
+    :raises ConfigurationError: one cannot be used.
     """
     if _worker_command() is not None:
         require_broker(app)
+        require_backend(app)
 
 
 def log_start_error(app: Celery, error: BalogError, program: str, options: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from ..wiring.start_errors import worker_start_errors
 from .bootsteps import app_path
 from .child import ChildProcess
 
@@ -25,6 +26,9 @@ class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **_: Any) -> None:
         self.enabled = worker.app.balog.settings.outbox_relay
+        if self.enabled:
+            with worker_start_errors():
+                worker.app.balog.outbox()
         self._relay = ChildProcess("the outbox relay", lambda: _spawn(worker))
 
     def start(self, worker: Any) -> None:
@@ -41,5 +45,5 @@ def _spawn(worker: Any) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "celery", "-A", app_path(worker.app), "balog", "outbox"]
     command += ["--loglevel", logging.getLevelName(worker.loglevel or logging.WARNING)]
     if worker.logfile:
-        command += ["--logfile", worker.logfile]
+        command += ["--logfile", worker.logfile, "--hostname", worker.hostname]
     return subprocess.Popen([*command, "--worker-pid", str(os.getpid())], stdin=subprocess.DEVNULL)

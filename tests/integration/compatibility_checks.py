@@ -212,6 +212,25 @@ def a_consumer_has_a_queue(lab: Lab) -> None:
     goes_to_other(lab, "queue")
 
 
+@tries("task_create_missing_queues")
+def a_queue_is_created_for_a_consumer(lab: Lab) -> None:
+    lab.send("missing")
+    lab.until(lambda: lab.length(f"{lab.topic.name}-missing") == 1, "the task in a queue that no worker declares")
+
+
+@tries("task_unknown")
+def a_task_that_the_worker_does_not_have_is_told(lab: Lab) -> None:
+    lab.app.send_task("features.nowhere", queue=lab.queue)
+    lab.until_noted("signal task_unknown")
+
+
+@tries("task_rejected")
+def a_message_that_is_no_task_is_told(lab: Lab) -> None:
+    with lab.app.connection_for_write() as connection:
+        connection.Producer(serializer="json").publish({}, exchange=lab.queue, routing_key=lab.queue)
+    lab.until_noted("signal task_rejected")
+
+
 @tries("task_routes, a dict")
 def a_dict_routes(lab: Lab) -> None:
     goes_to_other(lab, "name")

@@ -355,14 +355,16 @@ def test_twenty_idle_and_broken_topics_do_not_slow_a_busy_one(start: Start, proj
         ((signal.SIGTERM, signal.SIGQUIT), ""),
         ((signal.SIGINT, signal.SIGINT), ""),
         ((signal.SIGTERM, signal.SIGQUIT), "balog_dispatch = 'publish'"),
-        ((signal.SIGQUIT,), "worker_soft_shutdown_timeout = 3"),
+        ((signal.SIGTERM,), "worker_soft_shutdown_timeout = 3"),
     ],
-    ids=["cold", "warm-then-cold", "ctrl-c-twice", "warm-then-cold-publish", "soft"],
+    ids=["cold", "warm-then-cold", "ctrl-c-twice", "warm-then-cold-publish", "soft-by-sigterm"],
 )
 def test_a_cold_shutdown_loses_nothing(
-    start: Start, project: Project, topic: Topic, numbers: tuple[int, ...], config: str
+    start: Start, project: Project, topic: Topic, monkeypatch: pytest.MonkeyPatch, numbers: tuple[int, ...], config: str
 ) -> None:
     """Tasks that a cold shutdown killed run again in the next worker."""
+    if numbers == (signal.SIGTERM,):
+        monkeypatch.setenv("REMAP_SIGTERM", "SIGQUIT")
     project.add(QUICK_RESTORE)
     project.add(config + "\nbalog_visibility_timeout = 5")
     topic.send(*(event_text(f"s{number}", "slow", seconds=2) for number in range(4)))
@@ -376,5 +378,6 @@ def test_a_cold_shutdown_loses_nothing(
         # Ctrl-C reaches the whole group.
         (worker.signal_group if number == signal.SIGINT else worker.signal)(number)
     worker.wait(60)
+    assert ("Warm shutdown" in worker.output) == (len(numbers) == 2)
     start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: all(runs["slow-done", f"s{number}"] >= 1 for number in range(4)), 90)

@@ -37,8 +37,56 @@ WRONG = {
     "syntax": ("", "x = 1\ndef (:", ("'events'", "events.py, line 2", "SyntaxError")),
     "decorator": ("", EVENTS.replace("name=", "rate_limt="), ("events.py, line 4", "rate_limt")),
     "transport": ("app.conf.broker_url = 'reddis://h'", EVENTS, ("broker_url", "'reddis://h'", "'redis'")),
+    "operator raises": (
+        "open('op.py', 'w').write('class Op:\\n    def __init__(self): raise KeyError(4)')\n"
+        "app.conf.balog_operator = 'op:Op'",
+        EVENTS,
+        ("balog_operator", "op.py, line 2", "KeyError: 4"),
+    ),
+    "middleware raises": (
+        "open('mw.py', 'w').write('1 / 0'); app.conf.balog_middleware = 'mw:f'",
+        EVENTS,
+        ("balog_middleware", "'mw:f'", "mw.py, line 1", "ZeroDivisionError"),
+    ),
+    "decoder raises": (
+        "open('dec.py', 'w').write('1 / 0'); app.conf.balog_decoders = {'orders': 'dec:f'}",
+        EVENTS,
+        ("balog_decoders", "'dec:f'", "dec.py, line 1", "ZeroDivisionError"),
+    ),
+    "Redis of once": (
+        "app.conf.balog_once_url = 'redis://:secret@h:port/1'",
+        EVENTS.replace("name=", "once=True, name="),
+        ("balog_once_url", "redis://:password@host:6379/1"),
+    ),
+    "status folder": ("app.conf.balog_status_dir = '/dev/null/x'", EVENTS, ("balog_status_dir", "'/dev/null/x'")),
+    "outbox": (
+        "app.conf.update(balog_outbox_relay=True, balog_outbox='nope:store')",
+        EVENTS,
+        ("balog_outbox", "'nope:store'"),
+    ),
+    "metrics": (
+        "app.conf.update(balog_metrics_port=9, balog_metrics_host='192.0.2.1')",
+        EVENTS,
+        ("balog_metrics_port = 9", "192.0.2.1"),
+    ),
+    "serializer": ("app.conf.accept_content = ['nonsense']", EVENTS, ("accept_content", "'nonsense'")),
+    "rate limit": (
+        "app.conf.task_annotations = {'*': {'rate_limit': 'fast'}}",
+        EVENTS,
+        ("events.book", "rate_limit='fast'", "'10/m'"),
+    ),
+    "backend": ("app.conf.result_backend = 'reddis://h'", EVENTS, ("result_backend", "'reddis://h'")),
+    "port of the backend": (
+        "app.conf.result_backend = 'redis://:secret@h:port/0'",
+        EVENTS,
+        ("result_backend", "no URL"),
+    ),
     "port": ("app.conf.broker_url = 'redis://:secret@h:port/0'", EVENTS, ("broker_url", "port")),
 }
+
+
+#: Those that reach a worker's log in the same way as another one.
+SAME_WAY = ("middleware raises", "decoder raises", "serializer", "rate limit", "port of the backend")
 
 
 @pytest.fixture
@@ -73,8 +121,9 @@ def assert_said_once(text: str, names: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("command", "wrong"),
     [
-        *(("worker", wrong) for wrong in WRONG),
-        *(("balog engine", wrong) for wrong in ("unknown decoder", "missing module", "port")),
+        *(("worker", wrong) for wrong in WRONG if wrong not in SAME_WAY),
+        *(("balog engine", wrong) for wrong in ("unknown decoder", "missing module", "port", "status folder")),
+        ("balog outbox", "outbox"),
     ],
 )
 def test_a_program_that_cannot_start_says_why_in_its_log(folder: Path, command: str, wrong: str) -> None:
@@ -86,7 +135,7 @@ def test_a_program_that_cannot_start_says_why_in_its_log(folder: Path, command: 
     assert done.returncode == 78
     assert_said_once(done.stderr, names)
     (log,) = folder.glob("*.log")
-    assert log.name == ("celery.log" if command == "worker" else "engine.log")
+    assert log.name == {"worker": "celery.log", "balog engine": "engine.log", "balog outbox": "outbox.log"}[command]
     assert_said_once(log.read_text(), names)
     last = log.read_text().splitlines()[-1]
     assert "CRITICAL" in last
@@ -126,8 +175,13 @@ def test_check_reports_what_the_engine_would_refuse(folder: Path, wrong: str) ->
     assert all(line.startswith("FAIL") for line in lines)
 
 
-@pytest.mark.parametrize("command", ["consumers", "tail orders"])
-@pytest.mark.parametrize("wrong", ["missing module", "transport"])
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        *((command, wrong) for command in ("consumers", "tail orders") for wrong in ("missing module", "transport")),
+        ("up", "missing module"),
+    ],
+)
 def test_other_commands_end_with_the_same_line(folder: Path, command: str, wrong: str) -> None:
     """Other commands end with the same line and exit code."""
     settings, events, names = WRONG[wrong]
@@ -157,8 +211,14 @@ def test_an_argument_of_install_is_told_as_a_setting_is(folder: Path) -> None:
     ],
 )
 def test_a_celeryconfig_that_cannot_be_imported_is_one_line(folder: Path, source: str, names: tuple[str, ...]) -> None:
-    """With the file and the line, for every command: no log is set up so early."""
+    """With the file and the line, for every command; also in the log file of a program that would start."""
     (folder / "celeryconfig.py").write_text(source)
     done = run(folder, "balog", "consumers", app="balog_celery")
     assert done.returncode == 78
     assert_said_once(done.stderr, names)
+    done = run(folder, "worker", "-Ofair", "-c", "1", "--logfile=%n.log", app="balog_celery")
+    assert done.returncode == 78
+    assert_said_once(done.stderr, names)
+    (log,) = folder.glob("*.log")
+    assert log.name == "celery.log"
+    assert_said_once(log.read_text(), ("CRITICAL", "the worker cannot start", *names))

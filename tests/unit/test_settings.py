@@ -23,7 +23,14 @@ def test_a_misspelt_setting_is_an_error_that_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("wait_time", 21), ("wait_time", "soon"), ("engine", "perhaps"), ("drain", -1), ("dead_letter", "{env}-dead")],
+    [
+        ("wait_time", 21),
+        ("wait_time", "soon"),
+        ("engine", "perhaps"),
+        ("drain", -1),
+        ("dead_letter", "{env}-dead"),
+        ("dead_letter", ""),
+    ],
 )
 def test_a_wrong_value_is_an_error_that_names_setting_and_value(key: str, value: object) -> None:
     """A wrong value is an error that names the setting, the value and the setting's meaning."""

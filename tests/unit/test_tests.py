@@ -45,6 +45,7 @@ PRIVATE_READS = {
 REPLACED = {
     "a time or a size that a test cannot wait for or hold": {
         "Backoff.failed": 5,
+        "Path.mkdir": 1,
         "back_pressure.INTERVAL": 4,
         "back_pressure.SERVED_INTERVAL": 1,
         "balog_celery.backoff.Backoff.failed": 1,
@@ -80,7 +81,7 @@ REPLACED = {
         "clients.clients._clients": 1,
         "connections._local.key": 3,
         "lineage._consumed": 1,
-        "tempfile.tempdir": 1,
+        "tempfile.tempdir": 2,
         "state.should_terminate": 1,
     },
     "the second of two ways to do the same, which is chosen by what is installed or measured": {

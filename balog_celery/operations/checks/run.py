@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from celery import Celery
 
@@ -11,10 +12,11 @@ from ...celery_compat.versions import untested
 from ...consumers.lint import lint
 from ...consumers.time_limits import time_limit_warnings
 from ...errors import BalogError
+from ...metrics.opening import open_metrics
 from ...text import printable
 from .access import check_buckets, check_credentials
 from .finding import Finding, guarded
-from .servers import check_backend, check_broker, check_engines, check_once, check_workers
+from .servers import check_backend, check_broker, check_engines, check_once, check_workers, known_statuses
 from .topics import check_distinct_topics, check_order, check_topic
 
 
@@ -23,11 +25,13 @@ def check(app: Celery) -> Iterator[Finding]:
     yield from (Finding("WARN", "versions", warning) for warning in untested())
     try:
         dispatch = app.balog.settings and app.balog.dispatch
-        folder = app.balog.status_dir
     except BalogError as error:
         yield Finding("FAIL", "settings", str(error))
         return
-    yield Finding("OK", "settings", f"dispatch {dispatch}, status in {folder}")
+    settings = _settings(app.balog, dispatch)
+    yield settings
+    if settings.level == "FAIL":
+        return
     try:
         app.loader.import_default_modules()
     except Exception as error:
@@ -37,6 +41,14 @@ def check(app: Celery) -> Iterator[Finding]:
     yield from _loaded(app)
 
 
+def _settings(balog: Any, dispatch: str) -> Finding:
+    """Report the settings, which are valid, and the folder of the engines' status."""
+    try:
+        return Finding("OK", "settings", f"dispatch {dispatch}, status in {balog.status_dir}")
+    except BalogError as error:  # an engine works on without the default folder
+        return Finding("WARN" if balog.settings.status_dir is None else "FAIL", "settings", str(error))
+
+
 def _loaded(app: Celery) -> Iterator[Finding]:
     topics = app.balog.topics()
     broker = check_broker(app)
@@ -44,6 +56,8 @@ def _loaded(app: Celery) -> Iterator[Finding]:
     yield from guarded("consumers", lambda: _consumers(app, asks_broker=usable))
     if topics:
         yield from guarded("engine", lambda: _engine(app))
+    yield from guarded("outbox", lambda: _outbox(app.balog))
+    yield from guarded("metrics", lambda: _metrics(app.balog))
     for topic in sorted(topics)[:1]:  # all have the same credentials
         yield from guarded("credentials", partial(check_credentials, app.balog, topic))
         yield from guarded("payload bucket", partial(check_buckets, app.balog, topic))
@@ -80,3 +94,18 @@ def _engine(app: Celery) -> Iterator[Finding]:
     """Run the engine's own checks of its start that need no queue: they raise what is wrong."""
     app.balog.check_engine()
     yield Finding("OK", "engine", "its handler and decoders can be imported")
+
+
+def _outbox(balog: Any) -> Iterator[Finding]:
+    """Import the outbox that workers, or `balog outbox`, relay."""
+    if balog.settings.outbox_relay or balog.settings.outbox is not None:
+        balog.outbox()
+        yield Finding("OK", "outbox", "it can be imported (its database is not asked)")
+
+
+def _metrics(balog: Any) -> Iterator[Finding]:
+    """Listen on the port of the metrics, unless an engine or a relay on this machine may do so already."""
+    if balog.settings.metrics_port is not None and not (known_statuses(balog) or known_statuses(balog, "relay")):
+        server, _ = open_metrics(balog.settings, list)
+        server.stop()
+        yield Finding("OK", "metrics", f"port {balog.settings.metrics_port} of {balog.settings.metrics_host} is free")

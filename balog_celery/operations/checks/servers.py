@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -11,9 +12,9 @@ from celery.backends.base import DisabledBackend
 
 from ...brokers.connections import bounded_connection
 from ...engine.status import problems
-from ...errors import BalogError
+from ...errors import BalogError, ConfigurationError
 from ...text import brief, printable
-from ...wiring.broker import require_broker
+from ...wiring.broker import require_backend, require_broker
 from ..task_queues import task_queue
 from .finding import PATIENCE, Finding, within_patience
 
@@ -44,6 +45,7 @@ def check_broker(app: Celery) -> Finding:
 
 def check_backend(app: Celery) -> Iterator[Finding]:
     """Report whether the result backend answers."""
+    require_backend(app)
     about, backend = "result backend", app.backend
     if isinstance(backend, DisabledBackend):
         yield Finding("OK", about, "none: what functions return is not kept")
@@ -98,9 +100,17 @@ def check_workers(app: Celery) -> Iterator[Finding]:
         yield Finding("OK", "workers", f"{count}, and all queues of the consumers are served")
 
 
+def known_statuses(balog: Any, kind: str = "engine") -> list[dict[str, Any]]:
+    """Return the statuses of *kind* on this machine; none without a folder for them, which is reported by itself."""
+    with suppress(ConfigurationError):
+        found: list[dict[str, Any]] = balog.statuses(kind)
+        return found
+    return []
+
+
 def check_engines(balog: Any) -> Iterator[Finding]:
     """Report on each engine that runs on this machine."""
-    for status in balog.statuses():
+    for status in known_statuses(balog):
         about, found = f"engine {status['pid']}", problems(status)
         if not found:
             yield Finding("OK", about, "it runs, without problems")

@@ -29,6 +29,8 @@ for name in [
     "task_retry",
     "task_received",
     "task_revoked",
+    "task_unknown",
+    "task_rejected",
     "before_task_publish",
     "after_task_publish",
     "worker_process_init",

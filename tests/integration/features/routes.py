@@ -80,3 +80,9 @@ def limited_later(self, event):
 def limited_in_time(self, event):
     time.sleep(event["payload"]["seconds"])
     note("outlived", event["header"]["id"])
+
+
+@consumer_config(TOPIC, cls_type="missing", bind=True, queue=f"{TOPIC}-missing")
+@noting
+def missing(self, event):
+    pass

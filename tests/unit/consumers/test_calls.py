@@ -53,6 +53,64 @@ def harness(write: Write, source: str, **settings: Any) -> ConsumerHarness:
     return ConsumerHarness(write(HEADER + textwrap.dedent(source)), **settings)
 
 
+WRAPPED = """
+import functools, asyncio
+done = []
+
+def wrapped(func):
+    @functools.wraps(func)
+    def call(*args):
+        return func(*args)
+    return call
+
+@consumer_config("t", cls_type="one")
+@wrapped
+async def one(event):
+    await asyncio.sleep(0)
+    done.append("one")
+
+@consumer_config("t", cls_type="chunk", chunk=10)
+@wrapped
+async def chunk(event):
+    await asyncio.sleep(0)
+    done.append("chunk")
+
+@consumer_config("t", cls_type="batch", batch=10)
+@wrapped
+async def batch(events):
+    await asyncio.sleep(0)
+    done.append("batch")
+
+@consumer_config("t", cls_type="items")
+@wrapped
+def items(event):
+    yield done.append("items")
+
+def around(call, consumer, event, message):
+    return call()
+"""
+
+
+@pytest.mark.parametrize("middleware", [(), "shop_calls:around"], ids=["alone", "inside of middleware"])
+def test_an_async_function_runs_also_if_a_plain_one_wraps_it(write: Write, middleware: Any) -> None:
+    """It would count as done, and nothing had run. A generator cannot run so, and fails."""
+    events = harness(write, WRAPPED, middleware=middleware)
+    for kind in ("one", "chunk", "batch"):
+        events.feed(event_text("LG1", kind))
+    assert sys.modules["shop_calls"].done == ["one", "chunk", "batch"]
+    with pytest.raises(TypeError, match=r"shop_calls\.items returned a generator, of which nothing has run"):
+        events.feed(event_text("LG1", "items"))
+
+
+def test_a_retry_too_many_says_so_without_the_event(write: Write) -> None:
+    """Celery's own text has the task's arguments, which go into the log and the dead letter."""
+    events = harness(
+        write, "@consumer_config('t', bind=True, max_retries=2)\ndef f(self, event):\n    self.retry(countdown=0)"
+    )
+    run = events.feed(event_text("LG1", "x", card="4111"), throw=False)["f"]
+    assert str(run.result) == "shop_calls.f has been retried 2 times, as often as its max_retries allows"
+
+
 # Existing tasks
 
 TASKS = """
@@ -192,6 +250,10 @@ def _at(path: str) -> Any:
         ({"cls_type": "x"}, "give a dict with the name of a task"),
         ("shop_t.f", "give a dict with the name of a task"),
         ({"task": "shop_t.f", "max_retry": 1}, "unknown Celery task option 'max_retry'.*max_retries"),
+        (
+            {"task": "shop_t.f", "bind": True, "base": "x"},
+            "is a task already.*: leave base and bind out",
+        ),
         (
             {"task": "shop_t.f", "arguments": {"nothing": _at("payload.a")}},
             r"f\.consumer\(key\) is called with the par",
@@ -490,11 +552,15 @@ def test_a_batch_goes_through_middleware_once(write: Write) -> None:
         ("shop_calls:nothing", "balog_middleware = 'shop_calls:nothing' cannot be imported"),
         ("shop_calls:order", r"balog_middleware: \[\] cannot be called"),
         ("shop_calls:Needs", "balog_middleware: Needs.. cannot be created without arguments"),
+        (
+            "shop_calls:short",
+            r"short at .*> cannot be called as mw\(call, consumer, event, message",
+        ),
     ],
 )
 def test_wrong_middleware_is_an_error_at_start(write: Write, name: str, message: str) -> None:
     """It names the setting."""
-    source = MIDDLEWARE + "class Needs:\n    def __init__(self, tenant): ...\n"
+    source = MIDDLEWARE + "class Needs:\n    def __init__(self, tenant): ...\ndef short(call): ...\n"
     with pytest.raises(ConfigurationError, match=message):
         harness(write, source, middleware=name)
 
