@@ -25,6 +25,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
+from .sqs.addresses import queue_name
 
 if TYPE_CHECKING:
     from .consumers.delivery import Job
@@ -34,6 +35,13 @@ TRACE_CONTEXT = ("traceparent", "tracestate")
 
 #: The boundaries of the histogram of lags, in seconds. A queue may be left unread for a day.
 _LAGS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 43_200, 86_400)
+
+#: What is observed of an outbox, by topic: name, unit, description.
+_OUTBOX = (
+    ("waiting", "{row}", "Rows that wait to be sent."),
+    ("failed", "{row}", "Rows that SQS can never take."),
+    ("oldest", "s", "The age of the oldest row that waits."),
+)
 
 
 class Telemetry:
@@ -75,6 +83,9 @@ class Telemetry:
 
     def dead(self, topic: str, consumer: str, reason: str) -> None:
         """Count an event in the dead-letter queue of *topic*; *consumer* is "" unless a consumer has failed."""
+
+    def relays(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        """Observe an outbox relay from now on: what :class:`~balog_celery.outbox.report.RelayReport` reports."""
 
 
 _NOTHING = nullcontext()
@@ -130,7 +141,7 @@ class OpenTelemetry(Telemetry):
         self._context, self._propagate, self._trace = context, propagate, trace
         self._w3c = TraceContextTextMapPropagator()
         self._tracer = trace.get_tracer("balog_celery", tracer_provider=tracer_provider)
-        meter = metrics.get_meter("balog_celery", meter_provider=meter_provider)
+        self._meter = meter = metrics.get_meter("balog_celery", meter_provider=meter_provider)
 
         def counter(name: str, unit: str, description: str) -> Callable[..., None]:
             return meter.create_counter(f"balog.{name}", f"{{{unit}}}", description).add
@@ -233,6 +244,20 @@ class OpenTelemetry(Telemetry):
 
     def dead(self, topic: str, consumer: str, reason: str) -> None:
         self._dead(1, {"topic": topic, "consumer": consumer, "reason": reason})
+
+    def relays(self, status: Callable[[], Mapping[str, Any]]) -> None:
+        from opentelemetry.metrics import Observation
+
+        def observe(name: str) -> Callable[[object], list[Any]]:
+            return lambda _: [
+                Observation(rows[name], {"topic": queue_name(topic)}) for topic, rows in status()["outbox"].items()
+            ]
+
+        for name, unit, description in _OUTBOX:
+            self._meter.create_observable_gauge(f"balog.outbox.{name}", [observe(name)], unit, description)
+        self._meter.create_observable_counter(
+            "balog.outbox.sent", [lambda _: [Observation(status()["sent"])]], "{row}", "Rows sent and deleted."
+        )
 
 
 def _about(kind: str, name: str, topic: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Measures what producers lose that are killed at random: nothing unreported by SIGTERM, at most a buffer by SIGKILL.
 
-Processes log to an ``SQSHandler``, each until it is killed by one of the signals after a random time. A process
-notes each record in a ledger when the logger's call has returned. In the end the queue is compared with that::
+Processes log to an ``SQSHandler``, each until it is killed by one of the signals, a random time after its first record.
+A process notes each record in a ledger when the logger's call has returned. In the end the queue is compared with
+that::
 
     python benchmarks/producer_loss.py --records 10000 --seed 1
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import re
@@ -74,6 +76,8 @@ def produce(records: int, seed: int, server: BenchSqs, folder: Path) -> list[tup
     """Run producers until *records* records are logged; return each end, ledger and report."""
     chance, ended, logged = random.Random(seed), [], 0
     running: list[tuple[str, float, subprocess.Popen[str], Path]] = []
+    #: When each is killed: not before it logs, which a busy machine may delay.
+    kills: dict[Path, float] = {}
     number = 0
     while logged < records or running:
         while len(running) < PRODUCERS and logged + sum(count(ledger) for *_, ledger in running) < records:
@@ -82,11 +86,15 @@ def produce(records: int, seed: int, server: BenchSqs, folder: Path) -> list[tup
             env = {name: value for name, value in {**os.environ, **server.env}.items() if value is not None}
             process = subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True)
             end = chance.choice(["SIGTERM", "SIGKILL"])
-            running.append((end, time.monotonic() + chance.uniform(0.3, 4.0), process, ledger))
+            running.append((end, chance.uniform(0.0, 3.0), process, ledger))
             number += 1
         time.sleep(0.02)
-        for one in [one for one in running if time.monotonic() >= one[1]]:
-            end, _, process, ledger = one
+        for one in list(running):
+            end, after, process, ledger = one
+            if count(ledger) and ledger not in kills:
+                kills[ledger] = time.monotonic() + after
+            if process.poll() is None and time.monotonic() < kills.get(ledger, math.inf):
+                continue
             process.send_signal(getattr(signal, end))
             output = process.communicate(timeout=60)[1]
             end = end if process.returncode == -getattr(signal, end) else f"exit {process.returncode}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import signal
 import threading
@@ -21,6 +23,8 @@ from ..outbox.store import Store
 from ..wiring.start_errors import StartError, log_start_error
 from . import output
 from .group import FiniteRange, balog, command, handle_errors, json_option, stop_on_interrupt
+
+logger = logging.getLogger(__name__)
 
 store_option = click.option("--store", help="The outbox's dotted name; default: setting balog_outbox.")
 ids_argument = click.argument("ids", nargs=-1, type=int)
@@ -71,7 +75,7 @@ def outbox(
             threading.Thread(target=_stop_with, args=(worker_pid, relay), name="worker-end", daemon=True).start()
         else:
             _serve_metrics(app)
-        report = RelayReport(relay, rows, app.balog.status_file("relay"), worker_pid)
+        report = RelayReport(relay, rows, app.balog.status_file("relay"), app.balog.telemetry, worker_pid)
         click.echo("outbox relay started", err=True)
         with stop_on_interrupt(relay.stop), report:
             relay.run()
@@ -89,14 +93,24 @@ def _store(app: Celery, name: str | None, logfile: str | None) -> Store:
 
 
 def _serve_metrics(app: Celery) -> None:
-    """Serve the metrics of the relay of this process, if ``balog_metrics_port`` names a port."""
-    if app.balog.settings.metrics_port is not None:
-        own = os.getpid()
+    """Serve the metrics of the relay of this process, if ``balog_metrics_port`` names a port.
+
+    A worker of the same app on this host may have the port: no reason not to send events.
+    """
+    if app.balog.settings.metrics_port is None:
+        return
+    own = os.getpid()
+    try:
         server, _ = open_metrics(
             app.balog.settings,
             lambda: [status for status in app.balog.statuses("relay") if status["pid"] == own],
             runs_engine=False,
         )
+    except ConfigurationError as error:
+        if getattr(error.__cause__, "errno", None) != errno.EADDRINUSE:
+            raise
+        logger.warning("the relay runs without metrics: %s", error)
+    else:
         server.start()
 
 

@@ -1,4 +1,4 @@
-"""The status of a relay, for ``balog health`` and the metrics port: what waits in the outbox, and what fails."""
+"""The status of a relay, for ``balog health`` and metrics: what waits in the outbox, and what fails."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from ..engine.status import INTERVAL, StatusFile
+from ..telemetry import Telemetry
 from .relay import Relay
 from .store import Backlog, Store
 
@@ -28,13 +29,17 @@ class RelayReport:
     :param relay: the relay.
     :param store: its outbox.
     :param file: where the status is written.
+    :param telemetry: observes the status, too.
     :param worker_pid: the worker that it runs beside, if it does.
     """
 
-    def __init__(self, relay: Relay, store: Store, file: StatusFile, worker_pid: int | None = None) -> None:
+    def __init__(
+        self, relay: Relay, store: Store, file: StatusFile, telemetry: Telemetry, worker_pid: int | None = None
+    ) -> None:
         self._relay = relay
         self._store = store
         self._file = file
+        self._telemetry = telemetry
         self._worker_pid = worker_pid
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outbox-status", daemon=True)
@@ -42,6 +47,7 @@ class RelayReport:
         self._next_count = 0.0
 
     def __enter__(self) -> None:
+        self._telemetry.relays(self._status)
         self._thread.start()
 
     def __exit__(

@@ -5,6 +5,7 @@ the process ends by              and :func:`finish` is called by
 ===============================  =======================================================================
 its last line, ``sys.exit``      :mod:`atexit`
 SIGTERM or SIGHUP, unhandled     a handler of both, which then lets the signal end the process
+SIGTERM, raised by uvicorn       a thread, which then lets the signal end the process (``held_signals``)
 multiprocessing, billiard        ``Finalize``: their children end by ``os._exit``, without :mod:`atexit`
 Celery's prefork pool            the signal ``worker_process_shutdown``: its children end by ``os._exit``
 ===============================  =======================================================================
@@ -22,6 +23,9 @@ import signal
 import sys
 import time
 from typing import Any, Protocol
+
+from . import tally
+from .held_signals import HeldSignal, is_raised_again, release
 
 
 class Unfinished(Protocol):
@@ -44,10 +48,13 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(s
 _LAST = -100
 
 _unfinished: dict[int, Unfinished] = {}
+#: The signals that :func:`_on_signal` handles, or did before another handler replaced it, which may restore it.
+_caught: set[int] = set()
 #: When the end began, by ``time.monotonic()``; 0: it has not.
 _began = 0.0
 _is_at_exit = False
 _is_prepared = False
+_after_all: tally.AfterAll | None = None
 
 
 def add(sender: Unfinished) -> None:
@@ -64,8 +71,7 @@ def remove(sender: Unfinished) -> None:
 def flush(timeout: float | None = None) -> bool:
     """Send what the handlers of this process hold, and wait for it.
 
-    For the moments after which no code of the process may run: the end of a Lambda invocation, the shutdown of an ASGI
-    application, ``os._exit``.
+    For the moments after which no code of the process may run: the end of a Lambda invocation, ``os._exit``.
 
     :param timeout: how long to wait, in seconds; default: each handler's *flush_timeout*.
     :returns: whether all records are settled: sent, or refused.
@@ -104,9 +110,17 @@ def closes_handlers() -> bool:
 
 
 def _finish_at_exit() -> None:
-    global _is_at_exit
+    global _is_at_exit, _after_all
     _is_at_exit = True
     finish()
+    release(tally.report_last)
+    _after_all = tally.AfterAll()
+
+
+def _finish_for_good() -> None:
+    """Finish all senders, and report what other threads have logged meanwhile."""
+    finish()
+    tally.report_last()
 
 
 def remaining(timeout: float) -> float:
@@ -121,9 +135,13 @@ def catch_signals() -> None:
     replaces this one; ``uvicorn.run`` restores it, and sends the signal again. ``nohup`` ignores SIGHUP: so does this.
     """
     for number in _SIGNALS:
-        if signal.getsignal(number) is signal.SIG_DFL:
-            with contextlib.suppress(ValueError):  # not the main thread
+        handler = signal.getsignal(number)
+        with contextlib.suppress(ValueError):  # not the main thread
+            if handler is signal.SIG_DFL:
                 signal.signal(number, _on_signal)
+                _caught.add(number)
+            elif is_raised_again(handler) and number not in _caught:
+                signal.signal(number, HeldSignal(handler, _finish_for_good))
 
 
 def _on_signal(number: int, _frame: Any) -> None:
@@ -146,8 +164,11 @@ def _end_by(number: int) -> None:
 
 
 def _let_end(number: int) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    signal.raise_signal(number)
+    try:
+        tally.report_last()
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
 
 
 #: The handlers of SIGTERM with which it ends the process: what wants to do something else may replace them.
@@ -184,6 +205,7 @@ def _after_fork() -> None:
     _is_at_exit = False
     _is_prepared = False
     _unfinished.clear()
+    _caught.intersection_update({number for number in _SIGNALS if signal.getsignal(number) is _on_signal})
 
 
 os.register_at_fork(after_in_child=_after_fork)

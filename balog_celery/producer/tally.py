@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 
 #: The least time between two reports of one kind, in seconds.
 _REPORT_INTERVAL = 10.0
@@ -25,6 +26,7 @@ class Tally:
         self._outcomes = {"sent": 0, "dropped": 0, "refused": 0, "withheld": 0}
         self._reported_at: dict[str, float] = {}
         self._reported_losses = 0
+        _tallies.add(self)
 
     def stats(self) -> dict[str, int]:
         """Return the number of records by outcome, and how many are ``waiting`` for theirs."""
@@ -75,6 +77,17 @@ class Tally:
         elif unreported:
             self._write("no more records are sent")
 
+    def report_last(self) -> None:
+        """Count what has no outcome as dropped, and report it: the process ends."""
+        with self._lock:
+            waiting = self.stats()["waiting"]
+            self.settle(dropped=waiting)
+        self.report_end(waiting)
+
+    def unlock(self) -> None:
+        """Forget who holds the lock: a thread that was stopped for good."""
+        self._lock = type(self._lock)()
+
     def _write(self, text: str) -> None:
         with self._lock:
             dropped, refused = self._outcomes["dropped"], self._outcomes["refused"]
@@ -83,3 +96,29 @@ class Tally:
         # Not sys.stderr, which may lead into logging; nor its buffer, which a signal handler must not enter twice.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             os.write(sys.__stderr__.fileno(), line.encode(errors="backslashreplace"))  # type: ignore[union-attr]
+
+
+_tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_tallies.clear)  # the parent's: its records are none of the child's
+
+
+def report_last() -> None:
+    """Report, for all handlers, what has no outcome when the process ends."""
+    for tally in list(_tallies):
+        tally.report_last()
+
+
+class AfterAll:
+    """Reports what threads have logged too late, when the interpreter forgets its modules, and with them this object.
+
+    It has stopped all other threads then. Daemon threads may log until that moment, long after :mod:`logging` has
+    closed the handlers.
+    """
+
+    def __init__(self) -> None:
+        self._tallies = list(_tallies)
+
+    def __del__(self) -> None:
+        for tally in self._tallies:
+            tally.unlock()
+            tally.report_last()

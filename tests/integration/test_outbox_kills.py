@@ -85,7 +85,10 @@ def test_a_worker_runs_a_relay_beside_it(
 def test_the_state_of_a_relay_by_itself(
     tmp_path: Path, sqs: servers.Sqs, postgresql: servers.PostgreSQL, database: str
 ) -> None:
-    """`balog health --outbox` and the metrics port of a relay without a worker show what waits."""
+    """`balog health --outbox` and the metrics port of a relay without a worker show what waits.
+
+    Another relay, for which the port is taken, runs without it.
+    """
     project = OutboxProject(tmp_path, "sqlalchemy", postgresql, database, "nowhere.fifo", "nowhere")
     with project.health(sqs) as none:
         assert none.wait() == 1
@@ -106,6 +109,10 @@ def test_the_state_of_a_relay_by_itself(
             assert f": {waiting} rows pending (the oldest for " in health.output
         found = metrics(port)
         assert found["balog_outbox_sent_total"] == found["balog_outbox_problems"] == 0
+        with project.relay(sqs) as other:
+            other.wait_for("outbox relay started")
+            said = f"the relay runs without metrics: balog_metrics_port = {port}: 127.0.0.1 cannot be listened on"
+            assert said in other.output
 
 
 def metrics(port: int) -> dict[str, float]:

@@ -22,7 +22,7 @@ from sample_events import event_text
 BEGIN = """
 import logging, multiprocessing, os, signal, sys, threading, time
 import billiard
-from balog_celery import SQSHandler, get_logger
+from balog_celery import SQSHandler, flush, get_logger
 
 logger = get_logger("app")
 
@@ -173,9 +173,41 @@ def test_every_loss_is_reported_in_the_end(run: Run, topic: Topic) -> None:
     assert f"({9 - topic.left()} dropped and 0 refused so far)" in program.output
 
 
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGTERM)"])
+def test_what_threads_log_until_the_interpreter_stops_them(run: Run, end: str) -> None:
+    """Records of daemon threads that log on after logging's own shutdown are sent, or reported at the very end."""
+    program = run(
+        f"""
+        class Queue:
+            is_fifo = False
+            def send(self, messages):
+                os.write(1, b"S" * len(messages))
+                return []
+
+        def log_on():
+            while True:
+                log(1)
+                os.write(1, b"L")
+
+        set_up(linger=0, capacity=100, queue=Queue())
+        log(100)
+        while not flush(60): pass
+        for _ in range(2):
+            threading.Thread(target=log_on, daemon=True).start()
+        (handler,) = logging.getLogger("app").handlers
+        while handler.stats()["sent"] < 200: pass
+        {end}
+        """
+    )
+    program.wait()
+    told = [int(number) for number in re.findall(r"\((\d+) dropped", program.output)]
+    # A call that has not returned was not written down.
+    assert program.output.count("L") + 100 <= program.output.count("S") + max(told, default=0)
+
+
 def test_what_os_exit_ends_must_be_flushed(run: Run, topic: Topic) -> None:
     """Before os._exit, balog_celery.flush sends the buffer."""
-    assert run("from balog_celery import flush; set_up(); log(); assert flush(); os._exit(5)").wait() == 5
+    assert run("set_up(); log(); assert flush(); os._exit(5)").wait() == 5
     assert topic.left() == 3
 
 
@@ -240,6 +272,7 @@ def test_children(run: Run, topic: Topic, library: str, method: str, end: str) -
     assert program.wait() == 0
     assert re.search(rf"exit code {ENDS[end]}\b", program.output)
     assert topic.left() == (6 if method == "fork" else 3)
+    assert "not sent" not in program.output
 
 
 @pytest.mark.parametrize("pool", ["multiprocessing.Pool(2)", "ProcessPoolExecutor(2)"])

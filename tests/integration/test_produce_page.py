@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -67,28 +67,41 @@ def test_a_script(shell: Shell, tmp_path: Path, sqs: servers.Sqs) -> None:
     assert (count(sqs, "shop-log"), count(sqs, "shop-orders")) == (1, 26)
 
 
-@pytest.mark.parametrize("more", ["", " --workers 2"])
-def test_fastapi_under_uvicorn(shell: Shell, tmp_path: Path, sqs: servers.Sqs, more: str) -> None:
-    """Under uvicorn no record is lost when SIGTERM follows the last answer."""
+def in_lifespan(text: str) -> str:
+    """Return the application with its handler made by the lifespan, and with a thread that never ends."""
+    handler = [line for line in text.splitlines() if line.startswith("logging.getLogger")]
+    lifespan = ["@asynccontextmanager", "async def lifespan(app):", *(f"    {line}" for line in handler), "    yield"]
+    begin = ["import threading", "from contextlib import asynccontextmanager"]
+    stuck = ["threading.Thread(target=threading.Event().wait).start()"]
+    rest = text.replace("\n".join(handler), "").replace("FastAPI()", "FastAPI(lifespan=lifespan)")
+    return "\n".join([*begin, *lifespan, *stuck, rest])
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "status"),
+    [(str, "", -signal.SIGTERM), (in_lifespan, "", -signal.SIGTERM), (in_lifespan, " --workers 2", 0)],
+)
+def test_fastapi_under_uvicorn(
+    shell: Shell, tmp_path: Path, sqs: servers.Sqs, change: Callable[[str], str], more: str, status: int
+) -> None:
+    """Under uvicorn no record is lost when SIGTERM follows the last answer; the signal still ends the process."""
     pytest.importorskip("fastapi")
-    (tmp_path / "web.py").write_text(block("FastAPI"))
+    (tmp_path / "web.py").write_text(change(block("FastAPI")))
     port = servers.free_port()
     server = shell.start(command("uvicorn", port) + more)
     for order in range(3):
         post(port, order)
     server.signal(signal.SIGTERM)
-    server.wait()
+    assert server.wait() == status
     assert (count(sqs, "shop-log"), count(sqs, "shop-orders")) == (3, 3)
 
 
 def test_uvicorn_that_a_program_runs(shell: Shell, tmp_path: Path, sqs: servers.Sqs) -> None:
-    """A program that runs uvicorn needs no lifespan, because uvicorn restores its SIGTERM handler."""
+    """Under a program that runs uvicorn the records are sent by the handler that uvicorn restores."""
     pytest.importorskip("fastapi")
-    text = block("FastAPI").replace("await asyncio.to_thread(flush)", "pass").replace("    logging.getLogger", "    #")
     port = servers.free_port()
-    begin = block("shop.report").partition("\nget_logger")[0]
     run = f"import uvicorn\nif __name__ == '__main__':\n    uvicorn.run(app, port={port})\n"
-    (tmp_path / "web.py").write_text(begin + text + run)
+    (tmp_path / "web.py").write_text(block("FastAPI") + run)
     server = shell.start("python web.py")
     post(port, 1)
     server.signal(signal.SIGTERM)

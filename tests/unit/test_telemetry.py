@@ -386,6 +386,18 @@ def test_prometheus_scrapes_the_metrics() -> None:
     assert "balog_lag_seconds_bucket{" in page
 
 
+def test_an_outbox_relay_is_observed(told: Told) -> None:
+    """The rows of an outbox are gauges by topic, and what its relay has sent is a counter, as they are now."""
+    rows = {"waiting": 3, "failed": 1, "oldest": 2.5}
+    status = {"outbox": {"https://sqs/1/orders": rows}, "sent": 7}
+    told.telemetry.relays(lambda: status)
+    for name, value in rows.items():
+        assert told.points(f"balog.outbox.{name}") == [({"topic": "orders"}, value)]
+    assert told.points("balog.outbox.sent") == [({}, 7)]
+    status["outbox"] = {}
+    assert told.points("balog.outbox.waiting") == []
+
+
 @pytest.fixture
 def app() -> Iterator[Celery]:
     """An app; receivers of Celery's signals are disconnected after the test."""

@@ -6,6 +6,7 @@ import enum
 import json
 import logging
 import math
+import pickle
 import uuid
 from collections import OrderedDict, UserList, deque
 from collections.abc import Callable, Iterator
@@ -24,7 +25,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AnyUrl, SecretStr
 
-from balog_celery import ConfigurationError, Payload, RecordError, SchemaFormatter, configure, get_logger, send
+from balog_celery import (
+    ConfigurationError,
+    Payload,
+    RecordError,
+    SchemaFormatter,
+    caused_by,
+    configure,
+    get_logger,
+    send,
+)
 from balog_celery.events.records import decode
 from balog_celery.producer.state import stats
 from balog_celery.producer.values import REPR_LIMIT, converter
@@ -355,3 +365,18 @@ def test_records_behind_other_handlers_keep_what_they_have() -> None:
     target.handle(queue.get())
     assert len({decode(line).header.id for line in lines}) == 1
     assert all(json.loads(line)["header"]["context"] == {"request_id": "r-1"} for line in lines)
+
+
+def test_a_queue_handler_that_makes_the_record_keeps_the_event_and_its_cause() -> None:
+    """With a SchemaFormatter a QueueHandler, which copies, has the event's id, context, traceback and cause."""
+    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(queue)
+    handler.setFormatter(SchemaFormatter())
+    for message in ("m", {"cls_type": "test-x"}):
+        one = record(message, request_id="r-1")
+        with caused_by({"header": {"id": "cause"}, "payload": {"cls_type": "c"}}):
+            handler.handle(one)
+            beside = SchemaFormatter().format(one)
+        behind = SchemaFormatter().format(pickle.loads(pickle.dumps(queue.get())))
+        assert behind == beside
+        assert json.loads(behind)["header"]["context"]["causation_id"] == "cause"
