@@ -133,7 +133,8 @@ def test_an_event_loop_sends_the_messages_of_a_turn_together() -> None:
     """In one write, before it waits for more; those of other threads at once, as the loop may sleep then."""
     # Given Celery's event loop
     hub, sockets = Hub(), socket.socketpair()
-    ours, theirs = CountingChannel(sockets[0]), Channel(sockets[1])
+    ours, theirs = SlowChannel(sockets[0]), Channel(sockets[1])
+    ours.may_write.set()
     loop, received = HubLoop(hub), list[Message]()
     loop.start_reading(ours, lambda _: None)
     # When three tasks end in one turn of it
