@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import contextlib
 import os
 import signal
 import sys
@@ -128,20 +127,25 @@ def remaining(timeout: float) -> float:
     return max(0.0, _began + timeout - time.monotonic())
 
 
-def catch_signals() -> None:
+def catch_signals() -> bool:
     """Call :func:`finish` at SIGTERM and SIGHUP, if nothing handles the signal and this is the main thread.
+
+    Return False if it is not, although nothing handles one of them.
 
     Another handler stays: it ends the process in its own way, most often by ``sys.exit``. One that is installed later
     replaces this one; ``uvicorn.run`` restores it, and sends the signal again. ``nohup`` ignores SIGHUP: so does this.
     """
-    for number in _SIGNALS:
-        handler = signal.getsignal(number)
-        with contextlib.suppress(ValueError):  # not the main thread
+    try:
+        for number in _SIGNALS:
+            handler = signal.getsignal(number)
             if handler is signal.SIG_DFL:
                 signal.signal(number, _on_signal)
                 _caught.add(number)
             elif is_raised_again(handler) and number not in _caught:
                 signal.signal(number, HeldSignal(handler, _finish_for_good))
+    except ValueError:
+        return False
+    return True
 
 
 def _on_signal(number: int, _frame: Any) -> None:
@@ -178,10 +182,15 @@ UNHANDLED = (signal.SIG_DFL, _on_signal)
 def _prepare() -> None:
     """Have :func:`finish` called at every end of this process at which code can run."""
     global _is_prepared
-    catch_signals()
+    is_caught = catch_signals()
     if _is_prepared:
         return
     _is_prepared = True
+    if not is_caught:
+        tally.tell(
+            "no SQSHandler was made, nor has logged, in the main thread: SIGTERM would lose what they hold, untold; "
+            "make one there"
+        )
     # Only of imported modules: a process that has not imported them is not one of their children.
     for name in ("multiprocessing.util", "billiard.util"):
         util = sys.modules.get(name)

@@ -92,10 +92,15 @@ class Tally:
         with self._lock:
             dropped, refused = self._outcomes["dropped"], self._outcomes["refused"]
             self._reported_losses = dropped + refused
-        line = f"balog_celery: {self._name}: {text} ({dropped} dropped and {refused} refused so far)\n"
-        # Not sys.stderr, which may lead into logging; nor its buffer, which a signal handler must not enter twice.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            os.write(sys.__stderr__.fileno(), line.encode(errors="backslashreplace"))  # type: ignore[union-attr]
+        tell(f"{self._name}: {text} ({dropped} dropped and {refused} refused so far)")
+
+
+def tell(text: str) -> None:
+    """Write *text* to standard error, as a line."""
+    # Not sys.stderr, which may lead into logging; nor its buffer, which a signal handler must not enter twice.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        line = f"balog_celery: {text}\n".encode(errors="backslashreplace")
+        os.write(sys.__stderr__.fileno(), line)  # type: ignore[union-attr]
 
 
 _tallies: weakref.WeakSet[Tally] = weakref.WeakSet()

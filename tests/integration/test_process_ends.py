@@ -173,6 +173,24 @@ def test_every_loss_is_reported_in_the_end(run: Run, topic: Topic) -> None:
     assert f"({9 - topic.left()} dropped and 0 refused so far)" in program.output
 
 
+def test_a_handler_that_only_other_threads_use(run: Run, topic: Topic) -> None:
+    """Python has signals handled by the main thread alone: a handler that it has not made says what SIGTERM does."""
+    program = run(
+        """
+        def use():
+            set_up()
+            log()
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        """
+    )
+    assert program.wait() == 0
+    assert program.output.count("SIGTERM would lose what they hold") == 1
+    assert topic.left() == 3
+
+
 @pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), signal.SIGTERM)"])
 def test_what_threads_log_until_the_interpreter_stops_them(run: Run, end: str) -> None:
     """Records of daemon threads that log on after logging's own shutdown are sent, or reported at the very end."""
