@@ -30,8 +30,10 @@ class Channel:
         sock.setblocking(False)
         self._socket = sock
         self._sending = threading.Lock()
-        self._unsent = b""
-        self._rest = b""
+        #: From its front is removed what has been sent, which copies nothing.
+        self._unsent = bytearray()
+        #: The pieces of a line whose end has not arrived.
+        self._rest: list[bytes] = []
         # Guards what waits for messages, which is kept: to make one costs as much as several messages.
         self._receiving = threading.Lock()
         self._readable: selectors.BaseSelector | None = None
@@ -61,7 +63,7 @@ class Channel:
         while not hold:
             with self._sending, contextlib.suppress(BlockingIOError):
                 while self._unsent:
-                    self._unsent = self._unsent[self._socket.send(self._unsent) :]
+                    del self._unsent[: self._socket.send(self._unsent)]
                 return True
             remaining = None if deadline is None else deadline - time.monotonic()
             with selectors.DefaultSelector() as writable:
@@ -91,7 +93,12 @@ class Channel:
                     return None
         if not chunk:
             return None
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        *lines, rest = chunk.split(b"\n")
+        if lines and self._rest:
+            lines[0] = b"".join([*self._rest, lines[0]])
+            self._rest.clear()
+        if rest:
+            self._rest.append(rest)
         messages: list[Message] = []
         for line in lines:
             kind, *fields = from_json(line) or [None]
