@@ -40,6 +40,8 @@ class Readiness(Enum):
     WORKER_FULL = "the worker beside it has all the tasks that it takes"
     #: The worker has not announced yet that it takes tasks, or takes none now.
     WORKER_CLOSED = "the worker beside it takes no tasks: it has lost its broker, hangs, or stops"
+    #: Its tasks have ended with it.
+    WORKER_GONE = "the worker beside it has ended"
     #: The worker's event loop is blocked, so it neither takes tasks nor reports.
     WORKER_SILENT = "the worker beside it says nothing: it hangs, or waits for its broker or its result backend"
     #: The worker was told so by ``celery control cancel_consumer``: the events stay in SQS.

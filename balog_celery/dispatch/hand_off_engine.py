@@ -100,6 +100,8 @@ class HandOffDispatcher:
             is_open = self._availability is Availability.OPEN
             if is_open and self._alive_at and time.monotonic() - self._alive_at > _SILENT_AFTER:
                 return Readiness.WORKER_SILENT
+            if not has_room and self._availability is Availability.GONE:
+                return Readiness.WORKER_GONE
             if not has_room:
                 return Readiness.WORKER_FULL if is_open else Readiness.WORKER_CLOSED
             published = queues - self._queues
@@ -223,7 +225,7 @@ class HandOffDispatcher:
             if released:
                 self._settle(released, Settlement.RELEASE)
         # The worker is gone, with all that it ran.
-        self._heed(Closed())
+        self._become(Availability.GONE)
         with self._changed:
             left = (*self._room.tasks, *self._waiting)
         self._settle(left, Settlement.RELEASE)

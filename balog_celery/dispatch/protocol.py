@@ -34,6 +34,8 @@ class Availability(enum.Enum):
     OPEN = "open"
     #: Not now: it has not spoken yet, has lost its broker, or stops.
     CLOSED = "closed"
+    #: Never again: the worker has ended, and its engine ends, too.
+    GONE = "gone"
     #: Never: its pool is prefork or solo, and it has no event loop. All tasks are published.
     PUBLISH = "publish"
 

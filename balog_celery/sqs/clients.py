@@ -234,8 +234,7 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
             aws_session_token=connection.token,
             config=config,
         )
-        # botocore would report a port that is not a number at the first call only.
-        _port = urlsplit(client.meta.endpoint_url).port
+        _port = urlsplit(client.meta.endpoint_url).port  # botocore would report a bad one at the first call only
     except NoRegionError as error:
         raise QueueError(
             "no AWS region is known: set balog_region, AWS_DEFAULT_REGION or a region in ~/.aws/config", "NoRegionError"

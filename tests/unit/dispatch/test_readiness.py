@@ -105,7 +105,7 @@ def test_a_worker_that_takes_no_tasks_is_told_from_one_that_is_full(
         worker.send(Publish())
         comes(Readiness.READY)
         worker.send(Open(2, ["tasks"]))
-    comes(Readiness.WORKER_CLOSED)
+    comes(Readiness.WORKER_GONE)
     dispatcher.close()
 
 

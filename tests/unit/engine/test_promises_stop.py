@@ -9,6 +9,7 @@ import pytest
 
 from balog_celery.dispatch.dispatcher import Readiness
 from balog_celery.engine.engine import Engine
+from balog_celery.errors import QueueError
 from balog_celery.sqs.messages import Message, OutgoingMessage
 from engines import Queues, Recorder, ScriptedDispatcher, engine_over_http, hub_of, running
 from sample_events import event_text
@@ -126,6 +127,29 @@ def test_what_waits_for_its_release_stays_invisible() -> None:
         assert not queue.released
         closed.set()
         queue.wait_for(lambda: queue.released == ["m1"])
+
+
+def test_an_engine_without_a_worker_ends_while_sqs_does_not_answer() -> None:
+    """Within the drain limit and the time for the last calls, however long the visibility timeout is."""
+    # Given a task of a worker that has ended, and an SQS that takes nothing back
+    queue, worker = ObservedQueue(), Worker()
+    queue.configure(VisibilityTimeout="3600")
+    queue.put(event_text())
+
+    def fail(_: object) -> None:
+        raise QueueError("down", "EndpointConnectionError")
+
+    queue.on["release"] = fail
+    engine = Engine(hub_of(Recorder().process), Queues(topic=queue).__getitem__, dispatcher=worker, drain=0.1)
+    with running(engine):
+        queue.wait_for(lambda: len(worker.taken) == 1)
+        worker.readiness = Readiness.WORKER_GONE
+        worker.taken[0].release()
+        # When it stops, it ends
+        engine.stop()
+    # Then the message comes again by itself
+    assert not queue.released
+    assert not queue.deleted
 
 
 def test_a_task_that_its_stopping_worker_finishes_is_not_given_back() -> None:
