@@ -14,7 +14,7 @@ from celery import Celery
 from celery.utils.imports import cwd_in_path
 
 from .integration import install_default
-from .wiring.imports import import_error
+from .wiring.imports import IMPORT_FAILURES, import_error
 from .wiring.start_errors import app_load_errors
 
 
@@ -24,7 +24,7 @@ def _make_app() -> Celery:
         if name := os.environ.get("CELERY_CONFIG_MODULE") or _celeryconfig():
             try:
                 app.config_from_object(name, force=True)
-            except Exception as error:
+            except IMPORT_FAILURES as error:
                 with app_load_errors(Celery("balog_celery", set_as_current=False)):
                     raise import_error(name, error) from error
     return install_default(app)

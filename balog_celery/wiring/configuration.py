@@ -24,7 +24,7 @@ from ..outbox.store import Store
 from ..settings import PREFIX, SECRETS, Settings, plain_setting
 from ..signatures import signature_of
 from ..text import printable
-from .imports import created, import_error, import_setting
+from .imports import IMPORT_FAILURES, created, import_error, import_setting
 
 #: Defaults for Celery's own settings. Accepting JSON only is Celery's own default.
 CELERY_DEFAULTS = {
@@ -228,7 +228,7 @@ def load_decoders(settings: Settings) -> dict[str, Decoder]:
                 found[topic] = find_decoder(decoder)
         except ConfigurationError as error:
             raise ConfigurationError(f"{PREFIX}decoders[{topic!r}] = {decoder!r}: {error}") from error
-        except Exception as error:  # a module may raise anything
+        except IMPORT_FAILURES as error:
             raise import_error(f"{PREFIX}decoders[{topic!r}] = {decoder!r}", error) from error
     return found
 

@@ -15,6 +15,8 @@ from ..errors import BalogError, PackageImportError
 from ..settings import PREFIX
 from ..text import printable
 
+#: What the code of a user's module may raise while it is imported: sys.exit() would end a program without a word.
+IMPORT_FAILURES = (Exception, SystemExit)
 #: How many frames of a failed import are shown.
 _FRAMES = 3
 #: The files of this package and of those that import for it: their frames say nothing about the user's code.
@@ -35,7 +37,7 @@ def import_setting(setting: str, value: Any) -> Any:
     try:
         with cwd_in_path():
             return symbol_by_name(value)
-    except Exception as error:  # a module may raise anything
+    except IMPORT_FAILURES as error:
         raise import_error(f"{PREFIX}{setting} = {value!r}", error) from error
 
 
@@ -50,27 +52,27 @@ def created(setting: str, value: Any, example: str) -> Any:
         return value
     try:
         return value()
-    except Exception as error:
+    except IMPORT_FAILURES as error:
         what = f"{PREFIX}{setting}: {value.__qualname__}()"
         message = f"{what} cannot be created without arguments{_reason(error)}: name an object, such as {example!r}"
         raise PackageImportError(message, _last_frames(error)) from error
 
 
-def import_error(what: str, error: Exception) -> PackageImportError:
+def import_error(what: str, error: BaseException) -> PackageImportError:
     """Return the error that tells where and why *what*, a module or a package, cannot be imported."""
     return PackageImportError(f"{what} cannot be imported{_reason(error)}", _last_frames(error))
 
 
-def frames_of(error: Exception) -> list[traceback.FrameSummary]:
+def frames_of(error: BaseException) -> list[traceback.FrameSummary]:
     """Return the frames of the user's code in which *error* was raised."""
     return [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
 
 
-def _last_frames(error: Exception) -> str:
+def _last_frames(error: BaseException) -> str:
     return "".join(traceback.format_list(frames_of(error)[-_FRAMES:]))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return the place of *error*, in brackets, and what it says."""
     where, frames = "", frames_of(error)
     if isinstance(error, SyntaxError) and error.filename:

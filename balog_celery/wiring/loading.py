@@ -23,7 +23,7 @@ from ..settings import Settings
 from ..sqs.addresses import queue_address, queue_name
 from ..tasks.idempotency import IdempotencyStore
 from ..tasks.routes import register
-from .imports import frames_of, import_error
+from .imports import IMPORT_FAILURES, frames_of, import_error
 
 
 def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
@@ -36,7 +36,7 @@ def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
     """
     try:
         hub.scan(importlib.import_module(name), ignore=ignore)
-    except Exception as error:
+    except IMPORT_FAILURES as error:
         if isinstance(error, BalogError) and not frames_of(error):
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == name:
@@ -122,7 +122,7 @@ def _task(app: Celery, name: str) -> Any:
     if name not in app.tasks and module:
         try:
             found = getattr(importlib.import_module(module), name.rpartition(".")[2], None)
-        except Exception as error:  # a module may raise anything
+        except IMPORT_FAILURES as error:
             found, problem = None, f"{problem}, and {import_error(module, error)}"
         if found is not None and is_task(found):
             return found

@@ -34,6 +34,7 @@ WRONG = {
     "decoder of no topic": ("app.conf.balog_decoders = {'order': 's3'}", EVENTS, ("'order'", "'orders'")),
     "handler": ("app.conf.balog_default_event_handler = 'nope:f'", EVENTS, ("balog_default_event_handler", "'nope:f'")),
     "missing module": ("", "import nosuchmodule", ("'events'", "events.py, line 1", "nosuchmodule")),
+    "exit": ("", "import sys\nsys.exit(3)", ("'events'", "events.py, line 2", "SystemExit: 3")),
     "syntax": ("", "x = 1\ndef (:", ("'events'", "events.py, line 2", "SyntaxError")),
     "decorator": ("", EVENTS.replace("name=", "rate_limt="), ("events.py, line 4", "rate_limt")),
     "transport": ("app.conf.broker_url = 'reddis://h'", EVENTS, ("broker_url", "'reddis://h'", "'redis'")),
@@ -86,7 +87,7 @@ WRONG = {
 
 
 #: Those that reach a worker's log in the same way as another one.
-SAME_WAY = ("middleware raises", "decoder raises", "serializer", "rate limit", "port of the backend")
+SAME_WAY = ("exit", "middleware raises", "decoder raises", "serializer", "rate limit", "port of the backend")
 
 
 @pytest.fixture
