@@ -66,6 +66,9 @@ _SETTLED = {
     Settlement.EXPIRE: State.EXPIRED,
 }
 
+#: A body with fewer characters is kept while the task runs.
+_SMALL = 1024
+
 #: The allowed moves of a delivery, from each state.
 MOVES: dict[State, frozenset[State]] = {
     State.RECEIVED: frozenset({State.DISPATCHED, *_SETTLED.values()}),
@@ -199,6 +202,9 @@ class Delivery:
 
     def drop_content(self) -> None:
         """Forget the body and the attributes: a task may wait for hours, and the worker has its event."""
+        old = self.message
+        if len(old.body) < _SMALL and not old.attributes and not old.typed:
+            return  # to forget it takes longer than it saves
         with self.lock:
             old = self.message
             # By position: this runs for every message, and _replace() takes twice as long.

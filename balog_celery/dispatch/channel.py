@@ -15,6 +15,8 @@ from ..events.serialization import mend_surrogates
 from .protocol import KIND_OF, KINDS, Message
 
 _CHUNK = 262_144
+#: How long a thread waits for messages before it waits again, in seconds.
+_LONG = 3600.0
 
 
 class Channel:
@@ -29,14 +31,15 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
+        #: The same end for a thread that waits: each of the two has a timeout of its own.
+        self._waiting = sock.dup()
+        self._waiting.settimeout(_LONG)
         self._sending = threading.Lock()
         #: From its front is removed what has been sent, which copies nothing.
         self._unsent = bytearray()
         #: The pieces of a line whose end has not arrived.
         self._rest: list[bytes] = []
-        # Guards what waits for messages, which is kept: to make one costs as much as several messages.
         self._receiving = threading.Lock()
-        self._readable: selectors.BaseSelector | None = None
 
     def fileno(self) -> int:
         """Return the file descriptor, for an event loop."""
@@ -83,12 +86,9 @@ class Channel:
             chunk: bytes | None = None
             while chunk is None:
                 try:
-                    chunk = self._socket.recv(_CHUNK)
-                except BlockingIOError:
-                    if self._readable is None:
-                        self._readable = selectors.DefaultSelector()
-                        self._readable.register(self._socket, selectors.EVENT_READ)
-                    self._readable.select()
+                    chunk = self._waiting.recv(_CHUNK)
+                except TimeoutError:
+                    continue
                 except OSError:
                     return None
         if not chunk:
@@ -110,9 +110,6 @@ class Channel:
         """Close this end. The other end reads the end of the stream, and so does a thread that receives here."""
         with contextlib.suppress(OSError):  # the other end may be closed already
             self._socket.shutdown(socket.SHUT_RDWR)
-        # Not while a thread waits on it: nothing would wake that thread.
-        with self._receiving:
-            if self._readable is not None:
-                self._readable.close()
-                self._readable = None
+        with self._receiving:  # not while a thread reads from it
+            self._waiting.close()
             self._socket.close()

@@ -159,8 +159,9 @@ def read_record(document: object, *, as_sent: bool = False) -> FacilityRecord:
         raise DecodeError(f"it cannot be read: {printable(error)}") from None
     except Exception as error:  # a validator of a user's payload may raise anything
         raise DecodeError(f"it cannot be read: {type(error).__name__}") from None
-    names = (record.schema_version, record.header.id, record.header.channel, record.payload.cls_type)
-    if max(map(len, names)) > MAX_NAME:
+    header = record.header
+    names = (record.schema_version, header.id, header.channel, record.payload.cls_type)
+    if len("".join(names)) > MAX_NAME and max(map(len, names)) > MAX_NAME:
         places = ("schema", "header.id", "header.channel", "payload.cls_type")
         place = next(place for place, name in zip(places, names, strict=True) if len(name) > MAX_NAME)
         raise DecodeError(f"{place}: it has more than {MAX_NAME} characters")

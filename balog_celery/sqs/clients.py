@@ -120,7 +120,7 @@ class SQS:
 
         client = self.receiving if operation == "ReceiveMessage" else self.client
         method = partial(getattr(client, xform_name(operation)), **parameters)
-        timeout = time_for(parameters) + _most_bytes(operation, parameters) / SLOWEST
+        timeout = time_for(operation, parameters) + _most_bytes(operation, parameters) / SLOWEST
         if operation != "ReceiveMessage":  # one that is cut short may leave messages invisible
             timeout = max(0.0, timeout - (time.monotonic() - began))
         answered: dict[str, Any] = within(timeout, cancellation or Cancellation(), "sqs", method)

@@ -92,7 +92,7 @@ class Connections:
             with contextlib.nullcontext() if cancellation is None else cancellation.over(sock):
                 unsent = memoryview(request)
                 while unsent:
-                    sock.settimeout(_left(deadline))
+                    _limit(sock, _left(deadline))
                     unsent = unsent[sock.send(unsent) :]
                 response = _Response(sock, deadline, slowest)
             if kept is None and isinstance(sock, ssl.SSLSocket):
@@ -113,9 +113,7 @@ class Connections:
                 sock, since = self._idle.pop()
             except IndexError:
                 return None
-            poll = select.poll()
-            poll.register(sock, select.POLLIN)
-            if time.monotonic() - since < _IDLE and not poll.poll(0):
+            if time.monotonic() - since < _IDLE and not _is_readable(sock):
                 return sock
             # It is old; or the server has closed it, or has sent bytes that would look like the next request's answer.
             sock.close()
@@ -166,7 +164,7 @@ class _Response:
         self._parser = HttpResponseParser(self)
         received = 0
         while not self._complete:
-            sock.settimeout(_left(deadline + received / slowest))
+            _limit(sock, _left(deadline + received / slowest))
             chunk = sock.recv(_CHUNK)
             received += len(chunk)
             if received > LARGEST:
@@ -243,6 +241,20 @@ def _left(deadline: float) -> float:
     if left <= 0:
         raise TimeoutError("timed out")
     return left
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    if not hasattr(select, "poll"):  # on Windows, and with eventlet
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _limit(sock: socket.socket, seconds: float) -> None:
+    """Let the next operation on *sock* take so long; setting a timeout takes time, so one that is as good stays."""
+    if abs((sock.gettimeout() or math.inf) - seconds) > seconds / 100:
+        sock.settimeout(seconds)
 
 
 def _close(idle: list[tuple[socket.socket, float]]) -> None:

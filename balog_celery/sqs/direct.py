@@ -89,7 +89,7 @@ class DirectCalls:
         :raises ForeignAnswer: the answer is not SQS's.
         :raises TimeoutError: there is no whole answer in time.
         """
-        timeout = time_for(parameters)
+        timeout = time_for(operation, parameters)
         try:
             answer = self._call(operation, parameters, timeout, cancellation)
             if self._has_wrong_clock(answer):
@@ -128,25 +128,28 @@ class DirectCalls:
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
             if given is not None:
                 return Answer(given.status_code, given.content)
-        wire, grows = request.wire(self._request_line), not _visibility_in(parameters)
+        wire, grows = request.wire(self._request_line), not _extension_in(operation, parameters)
         return self._connections.exchange(wire, timeout, cancellation, grows=grows)
 
 
-def time_for(parameters: Mapping[str, Any]) -> float:
+def time_for(operation: str, parameters: Mapping[str, Any]) -> float:
     """Return how many seconds a call may take; a large request or answer gets more, but not that of an extension.
 
+    :param operation: its name, such as ``"ReceiveMessage"``.
     :param parameters: as the client's method takes them.
     """
     if (wait := parameters.get("WaitTimeSeconds")) is not None:
         return float(wait + RECEIVE_MARGIN)
-    if visibility := _visibility_in(parameters):
+    if visibility := _extension_in(operation, parameters):
         return min(ANSWER_TIMEOUT, max(_SHORTEST_EXTENSION, visibility * _EXTENSION_SHARE))
     return ANSWER_TIMEOUT
 
 
-def _visibility_in(parameters: Mapping[str, Any]) -> int:
+def _extension_in(operation: str, parameters: Mapping[str, Any]) -> int:
     """Return by how many seconds a call extends visibility timeouts; 0 if it is no extension."""
-    return max((entry.get("VisibilityTimeout", 0) for entry in parameters.get("Entries", ())), default=0)
+    if operation != "ChangeMessageVisibilityBatch":
+        return 0
+    return int(max(entry["VisibilityTimeout"] for entry in parameters["Entries"]))
 
 
 class _Request:

@@ -22,7 +22,7 @@ class Cancellation:
     def __init__(self) -> None:
         #: When the answer began to arrive, by ``time.monotonic()``; None if that is not known.
         self.answer_began: float | None = None
-        self._cancelled = threading.Event()
+        self._cancelled = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._wake: Callable[[], None] = lambda: None
@@ -30,11 +30,11 @@ class Cancellation:
     @property
     def is_cancelled(self) -> bool:
         """Whether the call is to end."""
-        return self._cancelled.is_set()
+        return self._cancelled
 
     def cancel(self) -> None:
         """End the call: close the connection that it waits on."""
-        self._cancelled.set()
+        self._cancelled = True
         with self._lock, suppress(OSError):
             self._wake()
             if self._socket is not None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import AccessDenied, QueueNotFound
@@ -288,12 +288,9 @@ class SQSQueue:
             answer = sqs.call(f"{permission}Batch", {"QueueUrl": url, "Entries": entries})
             return read_failures(answer, len(entries))
 
-    @contextmanager
-    def _calling(self, permission: str) -> Iterator[SQS]:
-        try:
-            with calling_sqs(self.connection, self.name, permission) as sqs:
-                yield sqs
-        except QueueNotFound:
-            self._max_message_bytes = None
-            self._url = self._given_url  # a queue that is deleted and created again may have another URL
-            raise
+    def _calling(self, permission: str) -> AbstractContextManager[SQS]:
+        return calling_sqs(self.connection, self.name, permission, self._forget)
+
+    def _forget(self) -> None:
+        """Forget what may be another queue's: one that is deleted and created again may have another URL."""
+        self._max_message_bytes, self._url = None, self._given_url

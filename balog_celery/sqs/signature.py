@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Protocol
 
@@ -43,15 +44,12 @@ class Signer:
 
         :param time: the service's time, UTC.
         """
-        timestamp = f"{time:%Y%m%dT%H%M%SZ}"
+        timestamp = _formatted(time.replace(microsecond=0))
         headers["X-Amz-Date"] = timestamp
         if credentials.token:
             headers["X-Amz-Security-Token"] = credentials.token
-        fields = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
-        names = sorted(fields)
-        lines = [f"{name}:{fields[name]}" for name in names]
-        signed = ";".join(names)
-        canonical = "\n".join(["POST", self._path, "", *lines, "", signed, sha256(body).hexdigest()])
+        signed, lines = _canonical(tuple(headers.items()))
+        canonical = f"POST\n{self._path}\n\n{lines}\n\n{signed}\n{sha256(body).hexdigest()}"
         scope = f"{timestamp[:8]}/{self._scope}"
         text = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
         signature = hmac.digest(self._key_for(credentials.secret_key, scope), text.encode(), "sha256").hex()
@@ -68,3 +66,16 @@ class Signer:
                 key = hmac.digest(key, part.encode(), "sha256")
             self._key = (secret, scope, key)
         return key
+
+
+# All requests of a second have the same time, and those for one operation the same headers.
+@lru_cache(maxsize=1)
+def _formatted(time: datetime) -> str:
+    return f"{time:%Y%m%dT%H%M%SZ}"
+
+
+@lru_cache(maxsize=16)
+def _canonical(headers: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """Return the names of *headers*, and the headers, as they are signed."""
+    fields = sorted((name.lower(), " ".join(value.split())) for name, value in headers)
+    return ";".join([name for name, _ in fields]), "\n".join([f"{name}:{value}" for name, value in fields])

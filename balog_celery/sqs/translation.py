@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,28 +24,35 @@ _EXPIRED = "ExpiredToken"
 
 
 @contextmanager
-def calling_sqs(connection: Connection, queue: str, permission: str) -> Iterator[SQS]:
+def calling_sqs(
+    connection: Connection, queue: str, permission: str, missing: Callable[[], None] = lambda: None
+) -> Iterator[SQS]:
     """Yield the object that calls SQS, and translate the errors of the call.
 
     :param queue: the queue's name, for the error.
     :param permission: the permission that the call takes, without ``sqs:``.
+    :param missing: called if there is no such queue.
     :raises QueueNotFound: there is no such queue.
     :raises AccessDenied: the credentials are missing or bad, or lack the permission.
     :raises QueueError: the call failed for another reason.
     """
-    from botocore.exceptions import BotoCoreError, ClientError
-
     sqs: SQS | None = None
     try:
         sqs = clients.get(connection)
         yield sqs
-    except (BotoCoreError, ClientError, ForeignAnswer, TimeoutError, RuntimeError) as error:
+    except Exception as error:
+        from botocore.exceptions import BotoCoreError, ClientError  # here, as to look them up takes time
+
         code, text, status = describe(error)
-        if isinstance(error, RuntimeError) and code != _EXPIRED:
+        is_known = isinstance(error, (BotoCoreError, ClientError, ForeignAnswer, TimeoutError))
+        if not is_known and not (isinstance(error, RuntimeError) and code == _EXPIRED):
             raise
         if codes.is_about_credentials(code):
             clients.drop(connection, sqs)
-        raise _queue_error(code, text, status, queue, permission, _clock_problem(error, code)) from error
+        translated = _queue_error(code, text, status, queue, permission, _clock_problem(error, code))
+        if isinstance(translated, QueueNotFound):
+            missing()
+        raise translated from error
 
 
 @contextmanager

@@ -104,7 +104,8 @@ def test_extensions_that_hang_leave_time_for_another_one(visibility: int) -> Non
     calls: list[float] = []
 
     def take_all_the_time(_names: list[str]) -> None:
-        setting.clock.advance(time_for({"Entries": [{"VisibilityTimeout": visibility}]}))
+        entries = [{"VisibilityTimeout": visibility}]
+        setting.clock.advance(time_for("ChangeMessageVisibilityBatch", {"Entries": entries}))
         calls.append(setting.clock.now())
         if len(calls) <= hanging:
             raise QueueError("no whole answer", "TimeoutError")

@@ -103,6 +103,14 @@ def test_the_first_answer_counts_whatever_comes_with_it(more: bytes, kept: bool,
         assert (server.seen[0] == server.seen[1]) is (kept and not headers)
 
 
+@pytest.fixture(params=["poll", "select"])
+def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module ``select`` as it is, and without ``poll``: so it is on Windows, and with eventlet."""
+    if request.param == "select":
+        monkeypatch.delattr(select, "poll")
+
+
+@pytest.mark.usefixtures("waiting")
 @pytest.mark.parametrize("headers", [[], ["Connection: close"]], ids=["kept", "closed"])
 def test_a_connection_is_used_again_unless_the_server_ends_it(headers: list[str]) -> None:
     """A connection is reused unless the answer has ``Connection: close``."""
@@ -136,6 +144,7 @@ class _Clock:
         return self._now[0]
 
 
+@pytest.mark.usefixtures("waiting")
 def test_what_comes_unasked_is_no_answer_to_the_next_request() -> None:
     """Unasked bytes on a connection are not taken for the answer to the next request."""
     with serving(PiecesServer(answer(b"{}"), answer(b"late"), pause=60)) as server:
@@ -180,6 +189,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+@pytest.mark.usefixtures("waiting")
 @pytest.mark.parametrize("end", [socket.socket.close, half_close, reset], ids=["closed", "half-closed", "reset"])
 def test_a_connection_that_the_server_ends_while_idle_is_not_used_again(end: Callable[[socket.socket], None]) -> None:
     """A connection that the server closed while idle is not used, so no request is made twice."""
