@@ -239,7 +239,7 @@ class HandOffDispatcher:
         elif isinstance(message, Open):
             with self._changed:
                 self._served |= frozenset(message.cancelled)
-                self._room.offer(message.credit, message.size)
+                self._room.offer(message)
             self._become(Availability.OPEN, frozenset(message.queues))
         elif isinstance(message, Closed):
             self._become(Availability.CLOSED)

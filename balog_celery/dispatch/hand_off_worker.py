@@ -12,13 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ..celery_compat.worker import (
-    accepted_messages,
-    execute,
-    executes_here,
-    rate_limited,
-    reserved_task_ids,
-)
+from ..celery_compat.worker import accepted_messages, execute, executes_here, rate_limited, reserved_task_ids
 from ..sqs.messages import BATCH_SIZE
 from ..tasks.local_retry import LocalRetry, LocalState
 from ..tasks.request import EventRequest
@@ -26,20 +20,7 @@ from .channel import Channel
 from .hand_off_message import HandOffMessage, MessageBuilder
 from .local_tasks import LocalTask, LocalTasks
 from .offer import Offer
-from .protocol import (
-    VERSION,
-    Alive,
-    Closed,
-    Done,
-    Message,
-    Open,
-    Publish,
-    Released,
-    Remaining,
-    Task,
-    Version,
-    Waiting,
-)
+from .protocol import VERSION, Alive, Closed, Done, Message, Open, Publish, Released, Remaining, Task, Version, Waiting
 from .worker_loop import WorkerLoop
 
 logger = logging.getLogger(__name__)
@@ -151,8 +132,20 @@ class HandOff:
 
         A message that is not current is ignored: its engine is gone, or it went back when the broker was lost.
         """
-        if self._tasks.end(message):
-            self._report(message, Released(message.number) if released else Done(message.number))
+        if not self._tasks.end(message):
+            return
+        if released:
+            self._report(message, Released(message.number))
+        else:
+            self._post(message.channel, Done(message.number), may_wait=self._may_wait(message))
+
+    def _may_wait(self, message: HandOffMessage) -> bool:
+        """Return whether the engine has nothing to do yet when the task of *message* is done: to wake it costs much."""
+        offer, consumer = self._announced, self._consumer
+        if offer is None or consumer is None or self._ending:
+            return False
+        has_room = offer.credit - self._tasks.using_credit >= offer.enough
+        return not has_room and not consumer.app.tasks[message.headers["task"]].fifo
 
     def keep(self, message: HandOffMessage, again: HandOffMessage, remaining: list[int] | None = None) -> None:
         """Execute *again* in place of *message* when it is due.
@@ -278,13 +271,13 @@ class HandOff:
         """Report on a task to the engine that has handed it over, which may be gone."""
         self._post(task.channel, message)
 
-    def _post(self, channel: Channel, message: Message) -> None:
+    def _post(self, channel: Channel, message: Message, *, may_wait: bool = False) -> None:
         # Never wait: an engine that hangs must not stop its worker. The next message, or beat, takes the rest with it.
         with contextlib.suppress(OSError):
             if self._loop is None:
                 channel.send(message, timeout=0.0)
             else:
-                self._loop.send(channel, message)
+                self._loop.send(channel, message, may_wait=may_wait)
 
     def _forget_channel(self) -> None:
         channel, self._channel = self._channel, None

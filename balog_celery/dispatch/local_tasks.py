@@ -51,6 +51,11 @@ class LocalTasks:
         """Whether another task may wait for a retry."""
         return len(self.retries) < MAX_WAITING and self.retries.size < MAX_WAITING_BYTES
 
+    @property
+    def using_credit(self) -> int:
+        """How many tasks use the credit that the engine was given: all but those that wait."""
+        return len(self._tasks) - len(self.retries) - len(self.limited)
+
     def all(self) -> list[LocalTask]:
         """Return all tasks."""
         with self._lock:

@@ -23,6 +23,8 @@ import enum
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from ..sqs.messages import BATCH_SIZE
+
 #: The version of the protocol that this release speaks.
 VERSION = 1
 
@@ -67,6 +69,16 @@ class Open(NamedTuple):
     cancelled: Sequence[str] = ()
     #: How many my pool executes at once, as it may grow; 0: unknown.
     size: int = 0
+
+    @property
+    def enough(self) -> int:
+        """For how many tasks there must be room before the engine's next receive.
+
+        Smaller receives cost as much as one of ten, so there is one when there is room for ten. But no part of the pool
+        is idle meanwhile, with long tasks and a prefetch limit that leaves no others.
+        """
+        idle = self.credit - self.size + 1 if self.size else BATCH_SIZE
+        return min(BATCH_SIZE, max(1, self.credit // 2), max(1, idle))
 
 
 class Closed(NamedTuple):

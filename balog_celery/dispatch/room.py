@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from ..consumers.delivery import Delivery
-from ..sqs.messages import BATCH_SIZE
+from .protocol import Open
 
 #: How much memory the events in the worker may take, in bytes, beside those that wait for a retry or a rate limit.
 MAX_BYTES = 128 * 2**20
@@ -41,17 +41,9 @@ class Room:
         self._places: dict[int, int] = {}
         self._numbers = itertools.count()
 
-    def offer(self, credit: int, pool_size: int) -> None:
-        """Take what the worker accepts.
-
-        Smaller receives cost as much as one of ten, so there is one when there is room for ten. But no part of the pool
-        is idle meanwhile, with long tasks and a prefetch limit that leaves no others.
-
-        :param credit: how many tasks.
-        :param pool_size: how many of them it executes at once; 0: unknown.
-        """
-        idle = credit - pool_size + 1 if pool_size else BATCH_SIZE
-        self.credit, self.enough = credit, min(BATCH_SIZE, max(1, credit // 2), max(1, idle))
+    def offer(self, offer: Open) -> None:
+        """Take what the worker accepts."""
+        self.credit, self.enough = offer.credit, offer.enough
 
     def wait_for(self, has_room: Callable[[], int], timeout: float) -> bool:
         """Wait up to *timeout* seconds for room, and for this thread's turn. Return False if there is none.

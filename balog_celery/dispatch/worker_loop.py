@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -18,6 +20,9 @@ from .channel import Channel
 from .protocol import Message
 
 logger = logging.getLogger(__name__)
+
+#: For how long messages that may wait are gathered, in seconds: each write wakes the engine, which takes CPU of both.
+LINGER = 0.01
 
 #: Called with the messages that have arrived, or with None at the end of the stream.
 OnMessages = Callable[[Sequence[Message] | None], None]
@@ -35,9 +40,10 @@ class WorkerLoop(Protocol):
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
         """Have *call* called; any thread may ask for it."""
 
-    def send(self, channel: Channel, message: Message) -> None:
+    def send(self, channel: Channel, message: Message, *, may_wait: bool = False) -> None:
         """Send *message* soon, without waiting for the other end; any thread may ask for it.
 
+        :param may_wait: whether it may wait a moment for others to be sent with it.
         :raises OSError: the other end is gone. It may also be, without an error.
         """
 
@@ -48,34 +54,51 @@ class HubLoop:
     :param hub: the loop; its documented methods are those of asyncio.
     :param gathers: whether what this thread sends in one turn of the loop is written at the turn's end, at once: not
         where the loop executes the tasks, as a turn may take hours there.
+    :param linger: for how long messages that may wait are gathered, in seconds.
     """
 
-    def __init__(self, hub: Any, *, gathers: bool = True) -> None:
+    def __init__(self, hub: Any, *, gathers: bool = True, linger: float = LINGER) -> None:
         self._hub = hub
+        self._linger = linger
         self._gathering = threading.get_ident() if gathers else None
-        #: The channel that is written to at the end of this turn of the loop.
+        #: The channel that is written to next, and by when, by ``time.monotonic()``.
         self._due: Channel | None = None
+        self._due_at = math.inf
+        self._has_timer = False
 
     def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
         self._hub.add_reader(channel.fileno(), lambda: on_messages(channel.receive()))
-        self._hub.on_tick.add(self._send_buffered)
+        self._hub.on_tick.add(self._end_turn)
 
     def stop_reading(self, channel: Channel) -> None:
         self._hub.remove_reader(channel.fileno())
-        self._hub.on_tick.discard(self._send_buffered)
+        self._hub.on_tick.discard(self._end_turn)
         self._send_buffered()
 
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
         self._hub.call_soon(call, *args)
 
-    def send(self, channel: Channel, message: Message) -> None:
+    def send(self, channel: Channel, message: Message, *, may_wait: bool = False) -> None:
         if threading.get_ident() != self._gathering:  # the loop may sleep for a second before its next turn
             channel.send(message, timeout=0.0)
             return
         if self._due is not channel:
             self._send_buffered()
-            self._due = channel
+            self._due, self._due_at = channel, time.monotonic() + self._linger
         channel.send(message, hold=True)
+        if not may_wait:
+            self._due_at = 0.0
+        elif not self._has_timer:  # one that comes too early leaves the rest to the next one
+            self._has_timer = True
+            self._hub.call_later(self._linger, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._has_timer = False
+        self._send_buffered()
+
+    def _end_turn(self) -> None:
+        if self._due is not None and self._due_at <= time.monotonic():
+            self._send_buffered()
 
     def _send_buffered(self) -> None:
         channel, self._due = self._due, None
@@ -91,14 +114,18 @@ class ThreadLoop:
 
     The writer is a thread of its own because a pool of greenlets that is full makes the loop wait. Reports that waited
     for it reached the engine only when all tasks of a message had begun, so that the next ones came late.
+
+    :param linger: for how long messages that may wait are gathered, in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, linger: float = LINGER) -> None:
+        self._linger = linger
         self._calls = _Calls("the hand-off", "hand-off")
         self._writes = _Calls("the writer of the hand-off", "hand-off-writer")
         self._channel: Channel | None = None
-        #: The channel that is about to be written to.
+        #: The channel that is about to be written to, and whether that is urgent.
         self._due: Channel | None = None
+        self._urgent = threading.Event()
 
     def start_reading(self, channel: Channel, on_messages: OnMessages) -> None:
         self._calls.start()
@@ -115,14 +142,18 @@ class ThreadLoop:
     def call_soon(self, call: Callable[..., None], *args: Any) -> None:
         self._calls.put(call, *args)
 
-    def send(self, channel: Channel, message: Message) -> None:
+    def send(self, channel: Channel, message: Message, *, may_wait: bool = False) -> None:
         """Send *message* with those of the other tasks that end before the next write: greenlets end together."""
         channel.send(message, hold=True)
+        if not may_wait:
+            self._urgent.set()
         if self._due is not channel:
             self._due = channel
             self._writes.put(self._send_buffered, channel)
 
     def _send_buffered(self, channel: Channel) -> None:
+        self._urgent.wait(self._linger)
+        self._urgent.clear()
         self._due = None  # first: what is buffered from now on may come too late
         with contextlib.suppress(OSError):  # the other end is gone, as its reader will notice
             channel.send(timeout=0.0)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 
 import simpy
 
-from ..dispatch.room import Room
+from ..dispatch.protocol import Open
 from ..engine.config import LINGER
 from ..engine.poller import MAX_PENDING
 from ..sqs.messages import BATCH_SIZE
@@ -43,9 +42,8 @@ class SimulatedEngine:
         give: Callable[[list[Event]], None],
     ) -> None:
         self._env, self._costs, self._queue, self._give = env, costs, queue, give
-        room = Room(threading.Condition())
-        room.offer(2 * concurrency + BATCH_SIZE * pollers, concurrency)
-        self._free, self._enough = room.credit, room.enough
+        offer = Open(2 * concurrency + BATCH_SIZE * pollers, (), size=concurrency)
+        self._free, self._enough = offer.credit, offer.enough
         #: Woken when the worker, or SQS, has finished something.
         self._changed: list[simpy.Event] = []
         self._answers = Inbox(env)

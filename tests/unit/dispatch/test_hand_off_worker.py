@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import socket
 import subprocess
 import threading
@@ -94,6 +95,7 @@ class Worker:
             add_reader=self.readers.__setitem__,
             remove_reader=lambda fd: self.readers.pop(fd, None),
             call_soon=lambda call, *args: call(*args),
+            call_later=lambda _delay, call: call(),
             on_tick=set(),
         )
         self.engines: list[Channel] = []
@@ -159,10 +161,14 @@ class Worker:
     def scheduled(self) -> list[Any]:
         return [scheduled.entry for scheduled in self.timer.queue if not scheduled.entry.cancelled]
 
-    def reported(self) -> list[Message]:
-        """Return what the engine has been told by now; no message is an error."""
+    def end_turn(self) -> None:
+        """Do what the event loop does at the end of a turn."""
         for call in list(self.hub.on_tick):
             call()
+
+    def reported(self) -> list[Message]:
+        """Return what the engine has been told by now; no message is an error."""
+        self.end_turn()
         messages = self.engines[-1].receive()
         assert messages is not None
         return messages
@@ -225,6 +231,39 @@ def test_a_worker_without_an_event_loop_is_handed_nothing(app: Celery) -> None:
         with closing(worker.start_engine()):
             assert [type(message) for message in worker.reported()] == [Version, Publish]
     worker.close()
+
+
+def test_the_engine_is_woken_when_there_is_room_for_a_receive(one: Worker) -> None:
+    """The ends of tasks wait a moment for others if the engine has no use for them yet: to wake it costs much."""
+    # Given a worker that has taken all that it offered, and a moment that does not end
+    messages = one.hand_over(*range(12))
+    one.hub.call_later = lambda _delay, call: None
+    # When five tasks end, then there is no room for another receive; when the sixth ends there is
+    for message in messages[:5]:
+        message.ack()
+        one.end_turn()
+    assert not select.select([one.engines[-1]], [], [], 0)[0]
+    messages[5].ack()
+    # Then
+    assert one.reported() == [Done(number) for number in range(6)]
+    # And what does not end, or waits, is reported at once
+    messages[6].ack()
+    messages[7].reject(None, (), requeue=True)
+    assert one.reported() == [Done(6), Released(7)]
+
+
+def test_the_end_of_a_task_of_a_fifo_topic_is_reported_at_once() -> None:
+    """The next message of its group waits for it."""
+    # Given
+    own = Celery("fifo", broker="memory://", set_as_current=False)
+    registered(own, "hold")
+    with closing(own), connected(Worker(own)) as worker:
+        first, *_ = worker.hand_over(*range(12))
+        worker.hub.call_later = lambda _delay, call: None
+        # When
+        first.ack()
+        # Then
+        assert worker.reported() == [Done(0)]
 
 
 def test_a_beat_tells_the_engine_that_the_loop_runs(one: Worker) -> None:

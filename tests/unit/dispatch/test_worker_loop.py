@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -155,6 +156,52 @@ def test_an_event_loop_sends_the_messages_of_a_turn_together() -> None:
     hub.close()
     theirs.close()
     ours.close()
+
+
+def end_turn(hub: Hub) -> None:
+    """Do what Celery's event loop does at the end of a turn, before it waits."""
+    for call in list(hub.on_tick):
+        call()
+
+
+def test_messages_that_may_wait_are_sent_with_one_that_may_not() -> None:
+    """In one write, in order: of the event loop at the end of the turn, of a thread as soon as it is there."""
+    # Given two loops that would let them wait for long
+    hub, sockets = Hub(), [socket.socketpair() for _ in range(2)]
+    ours, theirs = [SlowChannel(pair[0]) for pair in sockets], [Channel(pair[1]) for pair in sockets]
+    for loop, near, far in zip((HubLoop(hub, linger=60), ThreadLoop(linger=60)), ours, theirs, strict=True):
+        near.may_write.set()
+        loop.start_reading(near, lambda _: None)
+        # When three wait, and a turn of the event loop ends
+        for number in range(3):
+            loop.send(near, Done(number), may_wait=True)
+        end_turn(hub)
+        # Then none is sent alone, and a fourth takes all of them with it
+        loop.send(near, Closed())
+        end_turn(hub)
+        assert far.receive() == [Done(0), Done(1), Done(2), Closed()]
+        assert near.writes == 1
+        far.close()
+        near.close()
+    hub.close()
+
+
+@pytest.mark.parametrize("kind", ["event loop", "thread"])
+def test_a_message_that_may_wait_is_sent_though_no_other_follows(kind: str, ends: tuple[Channel, Channel]) -> None:
+    """After a moment, by a timer of the event loop, or by the thread itself."""
+    # Given
+    hub, (ours, theirs) = Hub(), ends
+    loop = HubLoop(hub) if kind == "event loop" else ThreadLoop()
+    loop.start_reading(ours, lambda _: None)
+    # When
+    for number in range(2):
+        loop.send(ours, Done(number), may_wait=True)
+        if kind == "event loop":
+            turns = hub.create_loop()
+            wait_until(lambda turns=turns: next(turns) or select.select([theirs], [], [], 0)[0], 60)
+        # Then
+        assert theirs.receive() == [Done(number)]
+    hub.close()
 
 
 def test_an_event_loop_that_executes_tasks_sends_each_message_at_once() -> None:
