@@ -60,6 +60,8 @@ class HandOff:
         self._messages = MessageBuilder(self, retry_period)
         #: What the engine knows of this worker's credit and queues.
         self._announced: Open | None = None
+        #: Whether the engine has been told of room for another receive, and has handed over nothing since.
+        self._engine_has_room = False
 
     def use(self, channel: Channel) -> None:
         """Use the channel of a new engine. Tasks of an earlier engine go on, but their ends are reported to none."""
@@ -144,8 +146,11 @@ class HandOff:
         offer, consumer = self._announced, self._consumer
         if offer is None or consumer is None or self._ending:
             return False
-        has_room = offer.credit - self._tasks.using_credit >= offer.enough
-        return not has_room and not consumer.app.tasks[message.headers["task"]].fifo
+        if consumer.app.tasks[message.headers["task"]].fifo:
+            return False
+        knew_room = self._engine_has_room
+        self._engine_has_room = offer.credit - self._tasks.using_credit >= offer.enough
+        return knew_room or not self._engine_has_room
 
     def keep(self, message: HandOffMessage, again: HandOffMessage, remaining: list[int] | None = None) -> None:
         """Execute *again* in place of *message* when it is due.
@@ -227,6 +232,7 @@ class HandOff:
             self._post(channel, Released(given.number))
         else:
             self._tasks.add(message)
+            self._engine_has_room = False
             self._execute(consumer, message)
 
     def _execute(self, consumer: Any, message: HandOffMessage) -> None:

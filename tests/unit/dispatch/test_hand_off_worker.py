@@ -246,10 +246,15 @@ def test_the_engine_is_woken_when_there_is_room_for_a_receive(one: Worker) -> No
     messages[5].ack()
     # Then
     assert one.reported() == [Done(number) for number in range(6)]
-    # And what does not end, or waits, is reported at once
+    # And the next one waits until the engine has answered, or for one that does not end well
     messages[6].ack()
+    one.end_turn()
+    assert not select.select([one.engines[-1]], [], [], 0)[0]
     messages[7].reject(None, (), requeue=True)
     assert one.reported() == [Done(6), Released(7)]
+    (message,) = one.hand_over(12)
+    message.ack()
+    assert one.reported() == [Done(12)]
 
 
 def test_the_end_of_a_task_of_a_fifo_topic_is_reported_at_once() -> None:
