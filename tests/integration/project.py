@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -281,9 +282,13 @@ def stop(worker: servers.Program, number: int = signal.SIGTERM) -> int:
     return worker.wait(60)
 
 
+#: Asks the only worker, and does not wait for what others might answer.
+ONLY_WORKER = ("-t", "5", "-d", f"celery@{socket.gethostname()}")
+
+
 def inspect(project: Project, what: str) -> Any:
     """Return what the only worker of a project answers to ``celery inspect``; the answer may take a while."""
-    command, env = [*CELERY, "inspect", what, "--json", "-t", "5"], {**os.environ, **project.env}
+    command, env = [*CELERY, "inspect", what, "--json", *ONLY_WORKER], {**os.environ, **project.env}
 
     def answer() -> dict[str, Any] | None:
         done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)

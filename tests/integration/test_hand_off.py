@@ -11,7 +11,7 @@ import subprocess
 import time
 
 import pytest
-from project import CELERY, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
+from project import CELERY, ONLY_WORKER, QUICK_RESTORE, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
 from balog_celery.tasks.naming import task_id
@@ -307,7 +307,7 @@ def test_a_broker_that_is_restarted_interrupts_nothing_for_long(start: Start, pr
 
 def told(project: Project, *arguments: str, answer: str) -> bool:
     """Tell the worker by remote control, until it has answered: it may be slow to."""
-    command, env = [*CELERY, "control", "-t", "3", *arguments], {**os.environ, **project.env}
+    command, env = [*CELERY, "control", *ONLY_WORKER, *arguments], {**os.environ, **project.env}
 
     def answered() -> bool:
         done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, timeout=60)

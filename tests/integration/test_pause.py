@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from project import CELERY, Project, Start, Topic, engine_pids, inspect, stop
+from project import CELERY, ONLY_WORKER, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
 from sample_events import event_text
@@ -32,7 +32,7 @@ def control(project: Project, *arguments: str) -> dict[str, str]:
     """Return what the only worker answers to ``celery control``."""
 
     def answer() -> Any:
-        done = celery(project, "control", "--json", "-t", "5", *arguments)
+        done = celery(project, "control", "--json", *ONLY_WORKER, *arguments)
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     replies = servers.wait_until(answer, what=f"the answer to {arguments}")

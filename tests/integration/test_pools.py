@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from project import CELERY, Project, Start, Topic, engine_pids, inspect, stop
+from project import CELERY, ONLY_WORKER, Project, Start, Topic, engine_pids, inspect, stop
 
 import servers
 from sample_events import event_text
@@ -55,7 +55,7 @@ def test_a_pool_executes_as_many_events_at_once_as_it_can(
 
 def control(project: Project, *arguments: str) -> None:
     """Run ``celery control`` until the worker has answered."""
-    command, env = [*CELERY, "control", *arguments, "-t", "5"], {**os.environ, **project.env}
+    command, env = [*CELERY, "control", *arguments, *ONLY_WORKER], {**os.environ, **project.env}
 
     def done() -> bool:
         return subprocess.run(command, cwd=project.folder, env=env, capture_output=True, timeout=60).returncode == 0
