@@ -94,6 +94,9 @@ class Header(OpenModel):
     composition: Annotated[bool | None, PlainValidator(_composition)] = None
 
 
+_CONTEXT = tuple(Context.model_fields)
+
+
 def _payload(value: object, info: ValidationInfo) -> Payload:
     """Return *value* as the class that was declared for its type.
 
@@ -211,11 +214,11 @@ def as_event(record: FacilityRecord) -> dict[str, Any]:
         "payload": payload_dict(record.payload),
     }
     if "context" in header.model_fields_set:
-        known = Context.model_fields
-        context = header.context.model_dump()
-        event["header"]["context"] = {
-            key: value for key, value in context.items() if value is not None or key not in known
-        }
+        context = header.context.__pydantic_serializer__.to_python(header.context, warnings=False)  # as model_dump()
+        for name in _CONTEXT:
+            if context[name] is None:
+                del context[name]
+        event["header"]["context"] = context
     if header.composition is not None:
         event["header"]["composition"] = header.composition
     if header.__pydantic_extra__:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -69,8 +69,7 @@ def is_consumed(queue: str) -> bool:
     return queue in _consumed
 
 
-@contextmanager
-def consuming(topic: str, consumer: str, records: Sequence[FacilityRecord]) -> Iterator[None]:
+def consuming(topic: str, consumer: str, records: Sequence[FacilityRecord]) -> AbstractContextManager[None]:
     """Make *records*, an event or a batch, the cause of what the block logs and sends."""
     if len(records) == 1:
         event_id, correlation_id = _ids(records[0].header.id, records[0].header.context.__pydantic_extra__ or {})
@@ -78,8 +77,7 @@ def consuming(topic: str, consumer: str, records: Sequence[FacilityRecord]) -> I
         event_id = correlation_id = ""
     cls_types = {record.payload.cls_type for record in records}
     cls_type = cls_types.pop() if len(cls_types) == 1 else ""
-    with _causing(Cause(queue_name(topic), consumer, event_id, cls_type, correlation_id)):
-        yield
+    return _causing(Cause(queue_name(topic), consumer, event_id, cls_type, correlation_id))
 
 
 def continue_with(record: FacilityRecord) -> None:
