@@ -34,7 +34,7 @@ PROCESS_FAULTS = {
 
 
 @pytest.mark.timeout(330)
-@pytest.mark.parametrize(("dispatch", "events", "batch"), [("hand-off", 1000, 10), ("publish", 500, 0)])
+@pytest.mark.parametrize(("dispatch", "events", "batch"), [("hand-off", 700, 10), ("publish", 400, 0)])
 def test_no_event_is_lost_under_faults(tmp_path: Path, dispatch: str, events: int, batch: int) -> None:
     """Under faults each event reaches every matching consumer, or is a dead letter of that consumer.
 
