@@ -147,14 +147,15 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._hand_off is not None:
             self._hand_off.flush()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, reasons: int) -> subprocess.Popen[bytes]:
         self._pauses.save()
+        command = [*self._command, "--reason-fd", str(reasons)]
         if self._hand_off is None:
-            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons])
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [*self._command, "--hand-off-fd", str(theirs.fileno())]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            command += ["--hand-off-fd", str(theirs.fileno())]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons, theirs.fileno()])
         self._hand_off.use(Channel(ours))
         return process
 

@@ -165,7 +165,8 @@ def test_a_missing_queue_stops_the_worker_at_start(start: Start, project: Projec
     """A missing queue stops the worker at start, with an error that names it."""
     project.topic = "no-such-queue"
     with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
-        assert "CRITICAL/Engine] the engine cannot start: there is no queue 'no-such-queue'" in worker.output
+        (line,) = [line for line in worker.output.splitlines() if "CRITICAL/MainProcess] this worker stops" in line]
+        assert "as the engine cannot start: there is no queue 'no-such-queue'" in line
 
 
 def test_missing_credentials_stop_the_worker_at_start(project: Project, sqs: servers.Sqs) -> None:
