@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
 ORDER = [
     "errors",
     "text",
+    "numbers",
     "signatures",
     "celery_compat",
     "backoff",
