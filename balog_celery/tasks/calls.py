@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -17,8 +18,11 @@ from ..consumers.operator import EachResult
 from ..errors import ConfigurationError
 from ..events.records import FacilityRecord
 from ..producer.lineage import caused_by
+from ..text import printable
 from . import event_loop
 from .outcome import safe_repr
+
+logger = logging.getLogger(__name__)
 
 Middleware: TypeAlias = Callable[..., Any]
 Errors: TypeAlias = tuple[type[BaseException], ...]
@@ -60,7 +64,7 @@ def compose_calls(
     is_async = consumer.is_async or is_coroutine_function(operator.process_event)
     call: Callable[[Any], Any] = partial(operator.process_event, consumer)
     if consumer.each:
-        call = partial(_each, call, retried, gets_events=consumer.arguments == "event")
+        call = partial(_each, consumer.task_name, call, retried, gets_events=consumer.arguments == "event")
     waits = None
     for one in reversed(middleware):
         if not is_coroutine_function(one):
@@ -111,6 +115,7 @@ async def _around_async(
 
 
 async def _each(
+    name: str,
     call: Callable[[Any], Coroutine[Any, Any, Any]],
     retried: tuple[Errors, Errors],
     events: Sequence[Any],
@@ -136,13 +141,25 @@ async def _each(
             task.cancel()
         await asyncio.wait(tasks)
         limit = SoftTimeLimitExceeded()
-    result = EachResult({}, {})
+    failed: dict[int, str] = {}
+    dead: dict[int, str] = {}
+    cause: BaseException | None = None
     for index, task in enumerate(tasks):
         error = (limit or asyncio.CancelledError()) if task.cancelled() else task.exception()
         if error is None or isinstance(error, Ignore):
             continue
-        (result.failed if is_retried(error, retried) else result.dead)[index] = safe_repr(error)
-    return result
+        cause = cause or error
+        # With its traceback: the failure of the whole task has only the first.
+        logger.warning("%s failed on event %s", name, _id_of(events[index]), exc_info=error)
+        (failed if is_retried(error, retried) else dead)[index] = safe_repr(error)
+    return EachResult(failed, dead, cause)
+
+
+def _id_of(event: Any) -> str:
+    """Return the id of what a function was given; "?" of a payload and of parameters, which have none."""
+    header = event.get("header") if isinstance(event, Mapping) else getattr(event, "header", None)
+    found = header.get("id") if isinstance(header, Mapping) else getattr(header, "id", None)
+    return printable(found or "?")
 
 
 def is_retried(error: BaseException, retried: tuple[Errors, Errors]) -> bool:

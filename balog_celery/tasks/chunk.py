@@ -226,7 +226,8 @@ class ChunkTask(BatchTask):
             cause = error if error.exc is None else error.exc
             if (countdown := countdown_of(error.when)) is not None:
                 ends.countdown = max(countdown, ends.countdown or 0.0)
-        # With its traceback, which the failure of the whole task does not have.
+        self.attempt.cause = self.attempt.cause or cause
+        # With its traceback: the failure of the whole task has only the first.
         logger.warning("%s failed on event %s", self.name, printable(event_id_of(text)) or "?", exc_info=cause)
         (ends.failed if is_retried(error, self.retried) else ends.dead)[position] = printable(safe_repr(cause), 500)
 

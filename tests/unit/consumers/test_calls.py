@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import textwrap
 import time
@@ -16,7 +17,7 @@ from celery import Celery
 
 import balog_celery
 from balog_celery.consumers import ConsumerOperator, consumer_config
-from balog_celery.errors import ConfigurationError, RecordError
+from balog_celery.errors import BatchFailure, ConfigurationError, RecordError
 from balog_celery.tasks.context import HandOffContext
 from balog_celery.tasks.local_retry import LocalRetry
 from balog_celery.testing import ConsumerHarness
@@ -427,6 +428,23 @@ def test_events_of_a_batch_run_concurrently_each_with_its_own_end(write: Write) 
     dead = {json.loads(letter.body)["header"]["id"]: letter.error for letter in report.dead_letters}
     assert sorted(dead) == ["bad", "give-up", "hand", "os"]
     assert dead["bad"] == "ValueError('never')"
+
+
+def test_a_failed_event_of_a_batch_is_logged_with_its_traceback(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """Each by its id, as a warning; the failure of the task shows the first, for Sentry."""
+    # Given
+    task = harness(write, EACH).app.tasks["shop_calls.f"]
+    texts = [event_text("LG1", "ok"), event_text("LG2", "bad"), event_text("LG3", "bad")]
+    task.push_request(id="i", args=[texts], kwargs={}, retries=0, called_directly=False)
+    # When
+    with pytest.raises(BatchFailure) as failure:
+        task(texts)
+    task.pop_request()
+    # Then
+    assert isinstance(failure.value.__cause__, ValueError)
+    lines = [record for record in caplog.records if record.exc_info and "failed on event" in record.getMessage()]
+    assert [line.getMessage() for line in lines] == [f"shop_calls.f failed on event LG{number}" for number in (2, 3)]
+    assert all('raise ValueError("never")' in logging.Formatter().format(line) for line in lines)
 
 
 def test_events_of_a_batch_may_be_called_by_the_names_of_parameters(write: Write) -> None:
