@@ -64,7 +64,7 @@ def compose_calls(
     is_async = consumer.is_async or is_coroutine_function(operator.process_event)
     call: Callable[[Any], Any] = partial(operator.process_event, consumer)
     if consumer.each:
-        call = partial(_each, consumer.task_name, call, retried, gets_events=consumer.arguments == "event")
+        call = partial(_each, consumer, call, retried, gets_events=consumer.arguments == "event")
     waits = None
     for one in reversed(middleware):
         if not is_coroutine_function(one):
@@ -93,11 +93,23 @@ def _on_loop(consumer: Consumer, call: Callable[[Any], Any]) -> Callable[[Any], 
         # Also where a plain function wraps an async one: the event would count as done, and nothing had run.
         if inspect.iscoroutine(result):
             result = event_loop.run(result)
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise TypeError(f"{consumer.task_name} returned a generator, of which nothing has run: return its items")
-        return result
+        return finished(consumer, result)
 
     return run
+
+
+def finished(consumer: Consumer, result: Any) -> Any:
+    """Return *result*, of the function of *consumer* or of middleware around it.
+
+    :raises TypeError: nothing of it has run, though the event would count as done.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(f"{consumer.task_name} returned a generator, of which nothing has run: return its items")
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # without a warning that says the same
+        raise TypeError(f"{consumer.task_name}, or middleware around it, returned an awaitable: await it")
+    return result
 
 
 def _around(middleware: Middleware, consumer: Consumer, request: Any, call: Callable[[Any], Any], event: Any) -> Any:
@@ -109,13 +121,13 @@ async def _around_async(
 ) -> Any:
     async def inner() -> Any:
         result = call(event)
-        return await result if inspect.isawaitable(result) else result
+        return finished(consumer, await result if inspect.isawaitable(result) else result)
 
     return await middleware(inner, consumer, event, message_of(request()))
 
 
 async def _each(
-    name: str,
+    consumer: Consumer,
     call: Callable[[Any], Coroutine[Any, Any, Any]],
     retried: tuple[Errors, Errors],
     events: Sequence[Any],
@@ -128,9 +140,9 @@ async def _each(
         in_each.set(True)
         # A payload and parameters have no id.
         if not isinstance(event, FacilityRecord) and not (gets_events and isinstance(event, Mapping)):
-            return await call(event)
+            return finished(consumer, await call(event))
         with caused_by(event):
-            return await call(event)
+            return finished(consumer, await call(event))
 
     tasks = [asyncio.ensure_future(process(event)) for event in events]
     limit: BaseException | None = None
@@ -150,7 +162,7 @@ async def _each(
             continue
         cause = cause or error
         # With its traceback: the failure of the whole task has only the first.
-        logger.warning("%s failed on event %s", name, _id_of(events[index]), exc_info=error)
+        logger.warning("%s failed on event %s", consumer.task_name, _id_of(events[index]), exc_info=error)
         (failed if is_retried(error, retried) else dead)[index] = safe_repr(error)
     return EachResult(failed, dead, cause)
 

@@ -24,7 +24,7 @@ from ..telemetry import OFF, Telemetry
 from ..text import printable
 from . import event_loop
 from .batch import BatchTask
-from .calls import Errors, in_each, is_retried
+from .calls import Errors, finished, in_each, is_retried
 from .consumer import LATER, countdown_of
 from .dead_letter import event_id_of
 from .idempotency import AlreadyDone, InProgress
@@ -170,8 +170,7 @@ class ChunkTask(BatchTask):
             record = self._begin(text)
             with self._around(record, text) if self.is_surrounded else _NOTHING:
                 result = self.call_function(self.consumer.argument(record))
-                if inspect.isawaitable(result):
-                    await result
+                finished(self.consumer, await result if inspect.isawaitable(result) else result)
         except BaseException as error:
             if is_for_the_pool(error, self, self.request):
                 raise

@@ -155,7 +155,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         ours, theirs = socket.socketpair()
         with theirs:
             command += ["--hand-off-fd", str(theirs.fileno())]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons, theirs.fileno()])
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), reasons])
         self._hand_off.use(Channel(ours))
         return process
 

@@ -103,6 +103,46 @@ def test_an_async_function_runs_also_if_a_plain_one_wraps_it(write: Write, middl
         events.feed(event_text("LG1", "items"))
 
 
+FORGOTTEN = """
+done = []
+
+async def work(event):
+    done.append(event)
+
+async def forgetful(call, consumer, event, message):
+    return call()
+
+@consumer_config("t", cls_type="one")
+async def one(event):
+    return work(event)
+
+@consumer_config("t", cls_type="chunk", chunk=10)
+async def chunk(event):
+    return work(event)
+
+@consumer_config("t", cls_type="each", batch=10, each=True)
+async def each(event):
+    return work(event)
+
+@consumer_config("t", cls_type="plain")
+def plain(event):
+    done.append(event)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls_type", "middleware"), [("one", ()), ("chunk", ()), ("each", ()), ("plain", "shop_calls:forgetful")]
+)
+def test_a_forgotten_await_is_a_failure(write: Write, cls_type: str, middleware: Any) -> None:
+    """The event would count as done, and nothing had run."""
+    report = harness(write, FORGOTTEN, middleware=middleware).feed(event_text("LG1", cls_type), throw=False)
+    (letter,) = report.dead_letters
+    assert (
+        letter.error == f"TypeError('shop_calls.{cls_type}, or middleware around it, returned an awaitable: await it')"
+    )
+    assert sys.modules["shop_calls"].done == []
+
+
 def test_a_retry_too_many_says_so_without_the_event(write: Write) -> None:
     """Celery's own text has the task's arguments, which go into the log and the dead letter."""
     events = harness(
@@ -574,11 +614,13 @@ def test_a_batch_goes_through_middleware_once(write: Write) -> None:
             "shop_calls:short",
             r"short at .*> cannot be called as mw\(call, consumer, event, message",
         ),
+        ("shop_calls:yields", "balog_middleware: .*yields.* is a generator, .*: remove its yield"),
     ],
 )
 def test_wrong_middleware_is_an_error_at_start(write: Write, name: str, message: str) -> None:
     """It names the setting."""
     source = MIDDLEWARE + "class Needs:\n    def __init__(self, tenant): ...\ndef short(call): ...\n"
+    source += "def yields(call, consumer, event, message): yield call()\n"
     with pytest.raises(ConfigurationError, match=message):
         harness(write, source, middleware=name)
 
