@@ -160,7 +160,7 @@ class Integration:
             self._app, self.hub, operator, self.settings, self.dead_letters, lambda: self.marks, middleware
         )
         for consumer in self.hub:
-            self._routes.add(consumer)
+            self._routes.add(consumer, self._app.tasks[consumer.task_name])
             if (limit := consumer.limit) is not None and limit.in_cluster:
                 self.redis(f"concurrency={(limit.limit, 'cluster')!r}")
         self._topic_settings = settings_by_topic(self.settings, self.topics(), operator)
