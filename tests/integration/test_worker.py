@@ -34,7 +34,17 @@ def test_events_reach_every_consumer_and_leave_the_queue(
     assert "Traceback" not in worker.output
 
 
-@pytest.mark.parametrize(("pool", "dispatch"), [("threads", "publish"), ("gevent", "hand-off")])
+@pytest.mark.parametrize(
+    ("pool", "dispatch"),
+    [
+        ("threads", "publish"),
+        ("threads", "hand-off"),
+        ("solo", "publish"),
+        ("solo", "hand-off"),
+        ("gevent", "publish"),
+        ("gevent", "hand-off"),
+    ],
+)
 def test_a_worker_on_rabbitmq_does_the_same(
     start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ, pool: str, dispatch: str
 ) -> None:
