@@ -17,7 +17,7 @@ from ..consumers.options import MAKING_OPTIONS, ROUTING_OPTIONS, TASK_OPTIONS, c
 from ..dead_letters.writer import DeadLetters
 from ..errors import ConfigurationError
 from .batch import BatchTask
-from .calls import Middleware, compose, compose_calls
+from .calls import Middleware, compose, compose_calls, is_coroutine_function
 from .chunk import ChunkTask, Own
 from .consumer import CallingTask, ConsumerTask
 from .dead_letter import DeadLetterTask
@@ -97,6 +97,7 @@ def _compose(task: Any, consumer: Consumer, operator: Any, middleware: Sequence[
     :raises ConfigurationError: as :func:`register`.
     """
     retried = tuple(getattr(task, "autoretry_for", ())), tuple(task.dont_autoretry_for)
+    task.needs_loop = consumer.is_async or any(map(is_coroutine_function, (operator.process_event, *middleware)))
     if not isinstance(task, ChunkTask):
         prepare(consumer, task, operator)
         task.call_function = compose(consumer, operator, middleware, lambda: task.request, retried)

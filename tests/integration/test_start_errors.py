@@ -148,6 +148,15 @@ def test_a_program_that_cannot_start_says_why_in_its_log(folder: Path, command: 
     assert names[0] in last
 
 
+def test_a_pool_of_greenlets_refuses_what_is_async(folder: Path) -> None:
+    """Events would die where two meet; a consumer whose queue the worker does not serve is another worker's."""
+    there = EVENTS.replace("def book", "async def book").replace('"book"', '"book", queue="there"')
+    write(folder, "", f"{EVENTS.replace('def', 'async def').replace('book', 'call')}\n{there}")
+    done = run(folder, "worker", "-P", "gevent", "-Q", "celery")
+    assert done.returncode == 78
+    assert_said_once(done.stderr, ("a pool of greenlets cannot run events.call, for which", "-P prefork", "queue="))
+
+
 @pytest.mark.parametrize("wrong", ["unknown setting", "missing module", "transport", "endpoint"])
 def test_without_a_log_file_the_line_is_printed_once(folder: Path, wrong: str) -> None:
     """Without a log file the line is printed once, in the log's format."""

@@ -290,6 +290,7 @@ def _at(path: str) -> Any:
         ({"task": "no_such_module.f"}, "no_such_module cannot be imported"),
         ({"cls_type": "x"}, "give a dict with the name of a task"),
         ("shop_t.f", "give a dict with the name of a task"),
+        ([], "give a dict with the name of a task"),
         ({"task": "shop_t.f", "max_retry": 1}, "unknown Celery task option 'max_retry'.*max_retries"),
         (
             {"task": "shop_t.f", "bind": True, "base": "x"},
