@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from celery import Celery
 
 import servers
+from balog_celery import install
 from balog_celery.brokers.connections import is_too_large
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.dead_letters.writer import DeadLetters, Outcome
 from balog_celery.engine.sqs_engine import SQSEngine
 from balog_celery.errors import AccessDenied, BalogError, ConfigurationError, QueueError, QueueNotFound
 from balog_celery.events.mark import read_mark
+from balog_celery.operations.checks.access import check_buckets
 from balog_celery.sqs import clients
 from balog_celery.sqs.diagnostics import access_of
 from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, OutgoingMessage, TypedValue
@@ -464,6 +467,19 @@ def test_an_engine_that_can_make_no_client_ends_at_start(
     given = {"region": message} if "AWS_PROFILE" in message or "AWS_CONFIG" in message else keys
     with pytest.raises(ConfigurationError, match=message):
         SQSEngine(hub, **given).run()
+
+
+def test_an_engine_that_can_make_no_client_of_s3_ends_at_start(sqs: servers.Sqs, queue_name: str) -> None:
+    """Bodies in the payload bucket could never be read; `balog check` reports it as a failure."""
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(print, queue_name))
+    message = "the S3 client cannot be made: balog_s3_endpoint_url = 'ftp://h' is not an HTTP URL"
+    with pytest.raises(ConfigurationError, match=message):
+        SQSEngine(hub, payload_bucket="b", s3_endpoint_url="ftp://h").run()
+    app = Celery("buckets", set_as_current=False)
+    install(app, payload_bucket="b", s3_endpoint_url="ftp://h")
+    (finding,) = check_buckets(app.balog, queue_name)
+    assert (finding.level, message in finding.text) == ("FAIL", True)
 
 
 @pytest.mark.usefixtures("bare_boto3")
