@@ -12,13 +12,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from .errors import ConfigurationError
+from .numbers import NumbersChecked
 from .text import plain_topic, printable, without_secrets
 from .topic_settings import DeadLetter, Pollers, Positive, TopicSettings, Visibility, WaitTime
 
 PREFIX = "balog_"
 
 
-class Settings(BaseModel):
+class Settings(NumbersChecked):
     """The ``balog_*`` settings of one Celery app. Times are in seconds, sizes in bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -272,7 +273,6 @@ def _error_text(detail: Any, given: Mapping[str, Any]) -> str:
         hint = _near(PREFIX, name, Settings) or "the settings are listed in balog_celery/settings.py"
         return f"unknown setting {PREFIX}{printable(name)}: {hint}"
     field = Settings.model_fields[name]
-    # Never show the value of a secret setting, not even a wrong one.
     # Never show the value of a secret setting, not even a wrong one.
     is_secret = PREFIX + name in SECRETS or not field.repr
     shown = "" if is_secret else f" {printable(repr(without_secrets(given[name])))}"

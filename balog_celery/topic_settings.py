@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from .numbers import NumbersChecked
 from .text import plain_topic
 
 
@@ -27,7 +28,7 @@ DeadLetter: TypeAlias = Annotated[str | None, AfterValidator(_names_the_topic)]
 Positive: TypeAlias = Annotated[int, Field(gt=0)]
 
 
-class TopicSettings(BaseModel):
+class TopicSettings(NumbersChecked):
     """The settings of one topic in ``balog_topics``. Each replaces the setting of the same name for that topic."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

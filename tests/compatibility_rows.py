@@ -175,7 +175,6 @@ ROWS: dict[str, list[str]] = {
     ],
 }
 
-_POOLS = "tests/integration/test_pools.py"
 _CONCURRENCY = "tests/integration/test_concurrency.py"
 _WORKER = "tests/integration/test_worker.py::test_events_reach_every_consumer_and_leave_the_queue"
 _ON_RABBITMQ = "tests/integration/test_worker.py::test_a_worker_on_rabbitmq_does_the_same"
@@ -186,25 +185,24 @@ _QUORUM = "tests/integration/test_task_queues.py::test_a_retry_declares_what_del
 _TRACE = "tests/integration/test_tracing.py::test_one_trace_leads_from_the_logger_to_every_task"
 _SENTRY = "tests/integration/test_habits.py::test_sentry_shows_a_failing_consumer_once"
 _HABITS = "tests/integration/test_habits.py::test_habits_of_celery_teams_hold_in_a_worker"
-_ENDS = "tests/integration/test_task_ends.py::test_however_a_task_ends_nothing_is_lost"
-_LOGS = "tests/integration/test_worker_logs.py::test_a_worker_ships_its_log"
+_SETTINGS = "tests/integration/test_celery_settings.py::test_settings_that_no_other_worker_has"
+
+_REDIS, _RABBITMQ = [HAND_OFF_REDIS, PUBLISH_REDIS], [HAND_OFF_RABBITMQ, PUBLISH_RABBITMQ]
 
 #: Features that other tests show, by column.
 SHOWN_BY: dict[str, dict[str, str]] = {
-    "threads": {**dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _WORKER), PUBLISH_RABBITMQ: _ON_RABBITMQ},
-    "solo": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _WORKER),
-    "gevent": {**dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _LIMIT), HAND_OFF_RABBITMQ: _ON_RABBITMQ},
+    "threads": {**dict.fromkeys(_REDIS, _WORKER), **dict.fromkeys(_RABBITMQ, _ON_RABBITMQ)},
+    "solo": {**dict.fromkeys(_REDIS, _WORKER), **dict.fromkeys(_RABBITMQ, _ON_RABBITMQ)},
+    "gevent": {**dict.fromkeys(_REDIS, _LIMIT), **dict.fromkeys(_RABBITMQ, _ON_RABBITMQ)},
     "eventlet": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _LIMIT),
     "several workers": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _CLUSTER),
     "a cold shutdown, also after a warm one": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _COLD),
     "worker_soft_shutdown_timeout": {HAND_OFF_REDIS: _COLD},
-    "REMAP_SIGTERM": {HAND_OFF_REDIS: _COLD},
-    "worker_disable_prefetch": {
-        HAND_OFF_REDIS: f"{_POOLS}::test_a_worker_takes_no_more_events_than_its_prefetch_limit",
-    },
-    "worker_hijack_root_logger": {HAND_OFF_REDIS: _LOGS},
+    "REMAP_SIGTERM": dict.fromkeys(COLUMNS, _SETTINGS),
+    "worker_disable_prefetch": dict.fromkeys([*_REDIS, HAND_OFF_RABBITMQ], _SETTINGS),
+    "worker_hijack_root_logger": dict.fromkeys(COLUMNS, _SETTINGS),
     "quorum queues with native delayed delivery": {PUBLISH_RABBITMQ: _QUORUM},
-    "result_backend file system": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _ENDS),
+    "result_backend file system": dict.fromkeys(COLUMNS, _SETTINGS),
     "sentry-sdk": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _SENTRY),
     "OpenTelemetry's instrumentation": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _TRACE),
     "Flower": {
@@ -213,13 +211,12 @@ SHOWN_BY: dict[str, dict[str, str]] = {
     "Flask's task class": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _HABITS),
 }
 
-_REDIS, _RABBITMQ = [HAND_OFF_REDIS, PUBLISH_REDIS], [HAND_OFF_RABBITMQ, PUBLISH_RABBITMQ]
-
 #: Features that worked when somebody tried them, and that no test tries there, by column.
 BY_HAND: dict[str, list[str]] = {
-    **dict.fromkeys(["threads", "solo", "gevent", "eventlet", "several workers"], _RABBITMQ),
+    **dict.fromkeys(["eventlet", "several workers"], _RABBITMQ),
     "a cold shutdown, also after a warm one": _RABBITMQ,
-    **{key: [PUBLISH_REDIS, *_RABBITMQ] for key in ["worker_soft_shutdown_timeout", "worker_disable_prefetch"]},
+    "worker_soft_shutdown_timeout": [PUBLISH_REDIS, *_RABBITMQ],
+    "worker_disable_prefetch": [PUBLISH_RABBITMQ],
     **{key: [HAND_OFF_REDIS] for key in ["celery multi", "--detach"]},
     **dict.fromkeys(["celery-aio-pool", "task_compression", "result_backend rpc"], _REDIS),
     **dict.fromkeys(["worker_enable_prefetch_count_reduction", "task_acks_on_failure_or_timeout = False"], _REDIS),

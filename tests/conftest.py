@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 from celery import _state
 from hypothesis import HealthCheck, settings
+from kombu.transport import memory
 
 from balog_celery.producer import lineage
 from balog_celery.sqs.clients import clients
@@ -42,6 +43,12 @@ def _no_current_app(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget the apps that earlier tests made, because ``send`` has its settings from Celery's current app."""
     monkeypatch.setattr(_state, "default_app", None)
     monkeypatch.setattr(_state._tls, "current_app", None)
+
+
+@pytest.fixture(autouse=True)
+def _empty_memory_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget what earlier tests left in queues of ``memory://``, which all connections of a process share."""
+    monkeypatch.setattr(memory.Channel, "queues", {})
 
 
 @pytest.fixture

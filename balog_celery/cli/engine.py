@@ -26,7 +26,7 @@ from ..engine.status import is_of
 from ..errors import BalogError
 from ..metrics.opening import open_metrics
 from ..wiring.broker import require_broker
-from ..wiring.start_errors import StartError, log_start_error
+from ..wiring.start_errors import start_error
 from .group import EX_INTERRUPTED, balog, stop_on_interrupt
 
 
@@ -35,6 +35,7 @@ from .group import EX_INTERRUPTED, balog, stop_on_interrupt
 @click.option("-f", "--logfile", default=None, help="Log to this file; default: stderr.")
 @click.option("--worker-pid", type=int, hidden=True, help="The worker that it runs beside, and ends with.")
 @click.option("--hand-off-fd", type=int, hidden=True, help="The socket over which that worker takes tasks.")
+@click.option("--reason-fd", type=int, hidden=True, help="The pipe in which that worker reads why it cannot start.")
 @click.option("--pauses", type=click.Path(path_type=Path), hidden=True, help="What that worker has paused.")
 @click.option("--hostname", default=nodename("engine", gethostname()), hidden=True, help="For %n and the like in -f.")
 @click.pass_context
@@ -45,6 +46,7 @@ def engine(
     logfile: str | None,
     worker_pid: int | None,
     hand_off_fd: int | None,
+    reason_fd: int | None,
     pauses: Path | None,
     hostname: str,
 ) -> None:
@@ -88,8 +90,7 @@ def engine(
     except KeyboardInterrupt:
         raise SystemExit(EX_INTERRUPTED) from None
     except BalogError as error:
-        log_start_error(app, error, "engine", {})
-        raise StartError(error, logged=logfile is None) from error
+        raise start_error(app, error, "engine", logfile, reason_fd) from error
 
 
 def freeze_startup_objects() -> None:

@@ -20,7 +20,7 @@ from ..metrics.opening import open_metrics
 from ..outbox.relay import Relay
 from ..outbox.report import RelayReport
 from ..outbox.store import Store
-from ..wiring.start_errors import StartError, log_start_error
+from ..wiring.start_errors import start_error
 from . import output
 from .group import FiniteRange, balog, command, handle_errors, json_option, stop_on_interrupt
 
@@ -39,6 +39,7 @@ all_option = click.option("--all", "all_rows", is_flag=True, help="All failed ro
 @click.option("-l", "--loglevel", default="INFO", type=LOG_LEVEL, help="Logging level.")
 @click.option("-f", "--logfile", default=None, help="Log to this file; default: stderr.")
 @click.option("--worker-pid", type=int, hidden=True, help="The worker that it runs beside, and ends with.")
+@click.option("--reason-fd", type=int, hidden=True, help="The pipe in which that worker reads why it cannot start.")
 @click.option("--hostname", default=nodename("outbox", gethostname()), hidden=True, help="For %n and the like in -f.")
 @click.pass_context
 @handle_preload_options
@@ -49,6 +50,7 @@ def outbox(
     loglevel: int,
     logfile: str | None,
     worker_pid: int | None,
+    reason_fd: int | None,
     hostname: str,
 ) -> None:
     """Send the events of the outbox to SQS.
@@ -66,7 +68,7 @@ def outbox(
     colorize = False if ctx.obj.no_color else None
     app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=colorize, hostname=hostname)
     with handle_errors():
-        rows = _store(app, store, logfile)
+        rows = _store(app, store, logfile, reason_fd)
         relay = Relay(rows, app.balog.connect, interval=interval)
         signal.signal(signal.SIGTERM, lambda *_: relay.stop())
         if worker_pid is not None:
@@ -81,15 +83,14 @@ def outbox(
             relay.run()
 
 
-def _store(app: Celery, name: str | None, logfile: str | None) -> Store:
+def _store(app: Celery, name: str | None, logfile: str | None, reason_fd: int | None) -> Store:
     """Load the app, and return its outbox; log what is wrong with its configuration."""
     try:
         app.loader.import_default_modules()
         found: Store = app.balog.outbox(name)
         return found
     except BalogError as error:
-        log_start_error(app, error, "outbox relay", {})
-        raise StartError(error, logged=logfile is None) from error
+        raise start_error(app, error, "outbox relay", logfile, reason_fd) from error
 
 
 def _serve_metrics(app: Celery) -> None:

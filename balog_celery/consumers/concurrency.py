@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
+from ..numbers import is_number
 
 
 class Concurrency(NamedTuple):
@@ -31,7 +32,7 @@ def concurrency_of(value: object, where: str) -> Concurrency | None:
     if value is None:
         return None
     limit, *rest = value if isinstance(value, (tuple, list)) and value else (value,)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1 or rest not in ([], ["cluster"]):
+    if not isinstance(limit, int) or not is_number(limit) or limit < 1 or rest not in ([], ["cluster"]):
         raise ConfigurationError(
             f"bad concurrency={value!r} for {where}: give how many may run at once in each worker, such as 2, or in "
             'all workers together, such as (10, "cluster")'

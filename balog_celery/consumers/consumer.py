@@ -16,6 +16,7 @@ from ..events.patterns import Pattern
 from ..events.payloads import declared_names, payload_dict
 from ..events.records import FacilityRecord, as_event, typed
 from ..events.serialization import explain
+from ..numbers import is_number
 from ..sqs.addresses import queue_address
 from ..text import plain_topic
 from .annotations import defaults, event_type, message_parameter
@@ -90,7 +91,7 @@ class Consumer:
         #: The function as it was given; ``func`` is what an operator calls, once the consumer has a task.
         self.function = self.func
         self.is_async = _is_async(self.func, self.topic)
-        if isinstance(self.once, str) or not self.once >= 0:
+        if not isinstance(self.once, bool) and not (is_number(self.once) and self.once >= 0):
             raise ConfigurationError(f"bad once={self.once!r} for a consumer of {self.topic!r}: give True, or seconds")
         self.limit = concurrency_of(self.concurrency, f"a consumer of {self.topic!r}")
         _check_batch(self)
@@ -188,9 +189,9 @@ def _check_batch(consumer: Consumer) -> None:
         if wait != BATCH_WAIT:
             raise ConfigurationError(f"batch_wait={wait!r} for {where} says nothing without batch=: give both")
         return
-    if not isinstance(batch, int) or isinstance(batch, bool) or not 1 <= batch <= MAX_BATCH:
+    if not isinstance(batch, int) or not is_number(batch) or not 1 <= batch <= MAX_BATCH:
         raise ConfigurationError(f"bad batch={batch!r} for {where}: give a number of events from 1 to {MAX_BATCH}")
-    if not isinstance(wait, (int, float)) or isinstance(wait, bool) or not 0 <= wait <= MAX_BATCH_WAIT:
+    if not is_number(wait) or not 0 <= wait <= MAX_BATCH_WAIT:
         raise ConfigurationError(f"bad batch_wait={wait!r} for {where}: give seconds from 0 to {MAX_BATCH_WAIT:.0f}")
     if consumer.once:
         raise ConfigurationError(
@@ -208,9 +209,9 @@ def _check_chunk(consumer: Consumer) -> None:
             if value != default:
                 raise ConfigurationError(f"{name}={value!r} for {where} says nothing without chunk=: give both")
         return
-    if not isinstance(chunk, int) or isinstance(chunk, bool) or not 1 <= chunk <= MAX_BATCH:
+    if not isinstance(chunk, int) or not is_number(chunk) or not 1 <= chunk <= MAX_BATCH:
         raise ConfigurationError(f"bad chunk={chunk!r} for {where}: give a number of events from 1 to {MAX_BATCH}")
-    if not isinstance(wait, (int, float)) or isinstance(wait, bool) or not 0 < wait <= MAX_BATCH_WAIT:
+    if not is_number(wait) or not 0 < wait <= MAX_BATCH_WAIT:
         raise ConfigurationError(f"bad chunk_wait={wait!r} for {where}: give seconds up to {MAX_BATCH_WAIT:.0f}")
     if consumer.batch is not None:
         raise ConfigurationError(

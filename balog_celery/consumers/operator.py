@@ -72,6 +72,8 @@ class EachResult(NamedTuple):
     failed: dict[int, str]
     #: Events that failed for good.
     dead: dict[int, str]
+    #: The error of the first that failed.
+    cause: BaseException | None
 
 
 class Processed(NamedTuple):
@@ -83,6 +85,8 @@ class Processed(NamedTuple):
     failed: dict[int, str]
     #: Events that failed for good, such as those that do not fit the function's model and were not passed to it.
     unfit: dict[int, str]
+    #: The first error that is known, with its traceback.
+    cause: BaseException | None = None
 
 
 def process_batch(call: Callable[[list[Any]], Any], consumer: Consumer, records: Iterable[FacilityRecord]) -> Processed:
@@ -111,7 +115,7 @@ def process_batch(call: Callable[[list[Any]], Any], consumer: Consumer, records:
         given = list(arguments)
         failed = {given[index]: printable(reason, _REASON) for index, reason in result.failed.items()}
         dead = {given[index]: printable(reason, _REASON) for index, reason in result.dead.items()}
-        return Processed(None, failed, {**unfit, **dead})
+        return Processed(None, failed, {**unfit, **dead}, result.cause)
     if not isinstance(result, BatchFailure):
         return Processed(result, {}, unfit)
     cause = result.__cause__ or result.__context__
@@ -120,7 +124,7 @@ def process_batch(call: Callable[[list[Any]], Any], consumer: Consumer, records:
     for which, reason in result.failed.items():
         for position in _positions(which, list(arguments), ids):
             failed[position] = printable(reason or why, _REASON)
-    return Processed(None, failed, unfit)
+    return Processed(None, failed, unfit, cause or result)
 
 
 def _positions(which: int | str, given: Sequence[int], ids: Sequence[str]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from ..errors import ConfigurationError
+from ..numbers import wrong_number
 from ..text import printable
 
 Seconds: TypeAlias = Annotated[int | float, Field(ge=0)]
@@ -69,6 +70,7 @@ ROUTING_OPTIONS = frozenset({"priority", "queue"})
 MAKING_OPTIONS = frozenset({"base", "bind"})
 
 _adapter = TypeAdapter(TaskOptions)
+_types = get_type_hints(TaskOptions, include_extras=True)
 
 
 def check_task_options(options: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -82,11 +84,15 @@ def check_task_options(options: Mapping[str, Any], where: str) -> dict[str, Any]
             near = difflib.get_close_matches(name, TASK_OPTIONS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(sorted(TASK_OPTIONS))}"
             raise ConfigurationError(f"unknown Celery task option {name!r} for {where}: {hint}")
+        if wrong := wrong_number(options[name], _types[name]):
+            raise _bad_value(options[name], name, where, wrong)
     try:
         return {**_adapter.validate_python(options)}
     except ValidationError as error:
-        wrong = error.errors()[0]
-        name = str(wrong["loc"][0])
-        raise ConfigurationError(
-            f"bad value {printable(repr(options[name]))} for Celery task option {name!r} of {where}: {wrong['msg']}"
-        ) from None
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise _bad_value(options[name], name, where, first["msg"]) from None
+
+
+def _bad_value(value: Any, name: str, where: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f"bad value {printable(repr(value))} for Celery task option {name!r} of {where}: {why}")

@@ -19,6 +19,7 @@ from ..consumers.delivery import Delivery, Settlement, Work, settle
 from .channel import Channel
 from .chunk_sizes import ChunkSizes
 from .dispatcher import MANY_JOBS, Readiness
+from .order import WORKER, check_order
 from .protocol import (
     VERSION,
     Alive,
@@ -83,14 +84,11 @@ class HandOffDispatcher:
     def check_order(self, consumers: Sequence[Consumer]) -> None:
         with self._changed:
             availability, served = self._availability, self._served
-        for consumer in consumers:
-            if not self._publish.envelope(consumer).task.acks_late:
-                raise self._publish.unordered(consumer, "a task with acks_late=False")
-            if availability is Availability.PUBLISH:
-                raise self._publish.unordered(consumer, "a worker that is handed no tasks, as it has no event loop,")
-            # A closed worker has not named its queues yet.
-            if availability is Availability.OPEN and (queue := self._publish.envelope(consumer).queue) not in served:
-                raise self._publish.unordered(consumer, f"a worker that does not serve the queue {queue!r}")
+        publisher = WORKER if availability is Availability.PUBLISH else ""
+        # A closed worker has not named its queues yet.
+        known = served if availability is Availability.OPEN else None
+        for envelope in map(self._publish.envelope, consumers):
+            check_order(envelope.task, envelope.queue, publisher=publisher, served=known)
 
     def ready(self, queues: frozenset[str], timeout: float) -> Readiness:
         with self._changed:

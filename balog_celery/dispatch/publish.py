@@ -20,13 +20,13 @@ from ..consumers.consumer import Consumer
 from ..consumers.context import EventContext
 from ..consumers.delivery import Work
 from ..dead_letters.writer import Outcome
-from ..errors import ConfigurationError
 from ..tasks.consumer import ConsumerTask
 from ..tasks.dead_letter import log_outcome
 from ..telemetry import OFF, Telemetry
 from ..text import printable
 from .back_pressure import BackPressure, TaskQueue
 from .dispatcher import MANY_JOBS, DispatchError, Readiness
+from .order import ENGINE, check_order
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,8 @@ class PublishDispatcher:
         return frozenset(TaskQueue(one.queue, self._high_waters.get(one.task.topic)) for one in envelopes)
 
     def check_order(self, consumers: Sequence[Consumer]) -> None:
-        raise self.unordered(consumers[0], "an engine that puts tasks on the broker")
+        for envelope in map(self.envelope, consumers):
+            check_order(envelope.task, envelope.queue, publisher=ENGINE)
 
     def ready(self, queues: frozenset[str], timeout: float) -> Readiness:
         return self._depths.wait_open(queues, timeout)
@@ -96,18 +97,6 @@ class PublishDispatcher:
         self._depths.close()
         for publisher in self._publishers:
             publisher.close()
-
-    def unordered(self, consumer: Consumer, who: str) -> ConfigurationError:
-        """Return the error that the FIFO topic of *consumer* cannot be served.
-
-        :param who: what does not know when a task has finished.
-        """
-        return ConfigurationError(
-            f"topic {printable(self.envelope(consumer).task.topic)!r} is FIFO, and {who} does not know when "
-            f"{consumer.task_name} has finished with an event, before which the next one of its group must not begin: "
-            "serve it by a worker with its engine beside it, with balog_dispatch = 'hand-off' and Redis or RabbitMQ, "
-            "which also serves the queues of all its consumers, or use a standard queue"
-        )
 
     def _publish(self, jobs: Sequence[Work]) -> dict[int, Exception]:
         """Publish the tasks of *jobs*, and return the broker's errors for those that are too large, by ``id(job)``.

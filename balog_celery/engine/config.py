@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from ..dispatch.dispatcher import Dispatcher
 from ..errors import ConfigurationError
+from ..numbers import is_number
 from ..sqs.messages import MAX_BODY_BYTES
 from ..telemetry import Telemetry
 from .pauses import Pauses
@@ -26,6 +27,19 @@ LINGER = 1.0
 def longest_stop(drain: float) -> float:
     """Return how long an engine may take to stop when its worker has no more tasks, in seconds."""
     return drain + PATIENCE + FLUSH
+
+
+#: The options that are numbers.
+_NUMBERS = (
+    "wait_time",
+    "pollers",
+    "visibility_timeout",
+    "drain",
+    "linger",
+    "max_body_bytes",
+    "max_depth",
+    "max_in_flight",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +65,7 @@ class EngineConfig:
     :param topics: other options of single topics, by the topic as it is resolved.
     :param status_file: where to write the engine's status for other processes.
     :param telemetry: reports events on their way. Default: OpenTelemetry, if the process has set it up.
-    :raises ConfigurationError: *visibility_timeout* is less than 2.
+    :raises ConfigurationError: *visibility_timeout* is less than 2, or a number is none.
     """
 
     default_event_handler: Callable[[Any], Any] | None = None
@@ -73,6 +87,9 @@ class EngineConfig:
     pauses: Pauses = field(default_factory=Pauses)
 
     def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            if (value := getattr(self, name)) is not None and not (is_number(value) and value >= 0):
+                raise ConfigurationError(f"bad value {value!r} for {name} of an engine: give a number")
         if self.visibility_timeout is not None and self.visibility_timeout < MIN_VISIBILITY:
             raise ConfigurationError(
                 f"visibility_timeout is {self.visibility_timeout} s, which leaves no time to extend it: make it "

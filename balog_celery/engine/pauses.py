@@ -5,7 +5,9 @@ A file reaches engines that have no channel to their worker as well, and a worke
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +49,31 @@ class Paused(NamedTuple):
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"topics": sorted(self.topics), "consumers": sorted(self.consumers)}))
         part.replace(path)
+
+
+class PauseFiles(NamedTuple):
+    """The files of an app's workers.
+
+    :param folder: where they are.
+    :param identity: what distinguishes the app from others.
+    """
+
+    folder: Path
+    identity: str
+
+    def of(self, node: str) -> Path:
+        """Return the file of the worker *node*."""
+        name = re.sub(r"[^\w.@-]", "_", node)
+        return self.folder / f"{self._prefix}{name}.json"
+
+    def all(self) -> dict[str, Path]:
+        """Return the files that there are, by the worker's node name."""
+        found = sorted(self.folder.glob(f"{glob.escape(self._prefix)}*.json"))
+        return {path.stem.removeprefix(self._prefix): path for path in found}
+
+    @property
+    def _prefix(self) -> str:
+        return f"paused-{self.identity}-"
 
 
 class Pauses:

@@ -9,6 +9,7 @@ from ..dead_letters.writer import DeadLetters
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..sqs.codes import MISCONFIGURED, may_be_renewed
 from ..sqs.protocols import Connect, Queue
+from ..sqs.queues import SQSQueue
 from ..text import printable
 from ..threads import StopFlag
 from .config import EngineConfig
@@ -55,6 +56,8 @@ def check_queues(
             if config.create_queues:
                 _create(topic, queue, dead_letters, connect)
             attributes = queue.attributes()
+            if isinstance(queue, SQSQueue):
+                queue.payloads.check()
             visibility.read_from(attributes)
             # An old or small server may not tell it.
             same.setdefault(attributes.get("QueueArn", topic), []).append(topic)

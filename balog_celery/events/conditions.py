@@ -36,7 +36,10 @@ class VersionCondition:
     """
 
     def __init__(self, conditions: str | Iterable[str]) -> None:
-        texts = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+        try:
+            texts = (conditions,) if isinstance(conditions, str) else tuple(conditions)
+        except TypeError:  # such as 1.0
+            raise VersionConditionError(conditions, "it is no text") from None
         for text in texts:
             if not isinstance(text, str):
                 raise VersionConditionError(text, "it is not a text")

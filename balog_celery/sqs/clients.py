@@ -19,6 +19,7 @@ from ..errors import QueueError
 from ..text import printable
 from . import codes
 from .answers import read_instead
+from .client_checks import cannot_be_made, check_client
 from .connections import LARGEST, SLOWEST
 from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
 from .messages import MAX_MESSAGE_BYTES
@@ -189,7 +190,7 @@ class Clients:
 def _new_client(connection: Connection) -> Any:
     """Make the client for *connection*; for SQS an :class:`SQS`.
 
-    :raises QueueError: there is no region, or the endpoint is no URL.
+    :raises QueueError: there is no region, or what the client needs is wrong.
     """
     import botocore.session
     from botocore.config import Config
@@ -217,7 +218,7 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
 
     :param core: the botocore session.
     :param clock: the service's clock, by which it signs.
-    :raises QueueError: there is no region, or the endpoint is no URL.
+    :raises QueueError: there is no region, or what the client needs is wrong.
     """
     import boto3
     from botocore.exceptions import NoRegionError
@@ -234,17 +235,15 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
             aws_session_token=connection.token,
             config=config,
         )
-        _port = urlsplit(client.meta.endpoint_url).port  # botocore would report a bad one at the first call only
     except NoRegionError as error:
         raise QueueError(
             "no AWS region is known: set balog_region, AWS_DEFAULT_REGION or a region in ~/.aws/config", "NoRegionError"
         ) from error
     except ValueError as error:  # botocore's error for a region or an endpoint that cannot be one
-        text = str(error)
         # It may quote a URL with a password or signature, or the part of one that was taken for a port.
-        reason = "the endpoint is not a URL" if any(mark in text for mark in ("@", "?", "Port")) else printable(text)
-        message = f"the {connection.service.upper()} client cannot be made: {reason}: correct region or endpoint_url"
-        raise QueueError(f"{message}, such as 'http://localhost:9324'", "ValueError") from None
+        raise cannot_be_made(connection.service, connection.endpoint_url, error) from None
+    ca_bundle = core.get_config_variable("ca_bundle")
+    check_client(connection.service, connection.endpoint_url, client.meta.endpoint_url, ca_bundle)
     sign_by(clock, client)
     govern(client, LARGEST if connection.service == "sqs" else math.inf)  # a body in S3 has a limit of its own
     client.meta.events.register(f"before-send.{connection.service}", refuse_if_cancelled)

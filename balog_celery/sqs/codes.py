@@ -230,6 +230,15 @@ def _of_kms(code: str) -> str:
 
 
 _WAYS_OUT = {
+    **dict.fromkeys(
+        ("NoCredentialsError", "PartialCredentialsError"),
+        "check the credentials: set balog_aws_access_key_id and balog_aws_secret_access_key, AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role",
+    ),
+    "ProfileNotFound": "correct AWS_PROFILE, or add that profile to ~/.aws/config",
+    **dict.fromkeys(
+        ("ConfigNotFound", "ConfigParseError"), "mend that file, or correct AWS_CONFIG_FILE: it is ~/.aws/config else"
+    ),
     **dict.fromkeys(_EXPIRED, "the session token has expired: renew the credentials"),
     **dict.fromkeys(_SERVICE_FAULTS, "AWS has an outage: the call is tried again later"),
     **dict.fromkeys(_UNREACHABLE, "no answer from the endpoint: check endpoint_url, DNS, proxies and firewalls"),

@@ -71,6 +71,14 @@ class PayloadStore:
         """Whether there is a bucket to put bodies into."""
         return bool(self._buckets)
 
+    def check(self) -> None:
+        """Check that there can be a client of S3, if there is a bucket.
+
+        :raises QueueError: the configuration does not allow it.
+        """
+        if self._buckets:
+            clients.get(self._connection)
+
     def fetch(self, messages: list[Message], visibility: int | None, *, omit_failures: bool) -> list[Message]:
         """Return *messages* with the bodies that are in S3.
 

@@ -43,6 +43,7 @@ class BatchTask(ConsumerTask):
         # Not in run(), around which Celery puts autoretry_for: that would retry the whole batch.
         processed = self.call(event)
         reasons = {**processed.failed, **processed.unfit}
+        self.attempt.cause = processed.cause
         if self.attempt.local_retry or not reasons:
             return processed.result
         if processed.failed and processed.unfit:
@@ -81,7 +82,9 @@ class BatchTask(ConsumerTask):
 
     def failure(self, event: Sequence[str], reasons: Mapping[int, str]) -> BatchFailure:
         """Return the failure of the events with these *reasons*, by their positions; users know them by their ids."""
-        return BatchFailure({event_id_of(event[position]): reason for position, reason in reasons.items()})
+        failure = BatchFailure({event_id_of(event[position]): reason for position, reason in reasons.items()})
+        failure.__cause__ = self.attempt.cause
+        return failure
 
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """Retry the batch; for one event among others, raise the ``Retry`` that asks for its own."""

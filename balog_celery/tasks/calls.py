@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -17,8 +18,11 @@ from ..consumers.operator import EachResult
 from ..errors import ConfigurationError
 from ..events.records import FacilityRecord
 from ..producer.lineage import caused_by
+from ..text import printable
 from . import event_loop
 from .outcome import safe_repr
+
+logger = logging.getLogger(__name__)
 
 Middleware: TypeAlias = Callable[..., Any]
 Errors: TypeAlias = tuple[type[BaseException], ...]
@@ -60,7 +64,7 @@ def compose_calls(
     is_async = consumer.is_async or is_coroutine_function(operator.process_event)
     call: Callable[[Any], Any] = partial(operator.process_event, consumer)
     if consumer.each:
-        call = partial(_each, call, retried, gets_events=consumer.arguments == "event")
+        call = partial(_each, consumer, call, retried, gets_events=consumer.arguments == "event")
     waits = None
     for one in reversed(middleware):
         if not is_coroutine_function(one):
@@ -89,11 +93,23 @@ def _on_loop(consumer: Consumer, call: Callable[[Any], Any]) -> Callable[[Any], 
         # Also where a plain function wraps an async one: the event would count as done, and nothing had run.
         if inspect.iscoroutine(result):
             result = event_loop.run(result)
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise TypeError(f"{consumer.task_name} returned a generator, of which nothing has run: return its items")
-        return result
+        return finished(consumer, result)
 
     return run
+
+
+def finished(consumer: Consumer, result: Any) -> Any:
+    """Return *result*, of the function of *consumer* or of middleware around it.
+
+    :raises TypeError: nothing of it has run, though the event would count as done.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(f"{consumer.task_name} returned a generator, of which nothing has run: return its items")
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()  # without a warning that says the same
+        raise TypeError(f"{consumer.task_name}, or middleware around it, returned an awaitable: await it")
+    return result
 
 
 def _around(middleware: Middleware, consumer: Consumer, request: Any, call: Callable[[Any], Any], event: Any) -> Any:
@@ -105,12 +121,13 @@ async def _around_async(
 ) -> Any:
     async def inner() -> Any:
         result = call(event)
-        return await result if inspect.isawaitable(result) else result
+        return finished(consumer, await result if inspect.isawaitable(result) else result)
 
     return await middleware(inner, consumer, event, message_of(request()))
 
 
 async def _each(
+    consumer: Consumer,
     call: Callable[[Any], Coroutine[Any, Any, Any]],
     retried: tuple[Errors, Errors],
     events: Sequence[Any],
@@ -123,9 +140,9 @@ async def _each(
         in_each.set(True)
         # A payload and parameters have no id.
         if not isinstance(event, FacilityRecord) and not (gets_events and isinstance(event, Mapping)):
-            return await call(event)
+            return finished(consumer, await call(event))
         with caused_by(event):
-            return await call(event)
+            return finished(consumer, await call(event))
 
     tasks = [asyncio.ensure_future(process(event)) for event in events]
     limit: BaseException | None = None
@@ -136,13 +153,25 @@ async def _each(
             task.cancel()
         await asyncio.wait(tasks)
         limit = SoftTimeLimitExceeded()
-    result = EachResult({}, {})
+    failed: dict[int, str] = {}
+    dead: dict[int, str] = {}
+    cause: BaseException | None = None
     for index, task in enumerate(tasks):
         error = (limit or asyncio.CancelledError()) if task.cancelled() else task.exception()
         if error is None or isinstance(error, Ignore):
             continue
-        (result.failed if is_retried(error, retried) else result.dead)[index] = safe_repr(error)
-    return result
+        cause = cause or error
+        # With its traceback: the failure of the whole task has only the first.
+        logger.warning("%s failed on event %s", consumer.task_name, _id_of(events[index]), exc_info=error)
+        (failed if is_retried(error, retried) else dead)[index] = safe_repr(error)
+    return EachResult(failed, dead, cause)
+
+
+def _id_of(event: Any) -> str:
+    """Return the id of what a function was given; "?" of a payload and of parameters, which have none."""
+    header = event.get("header") if isinstance(event, Mapping) else getattr(event, "header", None)
+    found = header.get("id") if isinstance(header, Mapping) else getattr(header, "id", None)
+    return printable(found or "?")
 
 
 def is_retried(error: BaseException, retried: tuple[Errors, Errors]) -> bool:

@@ -24,7 +24,7 @@ from ..telemetry import OFF, Telemetry
 from ..text import printable
 from . import event_loop
 from .batch import BatchTask
-from .calls import Errors, in_each, is_retried
+from .calls import Errors, finished, in_each, is_retried
 from .consumer import LATER, countdown_of
 from .dead_letter import event_id_of
 from .idempotency import AlreadyDone, InProgress
@@ -170,8 +170,7 @@ class ChunkTask(BatchTask):
             record = self._begin(text)
             with self._around(record, text) if self.is_surrounded else _NOTHING:
                 result = self.call_function(self.consumer.argument(record))
-                if inspect.isawaitable(result):
-                    await result
+                finished(self.consumer, await result if inspect.isawaitable(result) else result)
         except BaseException as error:
             if is_for_the_pool(error, self, self.request):
                 raise
@@ -226,7 +225,8 @@ class ChunkTask(BatchTask):
             cause = error if error.exc is None else error.exc
             if (countdown := countdown_of(error.when)) is not None:
                 ends.countdown = max(countdown, ends.countdown or 0.0)
-        # With its traceback, which the failure of the whole task does not have.
+        self.attempt.cause = self.attempt.cause or cause
+        # With its traceback: the failure of the whole task has only the first.
         logger.warning("%s failed on event %s", self.name, printable(event_id_of(text)) or "?", exc_info=cause)
         (ends.failed if is_retried(error, self.retried) else ends.dead)[position] = printable(safe_repr(cause), 500)
 

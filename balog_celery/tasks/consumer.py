@@ -56,6 +56,8 @@ class ConsumerTask(FailingTask):
     #: Calls the function with its argument: see :func:`~balog_celery.tasks.calls.compose`.
     call_function: Callable[[Any], Any]
     idempotency_store: IdempotencyStore | None
+    #: Whether something of the call runs on an event loop.
+    needs_loop = False
 
     def run(self, event: str) -> Any:
         """Call the consumer's function with *event*."""

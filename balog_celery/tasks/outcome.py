@@ -52,6 +52,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "cause",
         "dead_lettered",
         "failed",
         "given",
@@ -79,6 +80,8 @@ class Attempt:
         #: In a batch: why events failed, by position, and the part to retry.
         self.failed: dict[int, str] = {}
         self.remainder: Remainder | None = None
+        #: In a batch: the first error that is known, which shows where the function failed.
+        self.cause: BaseException | None = None
 
 
 def safe_repr(value: object) -> str:

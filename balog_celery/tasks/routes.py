@@ -13,11 +13,11 @@ from ..celery_compat.configuration import missing_options
 from ..celery_compat.tasks import route_of
 from ..consumers.calling import prepare
 from ..consumers.consumer import Consumer, check_limits
-from ..consumers.options import MAKING_OPTIONS, ROUTING_OPTIONS
+from ..consumers.options import MAKING_OPTIONS, ROUTING_OPTIONS, TASK_OPTIONS, check_task_options
 from ..dead_letters.writer import DeadLetters
 from ..errors import ConfigurationError
 from .batch import BatchTask
-from .calls import Middleware, compose, compose_calls
+from .calls import Middleware, compose, compose_calls, is_coroutine_function
 from .chunk import ChunkTask, Own
 from .consumer import CallingTask, ConsumerTask
 from .dead_letter import DeadLetterTask
@@ -76,6 +76,12 @@ def register(
         members |= {"__bound__": False, "app": app, "typing": False}
     kind = ChunkTask if consumer.chunk is not None else ConsumerTask if consumer.batch is None else BatchTask
     made: Any = type(str(consumer.name), (kind, _base_of(app, consumer), CallingTask), members)
+    made.bind(app)  # which sets its annotations: to register it, as Celery does first, would miss their autoretry_for
+    annotated = {name: vars(made)[name] for name in TASK_OPTIONS & vars(made).keys() - {"rate_limit"}}
+    check_task_options(
+        {name: value for name, value in annotated.items() if value is not members.get(name)},
+        f"{name}, by task_annotations or the app's defaults",
+    )
     # Celery retries a Reject by autoretry_for=(Exception,), but it asks for a dead letter at once.
     made.dont_autoretry_for = (*getattr(made, "dont_autoretry_for", ()), Reject)
     task = made()
@@ -91,6 +97,7 @@ def _compose(task: Any, consumer: Consumer, operator: Any, middleware: Sequence[
     :raises ConfigurationError: as :func:`register`.
     """
     retried = tuple(getattr(task, "autoretry_for", ())), tuple(task.dont_autoretry_for)
+    task.needs_loop = consumer.is_async or any(map(is_coroutine_function, (operator.process_event, *middleware)))
     if not isinstance(task, ChunkTask):
         prepare(consumer, task, operator)
         task.call_function = compose(consumer, operator, middleware, lambda: task.request, retried)
@@ -123,9 +130,13 @@ class Routes:
         self._routes: dict[str, dict[str, Any]] = {}
         self._existing: dict[str, str] = {}
 
-    def add(self, consumer: Consumer) -> None:
-        """Route the task of *consumer* by its options, else as the existing task whose code it runs."""
+    def add(self, consumer: Consumer, task: Task) -> None:
+        """Route the *task* of *consumer* by annotations and options, else as the existing task whose code it runs."""
         options = {name: consumer.options[name] for name in ROUTING_OPTIONS if name in consumer.options}
+        annotated = {name: vars(type(task)).get(name) for name in ROUTING_OPTIONS}
+        if annotated["priority"] == task.app.conf.task_default_priority:
+            annotated["priority"] = None
+        options |= {name: value for name, value in annotated.items() if value is not None}
         if options:
             self._routes[consumer.task_name] = options
         elif consumer.existing:

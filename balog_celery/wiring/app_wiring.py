@@ -21,7 +21,7 @@ from ..dispatch.dispatcher import Dispatcher
 from ..dispatch.hand_off_engine import HandOffDispatcher
 from ..dispatch.publish import PublishDispatcher
 from ..engine.engine import Engine
-from ..engine.pauses import Pauses
+from ..engine.pauses import PauseFiles, Pauses
 from ..engine.status import StatusFile, read_statuses, status_folders
 from ..events.decoders import Decoder, Reader, decoder_for, reader_of
 from ..outbox.store import Store
@@ -160,7 +160,7 @@ class Integration:
             self._app, self.hub, operator, self.settings, self.dead_letters, lambda: self.marks, middleware
         )
         for consumer in self.hub:
-            self._routes.add(consumer)
+            self._routes.add(consumer, self._app.tasks[consumer.task_name])
             if (limit := consumer.limit) is not None and limit.in_cluster:
                 self.redis(f"concurrency={(limit.limit, 'cluster')!r}")
         self._topic_settings = settings_by_topic(self.settings, self.topics(), operator)
@@ -266,6 +266,14 @@ class Integration:
     @property
     def _identity(self) -> str:
         return configuration.app_identity(self._app, self.settings)
+
+    @property
+    def pause_files(self) -> PauseFiles:
+        """Where this app's workers on this machine keep what is paused.
+
+        :raises ConfigurationError: the folder cannot be used.
+        """
+        return PauseFiles(self.status_dir, self._identity)
 
     def statuses(self, kind: str = "engine") -> list[dict[str, Any]]:
         """Return the status of each engine, or of each relay, of this app that runs on this machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -203,6 +204,11 @@ def load_middleware(settings: Settings) -> list[Callable[..., Any]]:
 
 
 def _check_middleware(made: Callable[..., Any]) -> None:
+    called = (made, getattr(made, "__call__", None))  # noqa: B004  # the object's own
+    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in called):
+        raise ConfigurationError(
+            f"{PREFIX}middleware: {made!r} is a generator, of which nothing would run when called: remove its yield"
+        )
     try:
         signature = signature_of(made)
     except (TypeError, ValueError):  # a builtin may have none

@@ -103,7 +103,8 @@ def routed_consumers(app: Celery, routes: Mapping[str, Any]) -> Iterator[Consume
     :raises ConfigurationError: an entry is wrong, or there is no such task.
     """
     for topic, entries in routes.items():
-        for entry in entries if isinstance(entries, (list, tuple)) else (entries,):
+        # An empty list is an entry that is wrong: it may be one that came out empty.
+        for entry in entries if isinstance(entries, (list, tuple)) and entries else (entries,):
             where = f"balog_routes[{topic!r}]"
             if not isinstance(entry, Mapping) or not isinstance(name := entry.get("task"), str):
                 raise ConfigurationError(f"{where} = {entry!r}: give a dict with the name of a task under 'task'")

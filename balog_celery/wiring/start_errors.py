@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 #: The exit code of a program that cannot start because of its configuration: EX_CONFIG of sysexits.h.
 EX_CONFIG = 78
+#: How much of a reason is told to a worker, in bytes: a pipe holds as much, so that writing it never waits.
+LONGEST_REASON = 4096
 
 
 class StartError(click.ClickException):
@@ -115,6 +118,18 @@ def log_start_error(app: Celery, error: BalogError, program: str, options: dict[
         hostname=options.get("hostname"),
     )
     logger.critical("the %s cannot start: %s", program, error)
+
+
+def start_error(app: Celery, error: BalogError, program: str, logfile: str | None, reason_fd: int | None) -> StartError:
+    """Log why *program* cannot start, or tell the worker that has started it, and return what ends its command.
+
+    :param reason_fd: the pipe to that worker, which logs the reason as its own log's last line.
+    """
+    if reason_fd is None:
+        log_start_error(app, error, program, {})
+    else:
+        os.write(reason_fd, str(error).encode()[:LONGEST_REASON])
+    return StartError(error, logged=logfile is None)
 
 
 def _worker_command() -> click.Context | None:

@@ -16,6 +16,7 @@ import click
 from celery import Celery, bootsteps, signals
 from celery.worker.control import inspect_command
 
+from ..celery_compat.tasks import route_of
 from ..celery_compat.versions import untested
 from ..dev import local_stack
 from ..dispatch.channel import Channel
@@ -89,6 +90,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 "in which functions have @consumer_config",
                 list(settings.packages),
             )
+        with worker_start_errors():
+            _check_pool(worker)
         if self.enabled:
             with worker_start_errors():
                 worker.app.balog.check_engine()
@@ -147,14 +150,15 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._hand_off is not None:
             self._hand_off.flush()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
+    def _spawn(self, reasons: int) -> subprocess.Popen[bytes]:
         self._pauses.save()
+        command = [*self._command, "--reason-fd", str(reasons)]
         if self._hand_off is None:
-            return subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons])
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [*self._command, "--hand-off-fd", str(theirs.fileno())]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            command += ["--hand-off-fd", str(theirs.fileno())]
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), reasons])
         self._hand_off.use(Channel(ours))
         return process
 
@@ -207,6 +211,23 @@ def balog(state: Any, **_: Any) -> dict[str, Any]:
         "paused": worker.balog_pauses.names if hasattr(worker, "balog_pauses") else [],
         "concurrency": {} if limits is None else limits.status(),
     }
+
+
+def _check_pool(worker: Any) -> None:
+    """Check that the worker's pool can execute the consumers whose queues it serves.
+
+    :raises ConfigurationError: greenlets share a thread, in which only one event loop can run at a time.
+    """
+    if not worker.pool_cls.is_green:
+        return
+    app = worker.app
+    tasks = [app.tasks[consumer.task_name] for consumer in app.balog.hub]
+    served = app.amqp.queues.consume_from
+    if names := [task.name for task in tasks if task.needs_loop and route_of(app, task)["queue"].name in served]:
+        raise ConfigurationError(
+            f"a pool of greenlets cannot run {', '.join(names)}, for which something is async: use -P prefork or "
+            "-P threads, give it a queue= that this worker does not serve, or write it without async"
+        )
 
 
 def _reserve(worker: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..backoff import Backoff
 from ..celery_compat.worker import stop_warmly
-from ..wiring.start_errors import EX_CONFIG
+from ..wiring.start_errors import EX_CONFIG, LONGEST_REASON
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +26,10 @@ class ChildProcess:
     It is exec'd, so it shares nothing with the pool's forks.
 
     :param what: the process as the log names it, such as "the engine".
-    :param spawn: starts it.
+    :param spawn: starts it, with a pipe into which it writes why it cannot start: its file descriptor, to be passed on.
     """
 
-    def __init__(self, what: str, spawn: Callable[[], subprocess.Popen[bytes]]) -> None:
+    def __init__(self, what: str, spawn: Callable[[int], subprocess.Popen[bytes]]) -> None:
         self._what = what
         self._spawn = spawn
         self._backoff = Backoff()
@@ -38,6 +39,8 @@ class ChildProcess:
         self._start_at: float | None = None
         self._ran_well = False
         self._stopping = False
+        #: The end of the pipe from which the latest process's reason is read.
+        self._reasons: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -94,18 +97,34 @@ class ChildProcess:
                 self._ran_well = True
                 self._backoff.succeeded()
         elif code == EX_CONFIG and not self._ran_well:
-            # A worker that looks healthy and does nothing would be worse than none.
-            logger.critical("%s cannot start, for the reason that it has logged: this worker stops", self._what)
+            # A worker that looks healthy and does nothing would be worse than none. The reason is the log's last line.
+            reason = self._reason() or "it says why above"
+            logger.critical("this worker stops, as %s cannot start: %s", self._what, reason)
             self._stopping = True
             stop_warmly(EX_CONFIG)
         elif self._start_at is None:
             delay = self._backoff.failed()
             self._start_at = now + delay
-            logger.error("%s ended with exit code %s: a new one starts in %.1f s", self._what, code, delay)
+            reason = f" ({reason})" if (reason := self._reason()) else ""
+            logger.error("%s ended with exit code %s%s: a new one starts in %.1f s", self._what, code, reason, delay)
         elif now >= self._start_at:
             self._start()
 
     def _start(self) -> None:
         self._start_at = None
         self._started = time.monotonic()
-        self._process = self._spawn()
+        if self._reasons is not None:
+            os.close(self._reasons)
+        self._reasons, write = os.pipe()
+        try:
+            self._process = self._spawn(write)
+        finally:
+            os.close(write)
+
+    def _reason(self) -> str:
+        """Return what the process, which has ended, has written of why it cannot start."""
+        assert self._reasons is not None
+        os.set_blocking(self._reasons, False)
+        with contextlib.suppress(BlockingIOError):  # a process of its own still has the other end
+            return os.read(self._reasons, LONGEST_REASON).decode(errors="replace")
+        return ""

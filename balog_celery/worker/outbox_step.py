@@ -29,7 +29,7 @@ class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.enabled:
             with worker_start_errors():
                 worker.app.balog.outbox()
-        self._relay = ChildProcess("the outbox relay", lambda: _spawn(worker))
+        self._relay = ChildProcess("the outbox relay", lambda reasons: _spawn(worker, reasons))
 
     def start(self, worker: Any) -> None:
         """Start the relay."""
@@ -41,9 +41,10 @@ class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._relay.end(_PATIENCE, "its rows are sent later")
 
 
-def _spawn(worker: Any) -> subprocess.Popen[bytes]:
+def _spawn(worker: Any, reasons: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "celery", "-A", app_path(worker.app), "balog", "outbox"]
     command += ["--loglevel", logging.getLevelName(worker.loglevel or logging.WARNING)]
     if worker.logfile:
         command += ["--logfile", worker.logfile, "--hostname", worker.hostname]
-    return subprocess.Popen([*command, "--worker-pid", str(os.getpid())], stdin=subprocess.DEVNULL)
+    command += ["--worker-pid", str(os.getpid()), "--reason-fd", str(reasons)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from ..errors import BalogError, ConfigurationError
 from ..signals import consumer_paused
 from ..sqs.addresses import queue_name
 from ..text import printable
-from ..wiring.configuration import app_identity
 from ..wiring.loading import topic_names
 
 logger = logging.getLogger(__name__)
@@ -38,7 +36,7 @@ class WorkerPauses:
         self.path: Path | None = None
         self._problem = ""
         try:
-            self.path = app.balog.status_dir / _file_name(app, node)
+            self.path = app.balog.pause_files.of(node)
         except ConfigurationError as error:
             if self._remembers:
                 raise
@@ -147,12 +145,6 @@ class WorkerPauses:
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(map(printable, self.known))
         return f"there is no topic and no consumer {printable(name)!r}: {hint}topics and consumers are {known}"
-
-
-def _file_name(app: Celery, node: str) -> str:
-    identity = app_identity(app, app.balog.settings)
-    name = re.sub(r"[^\w.@-]", "_", node)
-    return f"paused-{identity}-{name}.json"
 
 
 @control_command(variadic="names", signature="<topic or consumer> ...")  # type: ignore[untyped-decorator]

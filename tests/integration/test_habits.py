@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 
 import pytest
 from project import Project, Start, Topic, stop
@@ -140,7 +141,8 @@ class Recording(Transport):
     def capture_envelope(self, envelope):
         event = envelope.get_event()
         if event is not None:
-            error = event.get("exception", {"values": [{"type": event.get("logentry")}]})["values"][-1]["type"]
+            # The cause comes first.
+            error = event.get("exception", {"values": [{"type": event.get("logentry")}]})["values"][0]["type"]
             note("sentry", error, transaction=event.get("transaction"), tags=event.get("tags"))
 
 
@@ -165,6 +167,21 @@ def unmatched(sender, event, **_):
 @consumer_config(os.environ["TOPIC"], cls_type="fails")
 def failing(event):
     raise ValueError("no")
+
+
+@consumer_config(os.environ["TOPIC"], cls_type="chunk", chunk=10)
+async def chunk(event):
+    raise ValueError("no")
+
+
+@consumer_config(os.environ["TOPIC"], cls_type="batch", batch=10)
+def batch(events):
+    raise ValueError("no")
+
+
+@consumer_config(os.environ["TOPIC"], cls_type="each", batch=10, each=True)
+async def each(event):
+    raise ValueError("no")
 """
 
 
@@ -175,17 +192,22 @@ def test_sentry_shows_a_failing_consumer_once(project: Project, topic: Topic, st
     project.add(f"balog_dispatch = {dispatch!r}")
     (project.folder / "proj" / "reports.py").write_text(SENTRY)
     topic.send(event_text("X1", "fails"), event_text("N1", "nobody-wants-it"))
+    topic.send(*(event_text(f"{kind}{number}", kind) for kind in ("chunk", "batch", "each") for number in range(2)))
     # When
     worker = start("worker", "-l", "INFO", "-c", "1")
     wanted = {("sentry", "ValueError"), ("event_dead", "failed"), ("event_unmatched", "N1")}
-    project.wait_for(lambda runs: wanted <= runs.keys())
+    project.wait_for(lambda runs: wanted <= runs.keys() and runs["event_dead", "failed"] == 7)
     assert stop(worker) == 0
     # Then
     reports = [entry for entry in project.entries() if entry["consumer"] == "sentry"]
-    assert [(one["event"], one["transaction"]) for one in reports] == [("ValueError", "proj.reports.failing")]
+    assert {one["event"] for one in reports} == {"ValueError"}
+    names = Counter(one["transaction"] for one in reports)
+    assert names.pop("proj.reports.failing") == 1
+    assert {*names} == {f"proj.reports.{name}" for name in ("chunk", "batch", "each")}
+    assert max(names.values()) <= 2  # as many tasks as the engine made of the events
+    reports = [one for one in reports if one["transaction"] == "proj.reports.failing"]
     tags = {"topic": topic.name, "event_id": "X1", "cls_type": "fails"}
     assert {name: reports[0]["tags"][name] for name in tags} == tags
-    (dead,) = [entry for entry in project.entries() if entry["consumer"] == "event_dead"]
-    assert (dead["sender"], dead["who"]) == (topic.name, "proj.reports.failing")
-    assert dead["error"] == "ValueError('no')"
+    (dead,) = [entry for entry in project.entries() if entry.get("who") == "proj.reports.failing"]
+    assert (dead["sender"], dead["error"]) == (topic.name, "ValueError('no')")
     assert {("event_received", "X1"), ("event_received", "N1")} <= project.runs().keys()

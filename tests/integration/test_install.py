@@ -372,7 +372,7 @@ def test_routes_of_the_users_own_are_kept(app: Celery, form: str, when: str) -> 
     """The user's routes, in each form that Celery accepts, come first; others go to the consumer's queue."""
     installed(app, when, task_routes=ROUTES[form])
     consumer = _consumer("own.consumers")
-    app.balog._routes.add(consumer)
+    app.balog._routes.add(consumer, app.Task())
 
     def queue_of(name: str) -> str:
         return str(app.amqp.router.route({}, name)["queue"].name)

@@ -95,12 +95,9 @@ def test_the_pool_may_grow_while_the_worker_runs(
     project.wait_for(lambda runs: sum(name == "met" for name, _ in runs) == 4, 120)
 
 
-@pytest.mark.parametrize("setting", ["worker_prefetch_multiplier = 1", "worker_disable_prefetch = True"])
-def test_a_worker_takes_no_more_events_than_its_prefetch_limit(
-    start: Start, project: Project, topic: Topic, setting: str
-) -> None:
+def test_a_worker_takes_no_more_events_than_its_prefetch_limit(start: Start, project: Project, topic: Topic) -> None:
     """The others stay visible for idle workers."""
-    project.add(setting)
+    project.add("worker_prefetch_multiplier = 1")
     topic.send(*(event_text(f"s{number}", "slow", seconds=600) for number in range(12)))
     start("worker", "-l", "INFO", "-c", "2")
     project.wait_for(lambda runs: sum(name == "slow" for name, _ in runs) == 2)

@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from celery import Celery
 
 import servers
+from balog_celery import install
 from balog_celery.brokers.connections import is_too_large
 from balog_celery.consumers import Consumer, ConsumerHub
 from balog_celery.dead_letters.writer import DeadLetters, Outcome
 from balog_celery.engine.sqs_engine import SQSEngine
 from balog_celery.errors import AccessDenied, BalogError, ConfigurationError, QueueError, QueueNotFound
 from balog_celery.events.mark import read_mark
+from balog_celery.operations.checks.access import check_buckets
 from balog_celery.sqs import clients
 from balog_celery.sqs.diagnostics import access_of
 from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, OutgoingMessage, TypedValue
@@ -349,6 +352,7 @@ def bare(tmp_path: Path) -> dict[str, str | None]:
                 "AWS_DEFAULT_REGION",
                 "AWS_REGION",
                 "AWS_PROFILE",
+                "AWS_CA_BUNDLE",
                 "AWS_CONFIG_FILE",
                 "AWS_SHARED_CREDENTIALS_FILE",
                 "AWS_ENDPOINT_URL",
@@ -356,6 +360,7 @@ def bare(tmp_path: Path) -> dict[str, str | None]:
                 "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
                 "AWS_CONTAINER_CREDENTIALS_FULL_URI",
                 "AWS_WEB_IDENTITY_TOKEN_FILE",
+                "REQUESTS_CA_BUNDLE",
             ]
         ),
     }
@@ -428,14 +433,25 @@ def test_without_a_region_the_error_says_where_to_set_one(sqs_server: servers.Sq
     assert error.value.code == "NoRegionError"
 
 
+REGION = {"AWS_DEFAULT_REGION": "eu-west-1"}
+
+
 @pytest.mark.usefixtures("bare_boto3")
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
         ({}, "no AWS region is known: set balog_region"),
         ({"AWS_DEFAULT_REGION": "mars 1"}, "'mars 1' doesn't match a supported format"),
-        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL_SQS": "nonsense"}, "Invalid endpoint: nonsense"),
-        ({"AWS_DEFAULT_REGION": "eu-west-1", "AWS_PROFILE": "nobody"}, r"profile \(nobody\) could not be found"),
+        ({**REGION, "AWS_ENDPOINT_URL_SQS": "nonsense"}, "AWS_ENDPOINT_URL_SQS = 'nonsense' is not an HTTP URL: give"),
+        ({**REGION, "AWS_ENDPOINT_URL": "ftp://host"}, "AWS_ENDPOINT_URL = 'ftp://host' is not an HTTP URL: give"),
+        (
+            {**REGION, "HTTPS_PROXY": "socks5://h:1"},
+            "the proxy for https = 'socks5://h:1' is not .*HTTPS_PROXY",
+        ),
+        ({**REGION, "AWS_CA_BUNDLE": "/no.pem"}, "AWS_CA_BUNDLE = '/no.pem': no certificates .*No such file.*PEM"),
+        ({**REGION, "REQUESTS_CA_BUNDLE": __file__}, "REQUESTS_CA_BUNDLE = .*: no certificates can be read.*PEM"),
+        ({**REGION, "AWS_PROFILE": "nobody"}, r"correct AWS_PROFILE.*profile \(nobody\) could not be found"),
+        ({**REGION, "AWS_CONFIG_FILE": __file__}, r"mend that file, or correct AWS_CONFIG_FILE.*Unable to parse"),
     ],
 )
 def test_an_engine_that_can_make_no_client_ends_at_start(
@@ -448,9 +464,22 @@ def test_an_engine_that_can_make_no_client_ends_at_start(
     hub.add_consumer(Consumer(print, "events"))
     # What no other test gives: a client is kept, with what it was made with.
     keys = {"aws_access_key_id": message, "aws_secret_access_key": "hush-1"}
-    given = {"region": "eu-west-2"} if "AWS_PROFILE" in variables else keys
+    given = {"region": message} if "AWS_PROFILE" in message or "AWS_CONFIG" in message else keys
     with pytest.raises(ConfigurationError, match=message):
         SQSEngine(hub, **given).run()
+
+
+def test_an_engine_that_can_make_no_client_of_s3_ends_at_start(sqs: servers.Sqs, queue_name: str) -> None:
+    """Bodies in the payload bucket could never be read; `balog check` reports it as a failure."""
+    hub = ConsumerHub()
+    hub.add_consumer(Consumer(print, queue_name))
+    message = "the S3 client cannot be made: balog_s3_endpoint_url = 'ftp://h' is not an HTTP URL"
+    with pytest.raises(ConfigurationError, match=message):
+        SQSEngine(hub, payload_bucket="b", s3_endpoint_url="ftp://h").run()
+    app = Celery("buckets", set_as_current=False)
+    install(app, payload_bucket="b", s3_endpoint_url="ftp://h")
+    (finding,) = check_buckets(app.balog, queue_name)
+    assert (finding.level, message in finding.text) == ("FAIL", True)
 
 
 @pytest.mark.usefixtures("bare_boto3")

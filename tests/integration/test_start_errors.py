@@ -82,6 +82,11 @@ WRONG = {
         EVENTS,
         ("result_backend", "no URL"),
     ),
+    "endpoint": (
+        "app.conf.balog_endpoint_url = 'ftp://h'",
+        EVENTS,
+        ("balog_endpoint_url", "'ftp://h'", "give one"),
+    ),
     "port": ("app.conf.broker_url = 'redis://:secret@h:port/0'", EVENTS, ("broker_url", "port")),
 }
 
@@ -135,15 +140,24 @@ def test_a_program_that_cannot_start_says_why_in_its_log(folder: Path, command: 
     done = run(folder, *command.split(), *options, "-l", "INFO", "-f", "%n%I.log")
     assert done.returncode == 78
     assert_said_once(done.stderr, names)
-    (log,) = folder.glob("*.log")
-    assert log.name == {"worker": "celery.log", "balog engine": "engine.log", "balog outbox": "outbox.log"}[command]
+    log = folder / {"worker": "celery.log", "balog engine": "engine.log", "balog outbox": "outbox.log"}[command]
     assert_said_once(log.read_text(), names)
     last = log.read_text().splitlines()[-1]
     assert "CRITICAL" in last
     assert "cannot start" in last
+    assert names[0] in last
 
 
-@pytest.mark.parametrize("wrong", ["unknown setting", "missing module", "transport"])
+def test_a_pool_of_greenlets_refuses_what_is_async(folder: Path) -> None:
+    """Events would die where two meet; a consumer whose queue the worker does not serve is another worker's."""
+    there = EVENTS.replace("def book", "async def book").replace('"book"', '"book", queue="there"')
+    write(folder, "", f"{EVENTS.replace('def', 'async def').replace('book', 'call')}\n{there}")
+    done = run(folder, "worker", "-P", "gevent", "-Q", "celery")
+    assert done.returncode == 78
+    assert_said_once(done.stderr, ("a pool of greenlets cannot run events.call, for which", "-P prefork", "queue="))
+
+
+@pytest.mark.parametrize("wrong", ["unknown setting", "missing module", "transport", "endpoint"])
 def test_without_a_log_file_the_line_is_printed_once(folder: Path, wrong: str) -> None:
     """Without a log file the line is printed once, in the log's format."""
     settings, events, names = WRONG[wrong]

@@ -34,7 +34,17 @@ def test_events_reach_every_consumer_and_leave_the_queue(
     assert "Traceback" not in worker.output
 
 
-@pytest.mark.parametrize(("pool", "dispatch"), [("threads", "publish"), ("gevent", "hand-off")])
+@pytest.mark.parametrize(
+    ("pool", "dispatch"),
+    [
+        ("threads", "publish"),
+        ("threads", "hand-off"),
+        ("solo", "publish"),
+        ("solo", "hand-off"),
+        ("gevent", "publish"),
+        ("gevent", "hand-off"),
+    ],
+)
 def test_a_worker_on_rabbitmq_does_the_same(
     start: Start, project: Project, topic: Topic, rabbitmq: servers.RabbitMQ, pool: str, dispatch: str
 ) -> None:
@@ -165,7 +175,8 @@ def test_a_missing_queue_stops_the_worker_at_start(start: Start, project: Projec
     """A missing queue stops the worker at start, with an error that names it."""
     project.topic = "no-such-queue"
     with failing(start, "worker", "-l", "INFO", "-c", "1") as worker:
-        assert "CRITICAL/Engine] the engine cannot start: there is no queue 'no-such-queue'" in worker.output
+        (line,) = [line for line in worker.output.splitlines() if "CRITICAL/MainProcess] this worker stops" in line]
+        assert "as the engine cannot start: there is no queue 'no-such-queue'" in line
 
 
 def test_missing_credentials_stop_the_worker_at_start(project: Project, sqs: servers.Sqs) -> None:

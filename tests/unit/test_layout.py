@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
 ORDER = [
     "errors",
     "text",
+    "numbers",
     "signatures",
     "celery_compat",
     "backoff",
@@ -292,6 +293,7 @@ def test_few_files_import_boto3() -> None:
     """Only these modules import boto3 or botocore."""
     assert files_importing("boto3", "botocore") == {
         "botocore_compat.py",
+        "client_checks.py",
         "clients.py",
         "diagnostics.py",
         "direct.py",

@@ -8,6 +8,7 @@ from typing import Any
 from kombu.utils.url import maybe_sanitize_url
 
 from ...errors import AccessDenied, BalogError, QueueError
+from ...sqs.codes import MISCONFIGURED
 from ...sqs.diagnostics import access_of
 from ...sqs.queues import SQSQueue
 from ...text import printable
@@ -53,5 +54,5 @@ def _bucket(queue: SQSQueue, bucket: str) -> Finding:
     except AccessDenied:
         return Finding("WARN", about, f"access to {name} is denied: allow s3:ListBucket on it, or correct its name")
     except QueueError as error:
-        return Finding("WARN", about, str(error))
+        return Finding("FAIL" if error.code in MISCONFIGURED else "WARN", about, str(error))
     return Finding("OK", about, f"{name} exists (reading and writing are not tried)")

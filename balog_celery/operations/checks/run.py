@@ -16,8 +16,8 @@ from ...metrics.opening import open_metrics
 from ...text import printable
 from .access import check_buckets, check_credentials
 from .finding import Finding, guarded
-from .servers import check_backend, check_broker, check_engines, check_once, check_workers, known_statuses
-from .topics import check_distinct_topics, check_order, check_topic
+from .servers import check_backend, check_broker, check_engines, check_once, check_pauses, check_workers, known_statuses
+from .topics import check_distinct_topics, check_fifo_order, check_topic
 
 
 def check(app: Celery) -> Iterator[Finding]:
@@ -67,13 +67,14 @@ def _loaded(app: Celery) -> Iterator[Finding]:
         about = f"topic {printable(topic)}"
         yield from guarded(about, partial(check_topic, app.balog, topic))
         if usable:
-            yield from guarded(f"{about}, order", partial(check_order, app, topic, topics[topic]))
+            yield from guarded(f"{about}, order", partial(check_fifo_order, app, topic, topics[topic]))
     yield broker
     yield from guarded("result backend", lambda: check_backend(app))
     yield from guarded("once", lambda: check_once(app))
     if broker.level == "OK":  # else workers cannot be asked
         yield from guarded("workers", lambda: check_workers(app))
     yield from guarded("engines", lambda: check_engines(app.balog))
+    yield from guarded("pauses", lambda: check_pauses(app.balog))
 
 
 def _consumers(app: Celery, *, asks_broker: bool) -> Iterator[Finding]:

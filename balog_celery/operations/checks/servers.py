@@ -11,6 +11,7 @@ from celery import Celery
 from celery.backends.base import DisabledBackend
 
 from ...brokers.connections import bounded_connection
+from ...engine.pauses import Paused
 from ...engine.status import problems
 from ...errors import BalogError, ConfigurationError
 from ...text import brief, printable
@@ -106,6 +107,24 @@ def known_statuses(balog: Any, kind: str = "engine") -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = balog.statuses(kind)
         return found
     return []
+
+
+def check_pauses(balog: Any) -> Iterator[Finding]:
+    """Report what each worker on this machine remembers as paused: it stays so when the worker starts again."""
+    if not balog.settings.remember_pauses:
+        return
+    for node, path in balog.pause_files.all().items():
+        about = f"pauses of {printable(node)}"
+        try:
+            paused = Paused.read(path)
+        except (OSError, ValueError) as error:
+            text = f"{path} cannot be read ({printable(error)}), so that worker will not start: mend or delete it"
+            yield Finding("FAIL", about, text)
+            continue
+        if any(paused):
+            names = ", ".join(map(printable, sorted(paused.topics | paused.consumers)))
+            text = f"{names}, also after a restart: `celery control balog_resume` while it runs, or delete {path}"
+            yield Finding("WARN", about, text)
 
 
 def check_engines(balog: Any) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Any
 from celery import Celery
 
 from ...consumers.consumer import Consumer
+from ...dispatch.order import ENGINE, WORKER, check_order
 from ...engine.queue_checks import check_distinct
 from ...engine.visibility_timeout import visibility_of
 from ...errors import AccessDenied, BalogError, QueueError, QueueNotFound
@@ -62,22 +63,24 @@ def check_distinct_topics(balog: Any, topics: Iterable[str]) -> Iterator[Finding
         yield Finding("FAIL", "topics", str(error))
 
 
-def check_order(app: Celery, topic: str, consumers: Sequence[Consumer]) -> Iterator[Finding]:
+def check_fifo_order(app: Celery, topic: str, consumers: Sequence[Consumer]) -> Iterator[Finding]:
     """Report whether the engine beside a worker can keep the order of a FIFO topic; it refuses to start if not."""
     about = f"topic {printable(topic)}, order"
     tasks = [app.tasks[consumer.task_name] for consumer in consumers]
     if not any(task.fifo for task in tasks):
         return
-    reasons = []
-    if app.balog.dispatch != "hand-off":
-        reasons.append(f"balog_dispatch is {app.balog.dispatch!r}: make it 'hand-off'")
-    elif not app.connection_for_read().transport.implements.asynchronous:
-        reasons.append("a worker is handed no tasks with this broker's transport: use Redis or RabbitMQ")
-    reasons += [f"{task.name} has acks_late=False: leave that out" for task in tasks if not task.acks_late]
-    yield from (Finding("FAIL", about, f"it is FIFO, and cannot be kept in order: {reason}") for reason in reasons)
-    if not reasons:
-        queues = ", ".join(sorted({task_queue(app, task.name) for task in tasks}))
-        yield Finding("OK", about, f"kept in each group, by a worker with its engine beside it that serves {queues}")
+    publisher = ENGINE if app.balog.dispatch == "publish" else ""
+    if not publisher and not app.connection_for_read().transport.implements.asynchronous:
+        publisher = WORKER
+    queues = {task: task_queue(app, task.name) for task in tasks}
+    try:
+        for task, queue in queues.items():
+            check_order(task, queue, publisher=publisher)
+    except BalogError as error:
+        yield Finding("FAIL", about, str(error))
+        return
+    named = ", ".join(sorted({*queues.values()}))
+    yield Finding("OK", about, f"kept in each group, by a worker with its engine beside it that serves {named}")
 
 
 def _visibility(balog: Any, topic: str, attributes: Mapping[str, str]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import textwrap
 import time
@@ -16,7 +17,7 @@ from celery import Celery
 
 import balog_celery
 from balog_celery.consumers import ConsumerOperator, consumer_config
-from balog_celery.errors import ConfigurationError, RecordError
+from balog_celery.errors import BatchFailure, ConfigurationError, RecordError
 from balog_celery.tasks.context import HandOffContext
 from balog_celery.tasks.local_retry import LocalRetry
 from balog_celery.testing import ConsumerHarness
@@ -100,6 +101,46 @@ def test_an_async_function_runs_also_if_a_plain_one_wraps_it(write: Write, middl
     assert sys.modules["shop_calls"].done == ["one", "chunk", "batch"]
     with pytest.raises(TypeError, match=r"shop_calls\.items returned a generator, of which nothing has run"):
         events.feed(event_text("LG1", "items"))
+
+
+FORGOTTEN = """
+done = []
+
+async def work(event):
+    done.append(event)
+
+async def forgetful(call, consumer, event, message):
+    return call()
+
+@consumer_config("t", cls_type="one")
+async def one(event):
+    return work(event)
+
+@consumer_config("t", cls_type="chunk", chunk=10)
+async def chunk(event):
+    return work(event)
+
+@consumer_config("t", cls_type="each", batch=10, each=True)
+async def each(event):
+    return work(event)
+
+@consumer_config("t", cls_type="plain")
+def plain(event):
+    done.append(event)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cls_type", "middleware"), [("one", ()), ("chunk", ()), ("each", ()), ("plain", "shop_calls:forgetful")]
+)
+def test_a_forgotten_await_is_a_failure(write: Write, cls_type: str, middleware: Any) -> None:
+    """The event would count as done, and nothing had run."""
+    report = harness(write, FORGOTTEN, middleware=middleware).feed(event_text("LG1", cls_type), throw=False)
+    (letter,) = report.dead_letters
+    assert (
+        letter.error == f"TypeError('shop_calls.{cls_type}, or middleware around it, returned an awaitable: await it')"
+    )
+    assert sys.modules["shop_calls"].done == []
 
 
 def test_a_retry_too_many_says_so_without_the_event(write: Write) -> None:
@@ -249,6 +290,7 @@ def _at(path: str) -> Any:
         ({"task": "no_such_module.f"}, "no_such_module cannot be imported"),
         ({"cls_type": "x"}, "give a dict with the name of a task"),
         ("shop_t.f", "give a dict with the name of a task"),
+        ([], "give a dict with the name of a task"),
         ({"task": "shop_t.f", "max_retry": 1}, "unknown Celery task option 'max_retry'.*max_retries"),
         (
             {"task": "shop_t.f", "bind": True, "base": "x"},
@@ -429,6 +471,23 @@ def test_events_of_a_batch_run_concurrently_each_with_its_own_end(write: Write) 
     assert dead["bad"] == "ValueError('never')"
 
 
+def test_a_failed_event_of_a_batch_is_logged_with_its_traceback(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """Each by its id, as a warning; the failure of the task shows the first, for Sentry."""
+    # Given
+    task = harness(write, EACH).app.tasks["shop_calls.f"]
+    texts = [event_text("LG1", "ok"), event_text("LG2", "bad"), event_text("LG3", "bad")]
+    task.push_request(id="i", args=[texts], kwargs={}, retries=0, called_directly=False)
+    # When
+    with pytest.raises(BatchFailure) as failure:
+        task(texts)
+    task.pop_request()
+    # Then
+    assert isinstance(failure.value.__cause__, ValueError)
+    lines = [record for record in caplog.records if record.exc_info and "failed on event" in record.getMessage()]
+    assert [line.getMessage() for line in lines] == [f"shop_calls.f failed on event LG{number}" for number in (2, 3)]
+    assert all('raise ValueError("never")' in logging.Formatter().format(line) for line in lines)
+
+
 def test_events_of_a_batch_may_be_called_by_the_names_of_parameters(write: Write) -> None:
     """Concurrently, as any others."""
     source = """
@@ -556,11 +615,13 @@ def test_a_batch_goes_through_middleware_once(write: Write) -> None:
             "shop_calls:short",
             r"short at .*> cannot be called as mw\(call, consumer, event, message",
         ),
+        ("shop_calls:yields", "balog_middleware: .*yields.* is a generator, .*: remove its yield"),
     ],
 )
 def test_wrong_middleware_is_an_error_at_start(write: Write, name: str, message: str) -> None:
     """It names the setting."""
     source = MIDDLEWARE + "class Needs:\n    def __init__(self, tenant): ...\ndef short(call): ...\n"
+    source += "def yields(call, consumer, event, message): yield call()\n"
     with pytest.raises(ConfigurationError, match=message):
         harness(write, source, middleware=name)
 

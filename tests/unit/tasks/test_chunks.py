@@ -180,8 +180,9 @@ def test_a_failed_call_is_logged_with_its_traceback(site: Site, caplog: pytest.L
     """By the event's id, as a warning: the failure of the task is the error."""
     task = site.task(ends_as_named)
     texts = of("ok", "bad")
-    with request(task, texts), pytest.raises(BatchFailure):
+    with request(task, texts), pytest.raises(BatchFailure) as failure:
         task(texts)
+    assert isinstance(failure.value.__cause__, ValueError)  # which Sentry shows
     (line,) = [record for record in caplog.records if record.exc_info and record.levelno == logging.WARNING]
     assert line.getMessage() == "proj.f failed on event bad"
     assert "ValueError: never" in (line.exc_text or logging.Formatter().format(line))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from functools import partial
 from typing import Any
 
@@ -201,7 +200,6 @@ def test_a_topic_stops_at_its_own_high_water(monkeypatch: pytest.MonkeyPatch) ->
     # Given
     monkeypatch.setattr(back_pressure, "INTERVAL", 0.02)
     app = app_with({"orders": {"high_water": 2}}, "orders", "others", high_water=5)
-    app.conf.broker_url = f"memory://{uuid.uuid4().hex}"
     orders, others = (app.balog.topics()[name] for name in ("orders", "others"))
     dispatcher = app.balog.engine()._dispatcher
     of_orders, of_others = dispatcher.queues_of(orders), dispatcher.queues_of(others)

@@ -37,9 +37,10 @@ class Programs:
         self.programs = list(programs)
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def __call__(self) -> subprocess.Popen[bytes]:
+    def __call__(self, reasons: int) -> subprocess.Popen[bytes]:
         program = self.programs.pop(0) if len(self.programs) > 1 else self.programs[0]
-        self.started.append(subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE))
+        command = [sys.executable, "-c", program, str(reasons)]
+        self.started.append(subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[reasons]))
         return self.started[-1]
 
     def ready(self) -> None:
@@ -108,19 +109,26 @@ def test_a_process_that_does_not_stop_is_killed(run: Any, caplog: pytest.LogCapt
     assert "the helper did not stop within 0 s and is killed: its work is done later" in caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (f"import os, sys; os.write(int(sys.argv[1]), b'no x: set x'); sys.exit({EX_CONFIG})", "no x: set x"),
+        (f"raise SystemExit({EX_CONFIG})", "it says why above"),
+    ],
+)
 def test_a_process_that_cannot_start_stops_the_worker(
-    run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: str, reason: str
 ) -> None:
-    """A process that ends at once because of its configuration stops the worker, with the same exit code."""
+    """A process that ends at once because of its configuration stops the worker, which logs the reason, once."""
     codes: list[int] = []
     monkeypatch.setattr("balog_celery.worker.child.stop_warmly", codes.append)
-    programs, _, worker = run(f"raise SystemExit({EX_CONFIG})")
+    programs, _, worker = run(program)
     programs.started[0].wait()
     for _ in range(3):
         worker.fire()
     assert codes == [EX_CONFIG]
     assert len(programs.started) == 1
-    assert any("this worker stops" in line for line in caplog.messages)
+    assert caplog.messages == [f"this worker stops, as the helper cannot start: {reason}"]
 
 
 def test_a_killed_process_is_replaced(run: Any) -> None:

@@ -15,6 +15,7 @@ from balog_celery import install
 from balog_celery.consumers import Consumer
 from balog_celery.engine.pauses import Pauses
 from balog_celery.errors import ConfigurationError
+from balog_celery.operations.checks.servers import check_pauses
 from balog_celery.signals import consumer_paused
 from balog_celery.worker.pauses import WorkerPauses, balog_pause, balog_resume
 
@@ -30,14 +31,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "status"
 
 
-def worker(folder: Path, node: str = "w@h", **settings: Any) -> WorkerPauses:
-    """The pauses of a worker that has started: topics ``orders`` and ``audit``, the latter by URL."""
+def app_in(folder: Path, **settings: Any) -> Celery:
+    """An app with the topics ``orders`` and ``audit``, the latter by URL."""
     app = Celery("pauses", broker="memory://", set_as_current=False)
     install(app, region="eu-west-1", status_dir=str(folder), **settings)
     for name, topic in (("bill", "orders"), ("ship", "orders"), ("keep", URL), ("orders-log", "orders")):
         app.balog.hub.add_consumer(Consumer(process, topic, name=name, module="m"))
     app.balog.load()
-    made = WorkerPauses(app, node)
+    return app
+
+
+def worker(folder: Path, node: str = "w@h", **settings: Any) -> WorkerPauses:
+    """The pauses of a worker that has started."""
+    made = WorkerPauses(app_in(folder, **settings), node)
     made.save()
     return made
 
@@ -180,3 +186,25 @@ def test_a_receiver_that_raises_changes_nothing(folder: Path) -> None:
     finally:
         consumer_paused.disconnect(fail)
     assert pauses.names == ["orders"]
+
+
+def test_check_shows_what_is_remembered_as_paused(folder: Path) -> None:
+    """It names the worker, what is paused and the way out; a file that a worker cannot read is a failure."""
+    # Given
+    command(worker(folder, "w1@h", remember_pauses=True), balog_pause, "orders", "keep")
+    worker(folder, "w2@h", remember_pauses=True)
+    balog = app_in(folder, remember_pauses=True).balog
+    # When
+    (found,) = check_pauses(balog)
+    # Then
+    path = balog.pause_files.of("w1@h")
+    assert (found.level, found.about) == ("WARN", "pauses of w1@h")
+    text = f"m.keep, orders, also after a restart: `celery control balog_resume` while it runs, or delete {path}"
+    assert found.text == text
+    # When
+    path.write_text("[")
+    # Then
+    (found,) = check_pauses(balog)
+    assert (found.level, "will not start: mend or delete it" in found.text) == ("FAIL", True)
+    # What is not remembered ends with its worker
+    assert [*check_pauses(app_in(folder).balog)] == []
