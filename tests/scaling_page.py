@@ -46,7 +46,7 @@ WAYS_DISTANCE = 0.01
 SIZES, SHARES = (2, 4, 8, 16, 32, 64), (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RATES = (10, 100, 1000, 10_000)
 #: The worker whose latencies are shown.
-WORKER = Scenario(Function(0.01), HAND_OFF, concurrency=51, pollers=6, cores=3, distance=0.01)
+WORKER = Scenario(Function(0.01), HAND_OFF, concurrency=59, pollers=6, cores=4, distance=0.01)
 #: How many events a simulation has.
 EVENTS = 8000
 

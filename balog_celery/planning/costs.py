@@ -22,7 +22,8 @@ class Costs:
     :param delete: the engine, for a call that deletes.
     :param turn: the worker's main process, for each turn of its loop.
     :param task: the worker's main process, for each task, half of it when the task comes and half when it has ended.
-    :param child: a pool child, each time it wakes: for a task, and if its function has waited.
+    :param child: a pool child, for each task.
+    :param woken: a pool child, if its function has waited: then nothing of it is left in the core's caches.
     :param gathered: the engine, for each event of a batch or a chunk, beside its part of the task.
     :param carried: the worker's main process, for each event of a batch or a chunk.
     :param read: a pool child, for each event of a batch or a chunk, and in a chunk once more if its call has waited.
@@ -39,6 +40,7 @@ class Costs:
     turn: float
     task: float
     child: float
+    woken: float
     gathered: float
     carried: float
     read: float
@@ -64,6 +66,7 @@ HAND_OFF = Costs(
     turn=65e-6,
     task=148e-6,
     child=180e-6,
+    woken=270e-6,
     gathered=35e-6,
     carried=6.5e-6,
     read=19e-6,

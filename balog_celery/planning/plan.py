@@ -36,6 +36,8 @@ _ADVICE_FIFO = {
     "pollers": "start more workers, or move closer to SQS: a FIFO topic has one poller in each",
     "acknowledgers": "start more workers, or move closer to SQS: a FIFO topic has one acknowledger in each",
 }
+#: How busy a part of a worker is at least that limits it; if none is, message groups wait for their own events.
+_LIMITING = 0.9
 #: By how much a worker grows that turned out too small for a rate.
 _GROWTH = 1.25
 
@@ -137,6 +139,8 @@ def make_plan(question: Question, *, events: int = 10_000, seed: int = 1) -> Pla
     extensions = in_flight / 10 / (VISIBILITY / 3) if held > VISIBILITY / 3 else 0.0
     broker_cores = math.ceil(found.busy.get("broker", 0.0) / part / question.share)
     bound = max(full.busy, key=full.busy.__getitem__)
+    if question.way.groups and full.busy[bound] < _LIMITING:
+        bound = "message groups"
     if in_flight > IN_FLIGHT:
         bound = "messages in flight"
     elif broker_cores > 1 and question.way.broker == "redis":  # which has one; RabbitMQ uses several

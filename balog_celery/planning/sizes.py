@@ -13,7 +13,7 @@ from .scenario import Function, Way
 #: The most children and pollers that are chosen; more may be asked for.
 MAX_CHILDREN, MAX_POLLERS = 100, 32
 #: How often the engine and the main process of a busy worker wake up for a task: most of the time it is for several.
-_WAKES = 0.3
+_WAKES = 0.5
 #: The same of the main process for a published task: it takes each from the broker by itself.
 _WAKES_FOR_PUBLISHED = 2.0
 
@@ -77,13 +77,14 @@ def choose_size(
         concurrency = min(concurrency, max(2, way.groups))
     aimed = min(aimed, share * concurrency / event.call)
     pollers = pollers or min(MAX_POLLERS, max(1, math.ceil(aimed * cycle / BATCH_SIZE / share)))
-    cores = wish.cores or max(1, math.ceil(aimed * (event.engine + event.main + event.child) / share))
+    # Cores may be busier than each of the processes, between which they move.
+    cores = wish.cores or max(1, math.ceil(aimed * (event.engine + event.main + event.child) / ((1 + share) / 2)))
     return Size(concurrency, pollers, cores)
 
 
 def _event(function: Function, costs: Costs, way: Way, together: int) -> _Event:
     """Return what an event costs if *together* events share a task."""
-    waking = 0.0 if function.seconds <= function.cpu else costs.read if way.chunk else costs.child
+    waking = 0.0 if function.seconds <= function.cpu else costs.read if way.chunk else costs.woken
     calls = 1 / together if way.batch else 1.0
     gathered, carried, read = (costs.gathered, costs.carried, costs.read) if way.gathers else (0.0, 0.0, 0.0)
     # FIFO messages are often deleted alone.

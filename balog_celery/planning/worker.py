@@ -124,7 +124,7 @@ class SimulatedWorker:
         if way.chunk:
             yield from self._call_each(task)
         else:
-            yield from self._call(costs.child)
+            yield from self._call(costs.woken)
             for event in task:
                 self._ended(event)
         seconds = self._env.now - called

@@ -84,6 +84,12 @@ def test_a_message_group_has_one_event_at_a_time() -> None:
     assert found.busy["children"] == pytest.approx(found.throughput * 0.1 / 8, rel=0.05)
 
 
+def test_message_groups_are_the_limit_where_nothing_is_busy() -> None:
+    """If all groups have an event under way and children are left, more groups would help; else more children."""
+    assert plan(20, Way(groups=3), 0.1, concurrency=8).bound == "message groups"
+    assert plan(20, Way(groups=30), 0.1, concurrency=3).bound == "children"
+
+
 def test_too_few_message_groups_are_an_error_that_says_how_many_are_needed() -> None:
     """A rate that the groups cannot do with any number of workers is refused, and the number it names does it."""
     with pytest.raises(ConfigurationError, match=r"^1,000 events/s are too many for 50 message groups.* use \d+ group"):
