@@ -84,7 +84,7 @@ _BATCH, _CHUNK, _FIFO = Way(batch=100), Way(chunk=100), Way(groups=10)
 _BROKERS = ("redis", "rabbitmq") if servers.RabbitMQ.available() else ("redis",)
 #: By what is known of it the machine is compared with the one of the costs.
 _KNOWN = Case(0.0, 2)
-_CASES = (
+CASES = (
     *(Case(0.0, 2, way=way) for way in (_BATCH, _CHUNK, *(Way(broker=broker) for broker in _BROKERS))),
     *(Case(seconds, size, workers) for seconds, size in ((0.01, 2), (0.05, 8)) for workers in (1, 2, 4)),
     *(Case(0.01, 8, 1, 0.05, pollers) for pollers in (1, 4)),
@@ -132,9 +132,9 @@ def plan(options: Options) -> Figure:
     found: dict[Case, list[tuple[float, float]]] = {}
     slow, loads = [], []
     for _ in range(options.pick(3, 1)):
-        for case in _CASES:
+        for case in CASES:
             # With nothing to wait for, what else the machine does at that moment is all the difference.
-            if not case.seconds or case is _CASES[0]:
+            if not case.seconds or case is CASES[0]:
                 rate, sqs_cpu = _measure(_KNOWN, options.pick(8000, 4000))
                 slow.append(_slowness(rate, sqs_cpu))
             simulated = case.simulate(slow[-1], sqs_cpu).throughput
@@ -159,7 +159,7 @@ def plan(options: Options) -> Figure:
 
 
 #: What the processes take is measured for each way of events: with functions that do nothing, and with ones that wait.
-_WAYS = (
+WAYS = (
     *(Case(0.0, size) for size in (2, 8)),
     *(Case(0.01, size) for size in (2, 8)),
     *(Case(0.0, 2, way=Way(batch=size)) for size in (10, 100)),
@@ -169,6 +169,8 @@ _WAYS = (
     *(Case(0.0, 2, way=Way(groups=groups)) for groups in (1, 10)),
     Case(0.01, 8, way=_FIFO),
 )
+#: About what a call takes of the SQS where nothing is slower than the costs, in seconds.
+_SQS_CPU = 170e-6
 _PARTS = ("main process", "engine", "children", "broker")
 
 
@@ -196,9 +198,11 @@ def _cpu_of(case: Case, events: int) -> dict[str, float]:
 
 
 def _simulated_cpu(case: Case, slowness: float) -> dict[str, float]:
-    outcome = case.simulate(slowness, 0.0)
+    sqs_cpu = _SQS_CPU * slowness
+    outcome = case.simulate(slowness, sqs_cpu)
     busy = {**outcome.busy, "broker": outcome.busy.get("broker", 0.0)}
     others = sum(busy[part] for part in ("main process", "engine", "broker"))
+    others += (outcome.receives + outcome.deletes) * sqs_cpu
     busy["children"] = outcome.busy["cores"] * (os.cpu_count() or 1) - others
     return {part: busy[part] / outcome.throughput * 1e6 for part in _PARTS}
 
@@ -211,12 +215,12 @@ def plan_costs(options: Options) -> Figure:
     """
     real: dict[Case, list[dict[str, float]]] = {}
     for _ in range(options.pick(5, 1)):
-        for case in _WAYS:
+        for case in WAYS:
             rate = min(5000.0, case.simulate(1.0, 0.0).throughput)
             real.setdefault(case, []).append(_cpu_of(case, int(rate * options.pick(4, 2))))
     ours = _PARTS[:-1]
-    known = _simulated_cpu(_WAYS[0], 1.0)
-    slow = [sum(found[part] for part in ours) / sum(known[part] for part in ours) for found in real[_WAYS[0]]]
+    known = _simulated_cpu(WAYS[0], 1.0)
+    slow = [sum(found[part] for part in ours) / sum(known[part] for part in ours) for found in real[WAYS[0]]]
     sides: dict[str, Any] = {"slowness": median(slow), "load": os.getloadavg()[0]}
     rows, differences = [], []
     for case, founds in real.items():
