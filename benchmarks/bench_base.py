@@ -140,9 +140,9 @@ class BenchSqs(ScriptedSqs):
         """By which a child's boto3 finds it."""
         return {**base_env(), "AWS_ENDPOINT_URL_SQS": self.endpoint_url}
 
-    def load(self, queue: str, count: int, padding: int = 0) -> None:
-        """Add *count* messages to *queue*, all of them *padding* bytes larger than usual."""
-        self.get(f"/load/{queue}/{count}/{padding}")
+    def load(self, queue: str, count: int, padding: int = 0, groups: int = 0) -> None:
+        """Add *count* messages to *queue*, all of them *padding* bytes larger than usual; in *groups* if it is FIFO."""
+        self.get(f"/load/{queue}/{count}/{padding}/{groups}")
 
     def counts(self, queue: str) -> dict[str, Any]:
         """Return the counters of *queue*; ``cpu`` is the CPU time of the server's process."""

@@ -40,6 +40,8 @@ class Bench:
     :param distance: how far away SQS is, in seconds.
     :param pollers: how many receives each engine may have under way.
     :param events: whether workers send Celery's task events.
+    :param broker: ``valkey`` or ``rabbitmq``.
+    :param groups: how many message groups the topic has, which is then FIFO; 0: a standard queue.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class Bench:
         distance: float = 0.0,
         pollers: int = 1,
         events: bool = True,
+        broker: str = "valkey",
+        groups: int = 0,
     ) -> None:
         self.dispatch = dispatch
         self.consumers = consumers
@@ -61,18 +65,21 @@ class Bench:
         self._distance = distance
         self._pollers = pollers
         self._events = events
+        self._groups = groups
+        self.topic = "events.fifo" if groups else "events"
+        self.broker: servers.Server = servers.RabbitMQ() if broker == "rabbitmq" else servers.Valkey()
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
         self.sqs = self._stack.enter_context(BenchSqs(self._distance))
-        self.valkey = self._stack.enter_context(servers.Valkey())
+        self._stack.enter_context(self.broker)
         self.ledger = Path(self.sqs.dir) / "ledger"
         self.ledger.touch()
         self.env = {
             **self.sqs.env,
-            "BENCH_BROKER": self.valkey.url,
+            "BENCH_BROKER": self.broker.url,
             "BENCH_LEDGER": str(self.ledger),
-            "BENCH_TOPIC": "events",
+            "BENCH_TOPIC": self.topic,
             "BENCH_CONSUMERS": str(self.consumers),
             "BENCH_DISPATCH": self.dispatch or "publish",
             "BENCH_SLEEP": str(self._sleep),
@@ -103,6 +110,14 @@ class Bench:
         env = {key: value for key, value in {**os.environ, **self.env}.items() if value is not None}
         subprocess.run([sys.executable, "-c", _PUT, str(events)], env=env, cwd=HERE, check=True)
 
+    def load(self, events: int) -> None:
+        """Put this many events more into the queue."""
+        self.sqs.load(self.topic, events, groups=self._groups)
+
+    def counts(self) -> dict[str, Any]:
+        """Return what has happened to the queue."""
+        return self.sqs.counts(self.topic)
+
     def done(self) -> int:
         """Return how many functions have run."""
         return self.ledger.stat().st_size // LINE
@@ -116,9 +131,9 @@ class Bench:
             time.sleep(0.005)
         return time.monotonic()
 
-    def rate(self, tasks: int) -> float:
-        """Return the tasks per second, from when a tenth is done."""
-        first = tasks // 10
+    def rate(self, tasks: int, warm_up: float = 0.1) -> float:
+        """Return the tasks per second, from when a part of them is done, a tenth if nothing else is said."""
+        first = int(tasks * warm_up)
         began, seen = self.wait(first), self.done()
         return (tasks - seen) / (self.wait(tasks) - began)
 
@@ -227,7 +242,7 @@ def idle(options: Options) -> Figure:
 
 def tree_cpu(pid: int) -> float:
     """Return the CPU time of a process and its children, in seconds. Linux only."""
-    return sum(_cpu(member) for member in family(pid))
+    return sum(process_cpu(member) for member in family(pid))
 
 
 def family(pid: int) -> set[int]:
@@ -237,7 +252,8 @@ def family(pid: int) -> set[int]:
     return {pid, *(child for child, parent in parents if parent == pid)}
 
 
-def _cpu(pid: int) -> float:
+def process_cpu(pid: int) -> float:
+    """Return the CPU time of a process, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -361,9 +377,9 @@ def pools(options: Options) -> Figure:
                 tasks = options.pick(10_000, 3000)
                 bench.sqs.load("events", tasks)
                 bench.wait(tasks // 10)
-                before, seen = _cpu(worker.pid), bench.done()
+                before, seen = process_cpu(worker.pid), bench.done()
                 values.append(bench.rate(tasks))
-                cpus.append((_cpu(worker.pid) - before) / (tasks - seen) * 1e6)
+                cpus.append((process_cpu(worker.pid) - before) / (tasks - seen) * 1e6)
         sides[f"{pool}_events_per_s"], sides[f"{pool}_us"] = median(values), median(cpus)
         found.append(median(values) / limit)
     return Figure("pools", min(found), ">= 0.9", sides)

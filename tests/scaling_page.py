@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from balog_celery import install
 from balog_celery.cli import balog
 from balog_celery.planning.costs import HAND_OFF
-from balog_celery.planning.plan import Question, make_plan
-from balog_celery.planning.simulation import Scenario, simulate
-from balog_celery.planning.worker import Function
+from balog_celery.planning.plan import Plan, Question, make_plan
+from balog_celery.planning.scenario import SINGLE, Function, Scenario, Way
+from balog_celery.planning.simulation import simulate
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PLOT = DOCS / "scaling.md", DOCS / "images" / "scaling.svg"
@@ -29,11 +29,24 @@ COMMAND = "    celery -A proj balog plan --rate 100000 --seconds 0.01 --distance
 
 #: The rate of the table, in events per second; its functions' and its distances' seconds.
 RATE, SECONDS, DISTANCES = 100_000.0, (0.001, 0.01, 0.1), (0.001, 0.01, 0.05)
+#: Events per second, how they get to the function, and for how many seconds a call waits, in the second table; and the
+#: distance of its SQS.
+WAYS = (
+    (RATE, SINGLE, 0.001),
+    (RATE, Way(chunk=100), 0.001),
+    (RATE, Way(batch=100), 0.1),
+    (RATE, Way(broker="redis"), 0.001),
+    (RATE, Way(broker="rabbitmq"), 0.001),
+    (1000.0, Way(groups=100), 0.01),
+    (1000.0, Way(groups=1000), 0.01),
+)
+WAYS_HEAD = "| events/s | how | a call | workers | `-c` | pollers | cores | limit | p50, p95, p99 | calls/s | broker |"
+WAYS_DISTANCE = 0.01
 #: The sizes of the pool, and the parts of what a worker can do, at which curves have a point.
 SIZES, SHARES = (2, 4, 8, 16, 32, 64), (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 RATES = (10, 100, 1000, 10_000)
 #: The worker whose latencies are shown.
-WORKER = Scenario(Function(0.01), HAND_OFF, concurrency=51, pollers=6, cores=3, distance=0.01)
+WORKER = Scenario(Function(0.01), HAND_OFF, concurrency=59, pollers=6, cores=4, distance=0.01)
 #: How many events a simulation has.
 EVENTS = 8000
 
@@ -59,20 +72,32 @@ def milliseconds(seconds: float) -> str:
 def row(seconds: float, distance: float) -> str:
     """Return the table's row for functions of *seconds* and an SQS at *distance* seconds."""
     found = make_plan(Question(RATE, Function(seconds), distance), events=EVENTS)
-    size = found.size
-    cells = (
-        milliseconds(seconds),
-        milliseconds(distance),
+    in_flight = f"{round(found.in_flight, -2):,.0f}"
+    return f"| {milliseconds(seconds)} | {milliseconds(distance)} | {' | '.join(cells(found))} | {in_flight} |"
+
+
+def cells(found: Plan) -> tuple[str, ...]:
+    """Return what both tables have of a plan."""
+    size, latencies = found.size, found.latencies
+    return (
         f"{found.workers}",
         f"{size.concurrency}",
         f"{size.pollers}",
         f"{found.workers * size.cores}",
         found.bound,
-        f"{', '.join(f'{latency * 1000:,.0f}' for latency in found.latencies)} ms",
+        f"{', '.join(f'{latency * 1000:,.0f}' for latency in latencies)} ms",
         f"{round(found.calls.per_second, -2):,.0f}",
-        f"{round(found.in_flight, -2):,.0f}",
     )
-    return f"| {' | '.join(cells)} |"
+
+
+def way_row(rate: float, way: Way, seconds: float) -> str:
+    """Return the second table's row for *rate* events per second that get to the function by *way*."""
+    found = make_plan(Question(rate, Function(seconds), WAYS_DISTANCE, way=way), events=EVENTS)
+    parts = {"batch": f"`batch={way.batch}`", "chunk": f"`chunk={way.chunk}`", "broker": f"publish, {way.broker}"}
+    parts |= {"groups": f"FIFO, {way.groups:,} groups"}
+    how = next((part for name, part in parts.items() if getattr(way, name)), "hand-off")
+    brokers = str(found.broker_cores) if way.broker else ""
+    return f"| {rate:,.0f} | {how} | {milliseconds(seconds)} | {' | '.join(cells(found))} | {brokers} |"
 
 
 def page_with_results(page: str) -> str:
@@ -80,10 +105,16 @@ def page_with_results(page: str) -> str:
     before, _, rest = page.partition(f"{COMMAND}\n\n")
     _, _, after = rest.partition("\n\n[")
     page = f"{before}{COMMAND}\n\n{answer()}\n[{after}"
-    before, _, rest = page.partition(HEAD)
+    page = with_table(page, HEAD, [row(seconds, distance) for seconds in SECONDS for distance in DISTANCES])
+    return with_table(page, WAYS_HEAD, [way_row(*way) for way in WAYS])
+
+
+def with_table(page: str, head: str, rows: Sequence[str]) -> str:
+    """Return the text of the *page* with new *rows* below the *head* of a table."""
+    before, _, rest = page.partition(head)
+    assert rest, f"the page has no table with the head {head}"
     _, _, after = rest.partition("\n\n")
-    rows = [row(seconds, distance) for seconds in SECONDS for distance in DISTANCES]
-    return "\n".join([before + HEAD, "| --- " * HEAD.count(" | ") + "| --- |", *rows]) + "\n\n" + after
+    return "\n".join([before + head, "| --- " * head.count(" | ") + "| --- |", *rows]) + "\n\n" + after
 
 
 def throughput(seconds: float, sizes: Sequence[int] = SIZES) -> list[tuple[float, float]]:

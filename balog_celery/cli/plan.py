@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 from celery import Celery
 
+from ..consumers.consumer import MAX_BATCH
 from ..errors import ConfigurationError
-from ..planning.quotas import IN_FLIGHT
-from ..text import count_of
+from ..planning.quotas import FIFO_CALLS, IN_FLIGHT
 from . import output
 from .group import FiniteRange, balog, command, json_option
 
 if TYPE_CHECKING:
-    from ..planning.plan import Plan
+    from ..planning.plan import Plan, Question
 
-#: A price of a million calls, in USD: a standard queue's in us-east-1 in June 2026. Prices change.
-_PRICE = 0.40
+#: Prices of a million calls, in USD: a standard queue's and a FIFO queue's in us-east-1 in June 2026. Prices change.
+_PRICE, _FIFO_PRICE = 0.40, 0.50
+_EVENTS = click.IntRange(1, MAX_BATCH)
 
 
 @command(balog, load=False)
@@ -28,7 +30,7 @@ _PRICE = 0.40
     type=FiniteRange(0, 3600),
     default=0.0,
     show_default=True,
-    help="How long a call of the function takes.",
+    help="How long a call of the function takes; with --batch, of a batch.",
 )
 @click.option(
     "--cpu", type=FiniteRange(0, 3600), default=0.0, show_default=True, help="How much of that is CPU, in seconds."
@@ -41,7 +43,15 @@ _PRICE = 0.40
     show_default=True,
     help="The round trip to SQS, in milliseconds.",
 )
-@click.option("-c", "--concurrency", type=click.IntRange(1, 10_000), help="The workers' -c; default: what suits.")
+@click.option("--batch", type=_EVENTS, help="The consumer's batch=: a call gets up to this many events.")
+@click.option("--chunk", type=_EVENTS, help="The consumer's chunk=: up to this many events share a task.")
+@click.option(
+    "--publish", type=click.Choice(["redis", "rabbitmq"]), help="Tasks are published over this broker, not handed over."
+)
+@click.option(
+    "--fifo", type=click.IntRange(1, 1_000_000), help="The topic is FIFO, and this many message groups have events."
+)
+@click.option("-c", "--concurrency", type=click.IntRange(1, 1000), help="The workers' -c; default: what suits.")
 @click.option("--pollers", type=click.IntRange(1, 64), help="balog_pollers; default: what suits.")
 @click.option("--cores", type=click.IntRange(1, 1024), help="How many cores a worker has; default: what it needs.")
 @click.option(
@@ -54,12 +64,11 @@ _PRICE = 0.40
 @click.option(
     "--price",
     type=FiniteRange(0, 1e6),
-    default=_PRICE,
-    show_default=True,
-    help="What a million calls to SQS cost, in USD; the default is that of us-east-1 in June 2026.",
+    help=f"What a million calls to SQS cost, in USD; default: {_PRICE:g}, or {_FIFO_PRICE:g} of a FIFO queue, as in "
+    "us-east-1 in June 2026.",
 )
 @json_option
-def plan(app: Celery, price: float, as_json: bool, **options: Any) -> None:
+def plan(app: Celery, price: float | None, as_json: bool, **options: Any) -> None:
     """Say how many workers a rate of events needs.
 
     It simulates a worker with its engine by the costs that this package's benchmarks have measured, and says what
@@ -69,14 +78,15 @@ def plan(app: Celery, price: float, as_json: bool, **options: Any) -> None:
     \b
     Example:
         celery -A proj balog plan --rate 100000 --seconds 0.01 --distance 10
+        celery -A proj balog plan --rate 20000 --chunk 100 --seconds 0.001
+        celery -A proj balog plan --rate 500 --fifo 200 --seconds 0.05
         celery -A proj balog plan --rate 500 --seconds 2 --cpu 0.1 -c 8
     """
-    if options["cpu"] > options["seconds"]:
-        raise click.UsageError(f"--cpu {options['cpu']:g} is part of --seconds {options['seconds']:g}, so not more")
+    _check(options)
     try:
         from ..planning.plan import Question, make_plan
+        from ..planning.scenario import Function, Way
         from ..planning.sizes import Wish
-        from ..planning.worker import Function
     except ImportError as error:
         raise ConfigurationError("the plan needs simpy: pip install 'balog_celery[plan]'") from error
     question = Question(
@@ -85,41 +95,78 @@ def plan(app: Celery, price: float, as_json: bool, **options: Any) -> None:
         options["distance"] / 1000,
         options["share"],
         Wish(options["concurrency"], options["pollers"], options["cores"]),
+        Way(options["batch"] or 0, options["chunk"] or 0, options["publish"] or "", options["fifo"] or 0),
     )
     found = make_plan(question)
+    if price is None:
+        price = _FIFO_PRICE if question.way.groups else _PRICE
     if as_json:
         output.document(_as_json(found, price))
     else:
-        _print(found, question.rate, price)
+        _print(found, question, price)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Check options that exclude one another, as they do for a consumer.
+
+    :raises click.UsageError: some do.
+    """
+    if options["cpu"] > options["seconds"]:
+        raise click.UsageError(f"--cpu {options['cpu']:g} is part of --seconds {options['seconds']:g}, so not more")
+    if options["batch"] and options["chunk"]:
+        raise click.UsageError("a consumer has --batch or --chunk: leave one of them out")
+    if not options["fifo"]:
+        return
+    for name in ("batch", "chunk", "publish"):
+        if options[name]:
+            raise click.UsageError(f"a FIFO topic hands its events over one by one: leave --{name} or --fifo out")
+    if (options["pollers"] or 1) > 1:
+        raise click.UsageError(f"a FIFO topic has one poller in each worker: leave --pollers {options['pollers']} out")
 
 
 def _as_json(found: Plan, price: float) -> dict[str, Any]:
     document = asdict(found)
     document["latencies"] = dict(zip(("p50", "p95", "p99"), found.latencies, strict=True))
     document["calls"] |= {"per_month": found.calls.per_month, "usd_per_month": found.calls.per_month / 1e6 * price}
-    return {**document, "queues": found.queues, "advice": found.advice}
+    return {**document, "queues": found.queues}
 
 
-def _print(found: Plan, rate: float, price: float) -> None:
-    size, calls = found.size, found.calls
+def _print(found: Plan, question: Question, price: float) -> None:
+    size, calls, rate = found.size, found.calls, question.rate
+    children = _count(found.workers * size.concurrency, "child", "children")
     click.echo(
-        f"{rate:,g} events/s: {count_of(found.workers, 'worker')} with -c {size.concurrency}, balog_pollers = "
-        f"{size.pollers} and {count_of(size.cores, 'core')} each; {found.workers * size.concurrency:,} children "
-        f"and {count_of(found.workers * size.cores, 'core')} in all."
+        f"{_number(rate)} events/s: {_count(found.workers, 'worker')} with -c {size.concurrency}, balog_pollers = "
+        f"{size.pollers} and {_count(size.cores, 'core')} each; {children} and "
+        f"{_count(found.workers * size.cores, 'core')} in all."
     )
-    click.echo(f"A worker can do {found.capacity:,.4g} events/s. Its limit: {found.bound}. First, {found.advice}.\n")
+    does = _number(found.capacity)
+    click.echo(f"A worker can do {does} events/s. Its limit: {found.bound}. First, {found.advice}.\n")
     parts = [[part, f"{found.full[part]:.0%}", f"{found.busy[part]:.0%}"] for part in found.full]
     output.table(("BUSY", "AT ITS LIMIT", "AT THIS RATE"), parts)
     half, most, nearly_all = map(_time, found.latencies)
     click.echo(f"\nFrom SQS to the end of the function: p50 {half}, p95 {most}, p99 {nearly_all}.")
     queues = f"so they need {found.queues:,} queues" if found.queues > 1 else "in a queue"
     click.echo(f"In flight: {found.in_flight:,.0f} messages; SQS allows {IN_FLIGHT:,} {queues}.")
+    if question.way.broker == "redis":
+        click.echo(f"Tasks: they need {_count(found.broker_cores, 'Redis server')} with a core each.")
+    elif question.way.broker:
+        click.echo(f"Tasks: RabbitMQ needs {_count(found.broker_cores, 'core')} for them.")
     extensions = f", {calls.extensions:,.0f} extensions" if calls.extensions else ""
     click.echo(f"SQS, each second: {calls.receives:,.1f} receives, {calls.deletes:,.1f} deletes{extensions}.")
+    if question.way.groups and (kind := max(calls.receives, calls.deletes)) > FIFO_CALLS:
+        click.echo(f"A FIFO queue allows {FIFO_CALLS} of a kind: set it to high throughput, as {kind:,.0f} are more.")
     millions = calls.per_month / 1e6
     click.echo(f"SQS, in 30 days: {millions:,.0f} million calls, {millions * price:,.0f} USD at {price:g} a million.")
     if found.workers > 1:
-        click.echo(f"Simulated: one worker with {rate / found.workers:,.4g} events/s.")
+        click.echo(f"Simulated: one worker with {_number(found.simulated)} events/s.")
+
+
+def _number(number: float) -> str:
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+
+
+def _count(number: int, noun: str, nouns: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def _time(seconds: float) -> str:

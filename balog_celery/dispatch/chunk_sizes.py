@@ -28,8 +28,12 @@ class ChunkSizes:
         most = consumer.chunk or 1
         if consumer.is_async:  # the calls are concurrent, and none waits for another
             return most
-        size, mean = self._sizes.get(consumer.task_name, 1), self._means.get(consumer.task_name, 0.0)
-        return max(1, min(most, size, int(consumer.chunk_wait / mean) if mean else 1))
+        return self.size(consumer.task_name, most, consumer.chunk_wait)
+
+    def size(self, name: str, most: int, wait: float) -> int:
+        """Return the same for the task *name*, whose chunks have *most* events and take *wait* seconds at most."""
+        size, mean = self._sizes.get(name, 1), self._means.get(name, 0.0)
+        return max(1, min(most, size, int(wait / mean) if mean else 1))
 
     def note(self, name: str, calls: int, seconds: float) -> None:
         """Note that *calls* of the function of the consumer with that task *name* took *seconds* together."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -13,13 +14,22 @@ class Costs:
     each event: under load it wakes less often for as many events.
 
     :param receive: the engine, for a receive.
-    :param event: the engine, to decode an event, route it and hand it over, or to publish it.
-    :param wake: the engine, each time it reads the worker's answers.
+    :param event: the engine, to decode an event, route it and hand it over, or to publish it; the same for a task of
+        several events.
+    :param wake: the engine, each time it reads the worker's answers; of a FIFO topic also each time that message
+        groups have their turn, and for each delete.
     :param answer: the engine, for each answer, and its part of the delete.
     :param delete: the engine, for a call that deletes.
     :param turn: the worker's main process, for each turn of its loop.
     :param task: the worker's main process, for each task, half of it when the task comes and half when it has ended.
-    :param child: a pool child, each time it wakes: for a task, and if its function has waited.
+    :param child: a pool child, for each task.
+    :param woken: a pool child, if its function has waited: then nothing of it is left in the core's caches.
+    :param gathered: the engine, for each event of a batch or a chunk, beside its part of the task.
+    :param carried: the worker's main process, for each event of a batch or a chunk.
+    :param read: a pool child, for each event of a batch or a chunk, and in a chunk once more if its call has waited.
+    :param latency: how long a process that sleeps takes to wake up, without any CPU.
+    :param broker: the broker, for each task that is published, half of it when the task comes.
+    :param broker_wait: the worker's main process, for each task, while it waits for the broker's answers.
     """
 
     receive: float
@@ -30,16 +40,41 @@ class Costs:
     turn: float
     task: float
     child: float
+    woken: float
+    gathered: float
+    carried: float
+    read: float
+    latency: float
+    broker: float = 0.0
+    broker_wait: float = 0.0
 
     def scaled(self, factor: float) -> Costs:
         """Return the costs on a machine that takes *factor* times as long."""
         return Costs(*(getattr(self, field.name) * factor for field in fields(self)))
 
 
-#: By hand-off, with Celery's task events, on two otherwise idle virtual cores (AMD EPYC), CPython 3.11. The sums for an
-#: event are those of docs/scaling.md, which `end-to-end-hand-off` measures; a receive's and a delete's are of "Lessons
-#: from profiling" in benchmarks/README.md. A quarter of the main process' sum is for turns, as in the profile of
-#: "Peers", and a third of the engine's for waking. `plan` compares the simulation with workers.
+#: With Celery's task events, on two virtual cores (AMD EPYC), CPython 3.11. ``benchmarks/run.py --only plan-costs``
+#: measures what an event takes of each process by each way, and compares that with a simulation of the same; these
+#: numbers are those with which the two agree. The machine was a fifth slower than the one of docs/scaling.md and of the
+#: first table in benchmarks/README.md, so all of them are divided by 1.2. ``plan`` compares the throughput.
 HAND_OFF = Costs(
-    receive=70e-6, event=45e-6, wake=40e-6, answer=15e-6, delete=70e-6, turn=50e-6, task=160e-6, child=150e-6
+    receive=70e-6,
+    event=43e-6,
+    wake=55e-6,
+    answer=14e-6,
+    delete=70e-6,
+    turn=65e-6,
+    task=148e-6,
+    child=180e-6,
+    woken=270e-6,
+    gathered=35e-6,
+    carried=6.5e-6,
+    read=19e-6,
+    latency=50e-6,
 )
+REDIS = replace(
+    HAND_OFF, event=115e-6, wake=0.0, answer=0.0, turn=100e-6, task=650e-6, broker=105e-6, broker_wait=120e-6
+)
+RABBITMQ = replace(REDIS, turn=150e-6, task=110e-6, broker=240e-6, broker_wait=150e-6)
+#: By the broker that tasks are published to; "": they are handed over.
+COSTS: Mapping[str, Costs] = {"": HAND_OFF, "redis": REDIS, "rabbitmq": RABBITMQ}

@@ -92,14 +92,38 @@ class Interpreter:
         self.busy += seconds
 
 
-class Inbox:
-    """What a process finds each time it wakes up.
+class Waiters:
+    """Processes that wait for something to change.
 
     :param env: the simulation.
     """
 
     def __init__(self, env: simpy.Environment) -> None:
         self._env = env
+        self._events: list[simpy.Event] = []
+
+    def wait(self) -> Steps:
+        """Wait for the next change."""
+        event = self._env.event()
+        self._events.append(event)
+        yield event
+
+    def wake(self) -> None:
+        """Have all of them see what has changed."""
+        events, self._events = self._events, []
+        for event in events:
+            event.succeed()
+
+
+class Inbox:
+    """What a process finds each time it wakes up.
+
+    :param env: the simulation.
+    :param latency: how long it takes to wake up, in seconds.
+    """
+
+    def __init__(self, env: simpy.Environment, latency: float) -> None:
+        self._env, self._latency = env, latency
         self._items: list[Any] = []
         self._wake: simpy.Event | None = None
 
@@ -114,5 +138,7 @@ class Inbox:
         while not self._items:
             self._wake = self._env.event()
             yield self._wake
+            if self._latency:
+                yield self._env.timeout(self._latency)
         taken, self._items = self._items, []
         return taken

@@ -8,40 +8,17 @@ from typing import Any
 
 import simpy
 
-from .costs import Costs
+from .broker import SimulatedBroker
 from .engine import SimulatedEngine
 from .machine import Cores
-from .queue import SimulatedQueue
-from .worker import Event, Function, SimulatedWorker
+from .queue import Event, SimulatedFifoQueue, SimulatedQueue
+from .scenario import Scenario
+from .worker import SimulatedWorker, Task
 
 #: Which part of the events is not counted, as queues and pools fill up meanwhile.
 _WARM_UP = 0.2
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What is simulated.
-
-    :param function: the consumer's.
-    :param costs: what an event takes.
-    :param rate: how many events arrive in a second, at random times; None: there are always more.
-    :param workers: how many workers share the machine, each with its engine.
-    :param concurrency: the size of each worker's pool.
-    :param pollers: how many receives each engine may have under way.
-    :param cores: how many cores the machine has.
-    :param distance: the round trip to SQS, in seconds.
-    :param sqs_cpu: what a call takes of these cores where SQS is an emulator beside the workers, in seconds.
-    """
-
-    function: Function
-    costs: Costs
-    rate: float | None = None
-    workers: int = 1
-    concurrency: int = 2
-    pollers: int = 1
-    cores: int = 2
-    distance: float = 0.0
-    sqs_cpu: float = 0.0
+#: How many full tasks each child has, at least.
+_CALLS = 3
 
 
 @dataclass(frozen=True)
@@ -53,7 +30,7 @@ class Outcome:
     :param deletes: calls that delete, per second.
     :param in_flight: how many messages were in flight, on average.
     :param busy: the share of its time that each part was busy: ``children``, ``engine``, ``main process``,
-        ``pollers``, ``acknowledgers``, ``cores``.
+        ``pollers``, ``acknowledgers``, ``cores``, and ``broker`` if there is one.
     :param latencies: sorted, of all events from their sending to the end of their functions, in seconds.
     """
 
@@ -72,10 +49,12 @@ class Outcome:
 def simulate(scenario: Scenario, *, events: int = 20_000, seed: int = 1) -> Outcome:
     """Simulate *scenario*.
 
-    :param events: how many events to simulate.
+    :param events: how many events to simulate; more if the pools are so large that these would be but a few tasks
+        for each child.
     :param seed: draws the same numbers each time.
     """
-    return _Run(scenario, random.Random(seed)).outcome(events)
+    least = _CALLS * scenario.workers * scenario.concurrency * scenario.way.events(scenario.function)
+    return _Run(scenario, random.Random(seed)).outcome(max(events, least))
 
 
 class _Run:
@@ -86,18 +65,28 @@ class _Run:
     """
 
     def __init__(self, scenario: Scenario, chance: random.Random) -> None:
-        self._scenario = scenario
+        self._scenario, way = scenario, scenario.way
         self._env = env = simpy.Environment()
         self._cores = cores = Cores(env, scenario.cores)
-        self._queue = SimulatedQueue(env, scenario.distance, cores, scenario.sqs_cpu)
+        self._queue = (
+            SimulatedFifoQueue(env, scenario.distance, cores, scenario.sqs_cpu, way.groups)
+            if way.groups
+            else SimulatedQueue(env, scenario.distance, cores, scenario.sqs_cpu)
+        )
+        self._broker: SimulatedBroker[Task] | None = None
+        if way.broker:
+            self._broker = SimulatedBroker(env, cores if scenario.is_broker_beside else Cores(env, 1), scenario.costs)
         self._latencies: list[float] = []
         self._milestone = (0, env.event())
         self._pairs: list[tuple[SimulatedEngine, SimulatedWorker]] = []
         for _ in range(scenario.workers):
-            size = scenario.concurrency
-            worker = SimulatedWorker(env, cores, scenario.costs, scenario.function, size, chance, self._ended)
-            engine = SimulatedEngine(env, cores, scenario.costs, self._queue, size, scenario.pollers, worker.give)
-            env.process(worker.run(engine.answer))
+            worker = SimulatedWorker(env, cores, scenario, chance, self._ended)
+            engine = SimulatedEngine(env, cores, scenario, self._queue, worker.give, self._broker)
+            if self._broker is None:
+                env.process(worker.run(engine.answer))
+            else:
+                env.process(worker.run(lambda _ended: None))
+                env.process(worker.fetch(self._broker))
             engine.start()
             self._pairs.append((engine, worker))
         if scenario.rate is None:
@@ -107,9 +96,9 @@ class _Run:
 
     def outcome(self, events: int) -> Outcome:
         """Run until *events* have ended; return what was found after the warm-up."""
-        first = int(events * _WARM_UP)
-        self._run_until(first)
-        began, calls, before = self._env.now, self._queue.calls.copy(), self._seconds()
+        self._run_until(int(events * _WARM_UP))
+        first, began = len(self._latencies), self._env.now
+        calls, before = self._queue.calls.copy(), self._seconds()
         self._run_until(events)
         seconds, after = self._env.now - began, self._seconds()
         spent = {part: (after[part] - before[part]) / seconds for part in after}
@@ -122,9 +111,10 @@ class _Run:
             "pollers": scenario.workers * scenario.pollers,
             "acknowledgers": scenario.workers * scenario.pollers,
             "cores": scenario.cores,
+            **({} if self._broker is None else {"broker": 1}),
         }
         return Outcome(
-            throughput=(events - first) / seconds,
+            throughput=(len(self._latencies) - first) / seconds,
             receives=done.receives / seconds,
             deletes=done.deletes / seconds,
             in_flight=spent["messages"],
@@ -151,5 +141,6 @@ class _Run:
             "pollers": sum(engine.polling for engine, _ in self._pairs),
             "acknowledgers": sum(engine.deleting() for engine, _ in self._pairs),
             "cores": self._cores.busy,
+            "broker": 0.0 if self._broker is None else self._broker.interpreter.busy,
             "messages": self._queue.message_seconds(),
         }

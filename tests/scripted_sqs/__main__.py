@@ -3,6 +3,7 @@
 Beside the SQS API each port answers
 
 - ``/load/QUEUE/COUNT``: let COUNT more messages be received; ``/load/QUEUE/COUNT/BYTES``, the first time: larger ones,
+  ``/load/QUEUE/COUNT/BYTES/GROUPS``: in this many message groups,
 - ``/counts/QUEUE``: what has happened to it, and the CPU time of this process,
 - ``/dump/QUEUE``, ``/deleted/QUEUE``: the messages that it holds, and that were deleted,
 - ``/fault`` with a JSON body: order a :class:`~.script.Fault`; ``/release``: end them,

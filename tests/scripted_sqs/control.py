@@ -101,8 +101,13 @@ class Process:
         attributes, receives = message.attributes, message.receive_count
         return {"body": message.body, "attributes": attributes, "receives": receives, "causes": causes}
 
-    def _load(self, name: str, count: int, padding: int = 0) -> Any:
+    def _load(self, name: str, count: int, padding: int = 0, groups: int = 0) -> Any:
         queue = self._store.named(name)
+        if groups:  # now, as there must be several of a group for a receive
+            for number in range(count):
+                self._store.put(queue, record(f"LG{number:022d}", padding), f"group-{number % groups}")
+            self.sqs.wake()
+            return self._counts_of(name)
         supply = self._supplies.get(name) or self._supplies.setdefault(name, Supply(self._store, queue, padding))
         supply.waiting += count
         queue.supply = supply

@@ -64,6 +64,76 @@ def test_cpu_is_part_of_the_seconds(run: Run) -> None:
     assert "--cpu 0.2 is part of --seconds 0.1" in result.output
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--rate 0", "0.0 is not in the range 0.001<=x<="),
+        ("--rate=-5", "-5.0 is not in the range"),
+        ("--rate inf", "inf is not in the range"),
+        ("--rate nan", "nan is not a finite number"),
+        ("--rate 5 --seconds nan", "nan is not a finite number"),
+        ("--rate 5 --distance inf", "inf is not in the range"),
+        ("--rate 5 --share 1.5", "1.5 is not in the range"),
+        ("--rate 5 --batch 0", "0 is not in the range 1<=x<=10000"),
+        ("--rate 5 --fifo 0", "0 is not in the range 1<=x<="),
+        ("--rate 5 --batch 10 --chunk 10", "a consumer has --batch or --chunk: leave one of them out"),
+        ("--rate 5 --fifo 5 --chunk 10", "leave --chunk or --fifo out"),
+        ("--rate 5 --fifo 5 --publish redis", "leave --publish or --fifo out"),
+        ("--rate 5 --fifo 5 --pollers 2", "leave --pollers 2 out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(run: Run, options: str, said: str) -> None:
+    """Numbers out of range, and options that exclude one another, are a wrong command line, in one line."""
+    result = run(options)
+    assert result.exit_code == 2
+    assert said in result.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--rate 0.001 --seconds 3600",
+        "--rate 1e9 --seconds 3600 --cpu 3600 -c 1",
+        "--rate 7 --seconds 1e-9 --distance 0 --share 0.01",
+        "--rate 1e9 --batch 10000 --random --seconds 0.5",
+        "--rate 0.01 --publish rabbitmq --chunk 100 --seconds 3",
+        "--rate 100 --fifo 1000000 --distance 10",
+    ],
+)
+def test_extremes_have_an_answer(run: Run, options: str) -> None:
+    """The smallest and the largest numbers have a plan, and its workers can do the rate."""
+    result = run(f"{options} --json")
+    assert result.exit_code == 0, result.output
+    found, rate = json.loads(result.stdout), float(options.split()[1])
+    assert found["workers"] * found["capacity"] >= rate
+    assert max(share for part, share in found["full"].items()) <= 1.01
+
+
+def test_the_way_of_events_is_an_option(run: Run) -> None:
+    """Chunks need fewer workers than single events, and published tasks more, with the brokers that they need."""
+    single, chunk = (json.loads(run(f"--rate 50000 {options} --json").stdout) for options in ("", "--chunk 100"))
+    published = run("--rate 50000 --publish redis").output
+    assert chunk["workers"] < single["workers"] < int(re.findall(r"(\d+) workers", published)[0])
+    assert "Tasks: they need 7 Redis servers with a core each." in published
+
+
+def test_too_few_message_groups_are_a_wrong_configuration(run: Run) -> None:
+    """A rate that the message groups of a FIFO topic cannot do is one line that says how many could, with code 78."""
+    result = run("--rate 1000 --seconds 0.1 --fifo 50")
+    assert result.exit_code == 78
+    assert re.fullmatch(
+        r"(?s).*1,000 events/s are too many for 50 message groups, .* use 1\d\d groups or more.*", result.output
+    )
+
+
+def test_a_fifo_queue_has_its_price_and_its_quota(run: Run) -> None:
+    """Calls to a FIFO queue cost more, and more than 300 of a kind are told."""
+    few, many = run("--rate 50 --fifo 100"), run("--rate 3000 --fifo 3000")
+    assert "at 0.5 a million" in few.output
+    assert "high throughput" not in few.output
+    assert "A FIFO queue allows 300 of a kind: set it to high throughput" in many.output
+
+
 def test_simpy_is_needed(tmp_path: Path) -> None:
     """Without simpy, one line says what to install, with exit code 78; the other commands do without."""
     (tmp_path / "simpy.py").write_text("raise ImportError(name='simpy')")

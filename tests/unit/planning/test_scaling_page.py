@@ -22,6 +22,16 @@ def test_the_table_is_made_from_the_simulation() -> None:
     assert [(int(seconds), int(distance)) for seconds, distance in rows] == wanted
 
 
+def test_the_table_of_ways_is_made_from_the_simulation() -> None:
+    """Two rows of the second table are those of plans made now, and it has a row for each way of events."""
+    lines = PAGE.splitlines()
+    assert {scaling_page.way_row(*scaling_page.WAYS[number]) for number in (3, 5)} <= set(lines), (
+        "run python tests/scaling_page.py"
+    )
+    head = lines.index(scaling_page.WAYS_HEAD)
+    assert lines[head + 2 + len(scaling_page.WAYS)] == ""
+
+
 def test_the_plot_is_made_from_the_simulation() -> None:
     """A point of the plot has the numbers of a simulation made now."""
     size, most = scaling_page.throughput(0.01, sizes=(16,))[0]

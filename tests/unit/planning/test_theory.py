@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balog_celery.planning.costs import HAND_OFF
-from balog_celery.planning.simulation import Outcome, Scenario, simulate
-from balog_celery.planning.worker import Function
+from balog_celery.planning.scenario import Function, Scenario
+from balog_celery.planning.simulation import Outcome, simulate
 
 #: How many events a simulation has here, which takes half a second.
 EVENTS = 12_000
