@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from balog_celery.errors import ConfigurationError
@@ -113,6 +113,13 @@ def test_large_pools_are_simulated_until_all_of_them_have_worked() -> None:
     assert plan(100, SINGLE, 10.0, concurrency=1000).capacity == pytest.approx(100, rel=0.1)
 
 
+def test_a_worker_grows_before_there_is_a_second_one() -> None:
+    """A rate that a worker of the first size would just miss gets one larger worker, not two."""
+    found = plan(1500, SINGLE, 0.01, distance=0.01)
+    assert found.workers == 1
+    assert found.capacity * 0.8 >= 1500
+
+
 def test_empty_receives_are_counted() -> None:
     """At a low rate a poller makes three long polls a minute, and one for each event."""
     found = run(SINGLE, rate=0.001, events=50)
@@ -139,6 +146,7 @@ def test_a_higher_rate_never_needs_fewer_workers(way: Way, rate: float, seconds:
 
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(way=WAYS, rate=RATES, seconds=st.floats(0.001, 0.05))
+@example(way=CHUNK, rate=7394.0, seconds=0.015625)  # a hundred children need some thousand events to be full
 def test_a_slower_function_never_needs_fewer_children(way: Way, rate: float, seconds: float) -> None:
     """A function that takes twice as long needs at least as many children in all."""
     plans = quick(rate, way, seconds), quick(rate, way, 2 * seconds)
