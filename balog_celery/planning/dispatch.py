@@ -10,6 +10,7 @@ import simpy
 from ..consumers.consumer import BATCH_WAIT, CHUNK_WAIT
 from ..dispatch.chunk_sizes import ChunkSizes
 from ..dispatch.protocol import Open
+from ..dispatch.worker_loop import LINGER
 from ..engine.batcher import CHUNK_LINGER
 from ..sqs.messages import BATCH_SIZE
 from .broker import SimulatedBroker
@@ -58,12 +59,15 @@ class HandedOver:
         give: Callable[[Sequence[Task]], None],
         settle: Callable[[Sequence[Event]], None],
     ) -> None:
-        self._interpreter, self._costs = interpreter, scenario.costs
+        self._env, self._interpreter, self._costs = env, interpreter, scenario.costs
         self._give, self._settle = give, settle
         offer = Open(2 * scenario.concurrency + BATCH_SIZE * scenario.pollers, (), size=scenario.concurrency)
         self.free, self._enough = offer.credit, offer.enough
         self._changed = Waiters(env)
         self._answers = Inbox(env, scenario.costs.latency)
+        #: The answers that the worker has not sent yet, and whether the engine knows of room for a receive.
+        self._held: list[Ended] = []
+        self._knows_room = False
         #: How long calls of a chunk take.
         self.sizes = ChunkSizes()
 
@@ -77,11 +81,26 @@ class HandedOver:
                 yield from self._changed.wait()
             taken, tasks = tasks[: self.free], tasks[self.free :]
             self.free -= len(taken)
+            self._knows_room = False
             self._give(taken)
 
     def answer(self, ended: Sequence[Ended]) -> None:
-        """Take the worker's answers that tasks have ended."""
-        self._answers.put(*ended)
+        """Have the worker send its answers that tasks have ended: see ``dispatch.hand_off_worker.HandOff``."""
+        if not self._held:
+            self._env.process(self._linger())
+        self._held += ended
+        if not self._knows_room and self.free + len(self._held) >= self._enough:
+            self._knows_room = True
+            self._send()
+
+    def _linger(self) -> Steps:
+        yield self._env.timeout(LINGER)
+        self._send()
+
+    def _send(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._answers.put(*held)
 
     def run(self) -> Steps:
         """Read the answers."""
