@@ -46,9 +46,9 @@ def _no_current_app(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _empty_memory_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_memory_broker() -> None:
     """Forget what earlier tests left in queues of ``memory://``, which all connections of a process share."""
-    monkeypatch.setattr(memory.Channel, "queues", {})
+    memory.Channel.queues.clear()
 
 
 @pytest.fixture

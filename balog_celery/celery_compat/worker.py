@@ -218,9 +218,9 @@ def executes_here(consumer: Any) -> bool:
     return not isinstance(consumer.pool, PreforkPool)
 
 
-def queue_names(consumer: Any) -> list[str]:
-    """Return the names of the queues that the worker serves."""
-    return list(consumer.app.amqp.queues.consume_from)
+def queue_names(worker: Any) -> list[str]:
+    """Return the names of the queues that the worker, or its consumer, serves."""
+    return list(worker.app.amqp.queues.consume_from)
 
 
 def executes_in_its_loop(consumer: Any) -> bool:

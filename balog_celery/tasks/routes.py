@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import celery
@@ -76,12 +76,7 @@ def register(
         members |= {"__bound__": False, "app": app, "typing": False}
     kind = ChunkTask if consumer.chunk is not None else ConsumerTask if consumer.batch is None else BatchTask
     made: Any = type(str(consumer.name), (kind, _base_of(app, consumer), CallingTask), members)
-    made.bind(app)  # which sets its annotations: to register it, as Celery does first, would miss their autoretry_for
-    annotated = {name: vars(made)[name] for name in TASK_OPTIONS & vars(made).keys() - {"rate_limit"}}
-    check_task_options(
-        {name: value for name, value in annotated.items() if value is not members.get(name)},
-        f"{name}, by task_annotations or the app's defaults",
-    )
+    _annotate(app, made, members)
     # Celery retries a Reject by autoretry_for=(Exception,), but it asks for a dead letter at once.
     made.dont_autoretry_for = (*getattr(made, "dont_autoretry_for", ()), Reject)
     task = made()
@@ -89,6 +84,18 @@ def register(
     _compose(task, consumer, operator, middleware)
     consumer.wants_message |= bool(middleware) and consumer.batch is None
     return task  # type: ignore[no-any-return]
+
+
+def _annotate(app: Celery, made: Any, members: Mapping[str, Any]) -> None:
+    """Give a task class the annotations and the defaults of *app*: to register it would miss their ``autoretry_for``.
+
+    :param members: its own attributes.
+    :raises ConfigurationError: one has a wrong value.
+    """
+    made.bind(app)
+    found = {option: vars(made)[option] for option in TASK_OPTIONS & vars(made).keys() - {"rate_limit"}}
+    changed = {option: value for option, value in found.items() if value is not members.get(option)}
+    check_task_options(changed, f"{made.name}, by task_annotations or the app's defaults")
 
 
 def _compose(task: Any, consumer: Consumer, operator: Any, middleware: Sequence[Middleware]) -> None:

@@ -18,6 +18,7 @@ from celery.worker.control import inspect_command
 
 from ..celery_compat.tasks import route_of
 from ..celery_compat.versions import untested
+from ..celery_compat.worker import queue_names
 from ..dev import local_stack
 from ..dispatch.channel import Channel
 from ..dispatch.hand_off_worker import BROKER_RETRY_PERIOD, RETRY_PERIOD, HandOff
@@ -218,12 +219,13 @@ def _check_pool(worker: Any) -> None:
 
     :raises ConfigurationError: greenlets share a thread, in which only one event loop can run at a time.
     """
-    if not worker.pool_cls.is_green:
-        return
     app = worker.app
     tasks = [app.tasks[consumer.task_name] for consumer in app.balog.hub]
-    served = app.amqp.queues.consume_from
-    if names := [task.name for task in tasks if task.needs_loop and route_of(app, task)["queue"].name in served]:
+    asynchronous = [task for task in tasks if task.needs_loop]
+    if not asynchronous or not worker.pool_cls.is_green:
+        return
+    served = queue_names(worker)
+    if names := [task.name for task in asynchronous if route_of(app, task)["queue"].name in served]:
         raise ConfigurationError(
             f"a pool of greenlets cannot run {', '.join(names)}, for which something is async: use -P prefork or "
             "-P threads, give it a queue= that this worker does not serve, or write it without async"

@@ -328,8 +328,8 @@ def test_only_whom_boto3_trusts_is_trusted(bundle: str | None, tmp_path: Path, m
         del direct
 
 
-def test_a_file_of_certificates_that_is_not_there_is_an_error_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing certificate file is a QueueError of the call."""
+def test_a_file_of_certificates_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names the setting, before anything is connected to."""
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/bundle.pem")
-    with pytest.raises(QueueError, match="sqs:ReceiveMessage"):
+    with pytest.raises(QueueError, match=r"AWS_CA_BUNDLE = '/nowhere/bundle.pem': no certificates"):
         SQSQueue(URL, region="us-east-1", endpoint_url="https://127.0.0.1:9", **KEYS).receive(1, 0)
