@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from sys import getsizeof
 
 from celery import Celery
 
@@ -182,12 +181,11 @@ class HandOffDispatcher:
             for job in jobs[:free]:
                 if room.size >= MAX_BYTES:
                     break
-                parts = job.jobs
-                size = sum([getsizeof(one.text) for one in parts])
-                self._number += 1
-                room.tasks[self._number] = tuple([one.delivery for one in parts]), size
+                self._number = number = self._number + 1
+                deliveries, size = job.deliveries, job.size
+                room.tasks[number] = deliveries, size
                 room.size += size
-                taken[self._number] = job
+                taken[number] = job
         return taken
 
     def _run(self) -> None:

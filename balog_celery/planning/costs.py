@@ -63,18 +63,18 @@ HAND_OFF = Costs(
     wake=55e-6,
     answer=14e-6,
     delete=70e-6,
-    turn=65e-6,
+    turn=45e-6,
     task=148e-6,
     child=180e-6,
     woken=270e-6,
-    gathered=35e-6,
-    carried=6.5e-6,
-    read=19e-6,
+    gathered=42e-6,
+    carried=8e-6,
+    read=21e-6,
     latency=50e-6,
 )
 REDIS = replace(
-    HAND_OFF, event=115e-6, wake=0.0, answer=0.0, turn=100e-6, task=650e-6, broker=105e-6, broker_wait=120e-6
+    HAND_OFF, event=115e-6, wake=0.0, answer=0.0, turn=100e-6, task=690e-6, broker=105e-6, broker_wait=120e-6
 )
-RABBITMQ = replace(REDIS, turn=150e-6, task=110e-6, broker=240e-6, broker_wait=150e-6)
+RABBITMQ = replace(REDIS, event=130e-6, turn=150e-6, task=110e-6, broker=255e-6, broker_wait=180e-6)
 #: By the broker that tasks are published to; "": they are handed over.
 COSTS: Mapping[str, Costs] = {"": HAND_OFF, "redis": REDIS, "rabbitmq": RABBITMQ}

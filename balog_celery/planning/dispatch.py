@@ -67,7 +67,7 @@ class HandedOver:
         self._answers = Inbox(env, scenario.costs.latency)
         #: The answers that the worker has not sent yet, and whether the engine knows of room for a receive.
         self._held: list[Ended] = []
-        self._knows_room = False
+        self._knows_room = self._lingers = False
         #: How long calls of a chunk take.
         self.sizes = ChunkSizes()
 
@@ -86,7 +86,7 @@ class HandedOver:
 
     def answer(self, ended: Sequence[Ended]) -> None:
         """Have the worker send its answers that tasks have ended: see ``dispatch.hand_off_worker.HandOff``."""
-        if not self._held:
+        if not self._lingers:
             self._env.process(self._linger())
         self._held += ended
         if not self._knows_room and self.free + len(self._held) >= self._enough:
@@ -94,7 +94,9 @@ class HandedOver:
             self._send()
 
     def _linger(self) -> Steps:
+        self._lingers = True
         yield self._env.timeout(LINGER)
+        self._lingers = False
         self._send()
 
     def _send(self) -> None:

@@ -89,7 +89,7 @@ class PayloadStore:
             behind it in its group. Otherwise the failure is its ``problem``.
         :raises QueueError: S3 cannot be reached or refuses access, and no message is left.
         """
-        if not any(is_pointer(message.body) for message in messages):
+        if not [message for message in messages if is_pointer(message.body)]:
             return messages
         # In parallel: their visibility timeouts are running.
         with ThreadPoolExecutor(BATCH_SIZE) as pool:

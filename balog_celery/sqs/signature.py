@@ -36,8 +36,8 @@ class Signer:
     def __init__(self, service: str, region: str, path: str) -> None:
         self._scope = f"{region}/{service}/aws4_request"
         self._path = path
-        #: The key of the latest secret and scope, which begins with the day.
-        self._key: tuple[str | None, str, bytes] = (None, "", b"")
+        #: What signs with the key of the latest secret and scope, which begins with the day; each use is of a copy.
+        self._known: tuple[str | None, str, hmac.HMAC] = (None, "", hmac.new(b"", digestmod=sha256))
 
     def sign(self, headers: dict[str, str], body: bytes, credentials: Credentials, time: datetime) -> None:
         """Add the date, the session token and the signature to *headers*, all of which are signed.
@@ -52,20 +52,22 @@ class Signer:
         canonical = f"POST\n{self._path}\n\n{lines}\n\n{signed}\n{sha256(body).hexdigest()}"
         scope = f"{timestamp[:8]}/{self._scope}"
         text = f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
-        signature = hmac.digest(self._key_for(credentials.secret_key, scope), text.encode(), "sha256").hex()
+        mac = self._mac_for(credentials.secret_key, scope).copy()
+        mac.update(text.encode())
         headers["Authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={signed}, "
-            f"Signature={signature}"
+            f"Signature={mac.hexdigest()}"
         )
 
-    def _key_for(self, secret: str | None, scope: str) -> bytes:
-        known_secret, known_scope, key = self._key
+    def _mac_for(self, secret: str | None, scope: str) -> hmac.HMAC:
+        known_secret, known_scope, mac = self._known
         if (known_secret, known_scope) != (secret, scope):
             key = f"AWS4{secret}".encode()
             for part in scope.split("/"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._key = (secret, scope, key)
-        return key
+            mac = hmac.new(key, digestmod=sha256)
+            self._known = (secret, scope, mac)
+        return mac
 
 
 # All requests of a second have the same time, and those for one operation the same headers.

@@ -47,7 +47,7 @@ def test_the_limit_is_the_part_that_is_busy(bound: str, load: dict[str, float], 
 def test_the_chosen_size_suits_the_engine_and_the_main_process() -> None:
     """Children, pollers and cores are as many as the main process of a busy worker needs, and no more."""
     found = plan(100_000, 0.01, distance=0.01)
-    assert found.full["main process"] > 0.7
+    assert found.full["main process"] > 0.6
     assert found.full["children"] > 0.7
     assert 1 < found.size.pollers <= 8
 
