@@ -28,7 +28,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
-from sys import getsizeof
 from typing import Any, NamedTuple, TypeAlias
 
 from ..events.records import FacilityRecord
@@ -100,16 +99,6 @@ class Job(NamedTuple):
         """This job, as :attr:`Batch.jobs`."""
         return (self,)
 
-    @property
-    def deliveries(self) -> tuple[Delivery]:
-        """Its delivery, as :attr:`Batch.deliveries`."""
-        return (self.delivery,)
-
-    @property
-    def size(self) -> int:
-        """How much memory its event takes, in bytes."""
-        return getsizeof(self.text)
-
     def acknowledge(self) -> None:
         """Settle the job as done: its task was accepted, or has finished."""
         settle((self.delivery,), Settlement.ACKNOWLEDGE)
@@ -137,11 +126,6 @@ class Batch(NamedTuple):
     def deliveries(self) -> tuple[Delivery, ...]:
         """The delivery of each job; jobs from one message have the same."""
         return tuple([job.delivery for job in self.jobs])
-
-    @property
-    def size(self) -> int:
-        """How much memory its events take, in bytes."""
-        return sum([getsizeof(job.text) for job in self.jobs])
 
     @property
     def headers(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from sys import getsizeof
 
 from celery import Celery
 
@@ -181,11 +182,12 @@ class HandOffDispatcher:
             for job in jobs[:free]:
                 if room.size >= MAX_BYTES:
                     break
-                self._number = number = self._number + 1
-                deliveries, size = job.deliveries, job.size
-                room.tasks[number] = deliveries, size
+                parts = job.jobs
+                size = sum([getsizeof(one.text) for one in parts])
+                self._number += 1
+                room.tasks[self._number] = tuple([one.delivery for one in parts]), size
                 room.size += size
-                taken[number] = job
+                taken[self._number] = job
         return taken
 
     def _run(self) -> None:

@@ -59,15 +59,12 @@ class HandedOver:
         give: Callable[[Sequence[Task]], None],
         settle: Callable[[Sequence[Event]], None],
     ) -> None:
-        self._env, self._interpreter, self._costs = env, interpreter, scenario.costs
+        self._interpreter, self._costs = interpreter, scenario.costs
         self._give, self._settle = give, settle
         offer = Open(2 * scenario.concurrency + BATCH_SIZE * scenario.pollers, (), size=scenario.concurrency)
         self.free, self._enough = offer.credit, offer.enough
         self._changed = Waiters(env)
-        self._answers = Inbox(env, scenario.costs.latency)
-        #: The answers that the worker has not sent yet, and whether the engine knows of room for a receive.
-        self._held: list[Ended] = []
-        self._knows_room = self._lingers = False
+        self._answers = _Answers(env, scenario.costs.latency)
         #: How long calls of a chunk take.
         self.sizes = ChunkSizes()
 
@@ -81,16 +78,47 @@ class HandedOver:
                 yield from self._changed.wait()
             taken, tasks = tasks[: self.free], tasks[self.free :]
             self.free -= len(taken)
-            self._knows_room = False
+            self._answers.knows_room = False
             self._give(taken)
 
     def answer(self, ended: Sequence[Ended]) -> None:
-        """Have the worker send its answers that tasks have ended: see ``dispatch.hand_off_worker.HandOff``."""
+        """Take the worker's answers that tasks have ended."""
+        self._answers.add(ended, self._enough - self.free)
+
+    def run(self) -> Steps:
+        """Read the answers."""
+        while True:
+            answers: list[Ended] = yield from self._answers.inbox.take()
+            yield from self._interpreter.work(self._costs.wake + self._costs.answer * len(answers))
+            self.free += len(answers)
+            self._changed.wake()
+            for task, seconds in answers:
+                self.sizes.note(_NAME, len(task), seconds)
+                self._settle(task)
+
+
+class _Answers:
+    """The answers of a worker, which sends them as ``dispatch.hand_off_worker`` does.
+
+    :param env: the simulation.
+    :param latency: how long the engine takes to wake up, in seconds.
+    """
+
+    def __init__(self, env: simpy.Environment, latency: float) -> None:
+        self._env = env
+        self.inbox = Inbox(env, latency)
+        #: Whether the engine has been told of room for a receive, and has handed over nothing since.
+        self.knows_room = False
+        self._held: list[Ended] = []
+        self._lingers = False
+
+    def add(self, ended: Sequence[Ended], enough: int) -> None:
+        """Send *ended* with others, at once if there are *enough* for another receive."""
         if not self._lingers:
             self._env.process(self._linger())
         self._held += ended
-        if not self._knows_room and self.free + len(self._held) >= self._enough:
-            self._knows_room = True
+        if not self.knows_room and len(self._held) >= enough:
+            self.knows_room = True
             self._send()
 
     def _linger(self) -> Steps:
@@ -102,18 +130,7 @@ class HandedOver:
     def _send(self) -> None:
         held, self._held = self._held, []
         if held:
-            self._answers.put(*held)
-
-    def run(self) -> Steps:
-        """Read the answers."""
-        while True:
-            answers: list[Ended] = yield from self._answers.take()
-            yield from self._interpreter.work(self._costs.wake + self._costs.answer * len(answers))
-            self.free += len(answers)
-            self._changed.wake()
-            for task, seconds in answers:
-                self.sizes.note(_NAME, len(task), seconds)
-                self._settle(task)
+            self.inbox.put(*held)
 
 
 class Published:
