@@ -37,6 +37,8 @@ _ISOLATING = tuple(name for name, side in SIDES.items() if side.peer and side.is
 GOALS = (
     Goal("hand-off", ("celery-sqs",), "cpu_us", 0.35),
     Goal("hand-off", ("naive",), "cpu_us", 0.17),
+    Goal("quiet", ("celery-sqs",), "cpu_us", 0.35),
+    Goal("quiet", ("naive",), "cpu_us", 0.17),
     Goal("batches", ("sqs-workers",), "cpu_us", 0.4),
     Goal("script", ("sqs-workers",), "cpu_us", 0.3),
     Goal("hand-off", _ISOLATING, "p50_ms", 1.1),

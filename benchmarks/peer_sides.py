@@ -106,7 +106,14 @@ _OURS = _worker("bench_project")
 
 SIDES = {
     "hand-off": Side("a worker with its engine", (_OURS,), 4000, env={"BENCH_DISPATCH": "hand-off"}, isolates=True),
-    "publish": Side("the same, over Valkey", (_OURS,), 2000, env={"BENCH_DISPATCH": "publish"}, isolates=True),
+    "quiet": Side(
+        "the same, set up as `celery-sqs`: no task events, gossip, mingle or heartbeats",
+        (_worker("bench_project", "", *_QUIET),),
+        4000,
+        env={"BENCH_DISPATCH": "hand-off", "BENCH_EVENTS": "0"},
+        isolates=True,
+    ),
+    "publish": Side("`hand-off`, but over Valkey", (_OURS,), 2000, env={"BENCH_DISPATCH": "publish"}, isolates=True),
     "batches": Side(
         "the worker, 100 events at once",
         (_OURS,),
