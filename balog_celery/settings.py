@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from .errors import ConfigurationError
-from .numbers import NumbersChecked
+from .number_rule import NumbersChecked
 from .text import plain_topic, printable, without_secrets
 from .topic_settings import DeadLetter, Pollers, Positive, TopicSettings, Visibility, WaitTime
 

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from .numbers import NumbersChecked
+from .number_rule import NumbersChecked
 from .text import plain_topic
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import ConfigurationError
-from ..numbers import is_number
+from ..number_rule import is_number
 
 
 class Concurrency(NamedTuple):

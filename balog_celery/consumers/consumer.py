@@ -16,7 +16,7 @@ from ..events.patterns import Pattern
 from ..events.payloads import declared_names, payload_dict
 from ..events.records import FacilityRecord, as_event, typed
 from ..events.serialization import explain
-from ..numbers import is_number
+from ..number_rule import is_number
 from ..sqs.addresses import queue_address
 from ..text import plain_topic
 from .annotations import defaults, event_type, message_parameter

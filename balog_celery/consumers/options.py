@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from ..errors import ConfigurationError
-from ..numbers import wrong_number
+from ..number_rule import wrong_number
 from ..text import printable
 
 Seconds: TypeAlias = Annotated[int | float, Field(ge=0)]

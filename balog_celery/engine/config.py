@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from ..dispatch.dispatcher import Dispatcher
 from ..errors import ConfigurationError
-from ..numbers import is_number
+from ..number_rule import is_number
 from ..sqs.messages import MAX_BODY_BYTES
 from ..telemetry import Telemetry
 from .pauses import Pauses

@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
 ORDER = [
     "errors",
     "text",
-    "numbers",
+    "number_rule",
     "signatures",
     "celery_compat",
     "backoff",
@@ -152,6 +152,11 @@ INNER = sorted(set(modules()) - {""} - set(REEXPORTS))
 def test_every_package_has_its_place() -> None:
     """Every package and top-level module is in ORDER."""
     assert {place_of(name) for name in INNER} == set(ORDER)
+
+
+def test_no_top_level_module_hides_one_of_python() -> None:
+    """A program that is run by its path in the package's folder finds that folder first."""
+    assert not {name.removeprefix("balog_celery.") for name in INNER} & sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("name", INNER)
