@@ -124,7 +124,7 @@ def process_batch(call: Callable[[list[Any]], Any], consumer: Consumer, records:
     for which, reason in result.failed.items():
         for position in _positions(which, list(arguments), ids):
             failed[position] = printable(reason or why, _REASON)
-    return Processed(None, failed, unfit, cause or result)
+    return Processed(None, failed, unfit, (cause or result) if failed else None)
 
 
 def _positions(which: int | str, given: Sequence[int], ids: Sequence[str]) -> list[int]:

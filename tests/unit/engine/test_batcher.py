@@ -24,7 +24,7 @@ from balog_celery.backoff import Backoff
 from balog_celery.consumers import BatchFailure, Consumer, ConsumerHub, ConsumerOperator
 from balog_celery.consumers.context import EVENT, RECEIVES
 from balog_celery.consumers.delivery import Batch, Delivery, Job, Settlement, Work
-from balog_celery.consumers.operator import process_batch, resolve_topic
+from balog_celery.consumers.operator import Processed, process_batch, resolve_topic
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.channel import Channel
 from balog_celery.dispatch.dispatcher import DispatchError, Readiness
@@ -154,8 +154,8 @@ def test_a_function_may_name_what_failed_by_index_or_id() -> None:
     # Not with all that failed in the reason of each.
     alone = processed(lambda events: BatchFailure([0]), event_text("a"))
     assert alone.failed == {0: "the function says that it failed"}
-    assert processed(lambda events: BatchFailure([]), event_text("a")) == (None, {}, {})
-    assert processed(lambda events: len(events), event_text("a"), event_text("b")) == (2, {}, {})
+    assert processed(lambda events: BatchFailure([]), event_text("a")) == Processed(None, {}, {})
+    assert processed(lambda events: len(events), event_text("a"), event_text("b")) == Processed(2, {}, {})
 
 
 @pytest.mark.parametrize("which", [1, -1, "b"])
