@@ -180,6 +180,7 @@ _WORKER = "tests/integration/test_worker.py::test_events_reach_every_consumer_an
 _ON_RABBITMQ = "tests/integration/test_worker.py::test_a_worker_on_rabbitmq_does_the_same"
 _LIMIT = f"{_CONCURRENCY}::test_no_more_run_at_once_than_the_limit_allows_and_others_go_on"
 _CLUSTER = f"{_CONCURRENCY}::test_all_workers_together_keep_a_limit_for_the_cluster"
+_POOLS = "tests/integration/test_pools.py::test_a_pool_executes_as_many_events_at_once_as_it_can"
 _COLD = "tests/integration/test_resilience.py::test_a_cold_shutdown_loses_nothing"
 _QUORUM = "tests/integration/test_task_queues.py::test_a_retry_declares_what_delays_tasks_again"
 _TRACE = "tests/integration/test_tracing.py::test_one_trace_leads_from_the_logger_to_every_task"
@@ -195,6 +196,7 @@ SHOWN_BY: dict[str, dict[str, str]] = {
     "solo": {**dict.fromkeys(_REDIS, _WORKER), **dict.fromkeys(_RABBITMQ, _ON_RABBITMQ)},
     "gevent": {**dict.fromkeys(_REDIS, _LIMIT), **dict.fromkeys(_RABBITMQ, _ON_RABBITMQ)},
     "eventlet": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _LIMIT),
+    "celery-aio-pool": {HAND_OFF_REDIS: _POOLS},
     "several workers": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _CLUSTER),
     "a cold shutdown, also after a warm one": dict.fromkeys([HAND_OFF_REDIS, PUBLISH_REDIS], _COLD),
     "worker_soft_shutdown_timeout": {HAND_OFF_REDIS: _COLD},
@@ -218,7 +220,8 @@ BY_HAND: dict[str, list[str]] = {
     "worker_soft_shutdown_timeout": [PUBLISH_REDIS, *_RABBITMQ],
     "worker_disable_prefetch": [PUBLISH_RABBITMQ],
     **{key: [HAND_OFF_REDIS] for key in ["celery multi", "--detach"]},
-    **dict.fromkeys(["celery-aio-pool", "task_compression", "result_backend rpc"], _REDIS),
+    "celery-aio-pool": [PUBLISH_REDIS],
+    **dict.fromkeys(["task_compression", "result_backend rpc"], _REDIS),
     **dict.fromkeys(["worker_enable_prefetch_count_reduction", "task_acks_on_failure_or_timeout = False"], _REDIS),
 }
 

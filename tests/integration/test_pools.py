@@ -31,14 +31,23 @@ def meet(event):
 
 
 @pytest.mark.parametrize(
-    ("pool", "concurrency"), [("prefork", 3), ("threads", 30), ("gevent", 100), ("eventlet", 100), ("solo", 1)]
+    ("pool", "concurrency"),
+    [("prefork", 3), ("threads", 30), ("gevent", 100), ("eventlet", 100), ("solo", 1), ("custom", 1)],
+    ids=["prefork", "threads", "gevent", "eventlet", "solo", "celery-aio-pool"],
 )
 def test_a_pool_executes_as_many_events_at_once_as_it_can(
-    start: Start, project: Project, topic: Topic, broker: servers.Valkey, pool: str, concurrency: int
+    start: Start,
+    project: Project,
+    topic: Topic,
+    broker: servers.Valkey,
+    monkeypatch: pytest.MonkeyPatch,
+    pool: str,
+    concurrency: int,
 ) -> None:
-    """They are handed over, and each waits until all of them run."""
+    """They are handed over, and each waits until all of them run; celery-aio-pool executes one at a time."""
     # Given
     project.add_consumer(MEET)
+    monkeypatch.setenv("CELERY_CUSTOM_WORKER_POOL", "celery_aio_pool.pool:AsyncIOPool")
     with broker.client() as client:
         client.config_resetstat()
     topic.send(*(event_text(f"m{number}", "meet", parties=concurrency) for number in range(concurrency)))
