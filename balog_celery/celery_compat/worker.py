@@ -228,15 +228,18 @@ def executes_in_its_loop(consumer: Any) -> bool:
     return isinstance(consumer.pool, SoloPool)
 
 
-def redirect_buffered_events(consumer: Any, callback: Callable[[EventDispatcher], None]) -> None:
+def redirect_buffered_events(consumer: Any, callback: Callable[[EventDispatcher], None], limit: int) -> None:
     """Have *callback* called when a task event was buffered, in place of a flush in the next turn of the event loop.
 
     The dispatcher is made anew at each connection, and calls its attribute ``on_send_buffered``. There is none where
     events are off, and nothing to redirect where nothing is buffered.
+
+    :param limit: how many buffered events are flushed at once.
     """
     dispatcher = consumer.event_dispatcher
     if dispatcher is not None and dispatcher.on_send_buffered is not None:
         keep_unsent_events(dispatcher)
+        dispatcher.buffer_limit = limit
         dispatcher.on_send_buffered = lambda: callback(dispatcher)
 
 

@@ -9,7 +9,6 @@ from sys import getsizeof
 from typing import Any, ClassVar, Protocol
 
 from celery import Celery
-from pydantic_core import to_json
 
 from ..celery_compat.tasks import MessageFactory, delivery_info_of
 from ..tasks.context import HandOffContext
@@ -50,8 +49,9 @@ class HandOffMessage:
     :param due: when it is to be executed, by ``time.monotonic()``; 0: at once, for the first time.
     """
 
-    content_type = "application/json"
-    content_encoding = "utf-8"
+    #: Without a content type a pool takes the body as the arguments: nothing is encoded, and as Celery's request holds
+    #: the same objects, they are pickled once.
+    content_type = content_encoding = None
     _EMBED: ClassVar[dict[str, None]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
     def __init__(
@@ -85,12 +85,12 @@ class HandOffMessage:
     @property
     def payload(self) -> tuple[Any, ...]:
         """The arguments of the task, and its callbacks, of which there are none."""
-        return ((self._argument,), {}, self._EMBED)
+        return ([self._argument], {}, self._EMBED)
 
     @property
-    def body(self) -> str:
-        """The payload as JSON."""
-        return to_json(self.payload).decode()
+    def body(self) -> tuple[Any, ...]:
+        """The payload."""
+        return self.payload
 
     @property
     def events(self) -> int:

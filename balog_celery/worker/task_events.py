@@ -10,8 +10,10 @@ from celery.events import EventDispatcher
 
 from ..celery_compat.worker import redirect_buffered_events, restore_buffered_events
 
-#: How long an event may wait for others, in seconds. Celery sends 24 of them at once.
+#: How long an event may wait for others, in seconds.
 LINGER = 0.1
+#: How many are sent at once. Celery sends 24, and each publish waits for Redis to answer.
+TOGETHER = 240
 
 
 class TaskEventsStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -31,7 +33,7 @@ class TaskEventsStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, consumer: Any) -> None:
         self._waiting = False
-        redirect_buffered_events(consumer, partial(self._send_soon, consumer))
+        redirect_buffered_events(consumer, partial(self._send_soon, consumer), TOGETHER)
 
     def stop(self, consumer: Any) -> None:
         restore_buffered_events(consumer)

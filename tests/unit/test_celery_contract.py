@@ -606,12 +606,34 @@ def test_a_strategy_takes_a_task_that_no_broker_has_seen(app: Celery) -> None:
         state.reserved_requests.discard(request)
         assert (request.id, request.name, request.argsrepr) == (TASK_ID, "contract.task", "(<Event>,)")
         assert request.message is task
-        assert json.loads(request.body)[0] == ["the text"]
+        # Pickled together, both have the argument once.
+        assert (request.body[0], request.content_type) == (["the text"], None)
+        assert request.body[0][0] is request.request_dict["args"][0]
         if method == "reject":
             request.on_reject(None, (), **arguments)
         else:
             request.on_ack(None, ())
     assert settled == [(0, False), (1, True), (2, False)]
+
+
+def test_a_pool_takes_a_body_without_a_content_type_as_it_is(app: Celery) -> None:
+    """A pool calls a task with the arguments in a body without a content type, with either of Celery's tracers."""
+    # Given
+    given: list[Any] = []
+
+    @app.task(name="contract.given")
+    def take(event: str) -> None:
+        given.append(event)
+
+    task = app.tasks["contract.given"]
+    task.__trace__ = build_tracer(task.name, task, app=app)
+    one = HandOffMessage(NO_CHANNEL, NO_CHANNEL, 1, message(app).headers, "the text", CELERY_QUEUE, HandOffContext())
+    job = (task.name, TASK_ID, dict(one.headers), one.body, one.content_type, one.content_encoding)
+    # When
+    trace.trace_task_ret(*job, app=app)
+    trace.fast_trace_task(*job, _loc=(app.tasks, set(), "h"))
+    # Then
+    assert given == ["the text", "the text"]
 
 
 def test_a_task_that_waits_for_its_rate_limit_is_at_the_end_of_its_bucket(app: Celery) -> None:

@@ -528,19 +528,24 @@ def test_buffered_events_are_redirected_and_restored(app: Celery) -> None:
             event_dispatcher=dispatcher, on_send_event_buffered=lambda: buffered.append("Celery's")
         )
         # When
-        worker_compat.redirect_buffered_events(consumer, lambda one: buffered.append("ours"))
+        worker_compat.redirect_buffered_events(consumer, lambda one: buffered.append("ours"), 2)
         dispatcher.send("task-started", uuid=ID)
         # Then
         assert (buffered, sent) == (["ours"], [])
         # And when
+        dispatcher.send("task-started", uuid=ID)
+        # Then: the buffer is full
+        assert (buffered, sent) == (["ours"], [2])
+        # And when
+        dispatcher.send("task-started", uuid=ID)
         worker_compat.restore_buffered_events(consumer)
         # Then
-        assert sent == [1]
+        assert sent == [2, 1]
         dispatcher.send("task-started", uuid=ID)
-        assert buffered == ["ours", "Celery's"]
+        assert buffered == ["ours", "ours", "Celery's"]
         unbuffered = app.events.Dispatcher(connection)
         for none in (None, unbuffered):
             consumer.event_dispatcher = none
-            worker_compat.redirect_buffered_events(consumer, lambda one: buffered.append("ours"))
+            worker_compat.redirect_buffered_events(consumer, lambda one: buffered.append("ours"), 2)
             worker_compat.restore_buffered_events(consumer)
         assert unbuffered.on_send_buffered is None

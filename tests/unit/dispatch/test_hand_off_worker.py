@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import select
 import socket
@@ -451,15 +450,14 @@ def test_only_the_remainder_of_a_batch_is_retried(one: Worker) -> None:
     one.fire()
     # Then
     again = one.given[-1]
-    assert again.payload[0] == (["a", "c"],)
-    assert json.loads(again.body)[0] == [["a", "c"]]
+    assert again.body[0] == [["a", "c"]]
     assert again.headers["argsrepr"] == "(shown)"
     # And when
     again.retry(after(0.0, 2, failure="why", remainder=Remainder([1], "(less)")))
     one.fire()
     # Then
     last = one.given[-1]
-    assert last.payload[0] == (["c"],)
+    assert last.payload[0] == [["c"]]
     assert last.headers["timelimit"] == [600.0, 600.0]
     context = HandOffContext.from_properties(last.properties)
     assert context is not None

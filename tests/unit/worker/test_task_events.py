@@ -11,7 +11,7 @@ from celery import Celery
 from celery.events import EventDispatcher
 from kombu.asynchronous.timer import Timer
 
-from balog_celery.worker.task_events import LINGER, TaskEventsStep
+from balog_celery.worker.task_events import LINGER, TOGETHER, TaskEventsStep
 
 
 class Consumer:
@@ -97,12 +97,13 @@ def test_events_wait_for_others_for_a_moment(
 
 
 def test_many_events_go_at_once(consumer: Consumer, step: TaskEventsStep) -> None:
-    """When Celery's buffer is full its events are sent at once, and the rest later."""
-    consumer.happen(*range(50))
-    assert consumer.sent == [[*range(24)], [*range(24, 48)]]
+    """A full buffer is sent at once, and the rest later."""
+    first, second, rest = range(TOGETHER), range(TOGETHER, 2 * TOGETHER), range(2 * TOGETHER, 2 * TOGETHER + 2)
+    consumer.happen(*first, *second, *rest)
+    assert consumer.sent == [[*first], [*second]]
     (send,) = consumer.due()
     send()
-    assert consumer.sent[2:] == [[48, 49]]
+    assert consumer.sent[2:] == [[*rest]]
 
 
 def test_what_waits_at_a_stop_is_sent(consumer: Consumer, step: TaskEventsStep) -> None:
