@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ..consumers.calling import prepare
 from ..consumers.consumer import Consumer
-from ..consumers.context import EventContext
+from ..consumers.context import TIMES
 from ..consumers.delivery import Batch, Job, Work
 from ..consumers.operator import process_batch
 from ..errors import BalogError, ConfigurationError
@@ -165,10 +165,9 @@ class InlineDispatcher:
 
     def _run(self, job: Work) -> None:
         topic, consumer = self._topic_of(job.consumer), job.consumer.task_name
-        times = EventContext.from_headers(job.headers).times
-        records = [one.event for one in job.jobs]
-        with self._telemetry.running(job.headers), consuming(topic, consumer, records):
-            started = {**times, "started": int(time.time() * 1000)}
+        headers, records = job.headers, [one.event for one in job.jobs]
+        with self._telemetry.running(headers), consuming(topic, consumer, records):
+            started = {**headers[TIMES], "started": int(time.time() * 1000)}
             self._telemetry.started(topic, consumer, started)
             failed = self._process_batch(job) if isinstance(job, Batch) else self._process(job)
             for position, one in enumerate(job.jobs):
