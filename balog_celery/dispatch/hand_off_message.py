@@ -164,6 +164,8 @@ class MessageBuilder:
             "id": given.task_id,
             "root_id": given.task_id,
             "argsrepr": given.argsrepr,
+            # What the task sees as ``request.headers``: left out, Celery works it out for each event.
+            "headers": given.headers,
             **given.headers,
         }
         # A task that holds its message group cannot be published, and there is one per group at a time.

@@ -69,6 +69,8 @@ class Acknowledger:
             lambda handles: queue.change_visibility(handles, release_delay() or 0),
             lambda: release_delay() is not None,
         )
+        #: When the thread wakes without being woken.
+        self._wakes_at = math.inf
         #: How many deletes and releases are pending.
         self.pending = 0
         self._closing = False
@@ -102,16 +104,17 @@ class Acknowledger:
             deliveries = [delivery for delivery in deliveries if not delivery.settlement]
         with self._changed:
             deletes, releases = self._deletes, self._releases
-            # Wake the thread only if its next call is due earlier: to wake it for each delivery would cost too much.
-            wake = bool((deliveries and not deletes.waiting) or (released and not releases.waiting))
+            # Wake the thread only if its next call is due before it wakes by itself: each wake has its cost.
+            is_first, wake = not deletes.waiting, bool(released and not releases.waiting)
             deletes.waiting += deliveries
             releases.waiting += released
             self.pending += len(deliveries) + len(released)
             if released or self._closing or len(deletes.waiting) >= BATCH_SIZE:
-                wake = wake or deletes.flush_at > 0
+                wake = wake or is_first or deletes.flush_at > 0
                 deletes.flush_at = 0.0
-            elif wake:
+            elif deliveries and is_first:
                 deletes.flush_at = self._clock() + deletes.linger
+                wake = deletes.flush_at < self._wakes_at
             if wake:
                 self._changed.notify_all()
 
@@ -167,6 +170,7 @@ class Acknowledger:
 
         :param turns: the two kinds of call, the one first that goes first if both are due.
         """
+        has_rested = False
         with self._changed:
             while True:
                 due, now = math.inf, self._clock()
@@ -185,6 +189,10 @@ class Acknowledger:
                     due = min(due, at)
                 if due == math.inf and self._closing:
                     return None
+                if due == math.inf and not has_rested:
+                    # The next delete, which may wait as long for others, need not wake this thread.
+                    due, has_rested = now + self._deletes.linger, True
+                self._wakes_at = due
                 self._changed.wait(None if due == math.inf else due - now)
 
     def _delete(self, deliveries: list[Delivery]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..events.records import FacilityRecord
 from ..text import printable
@@ -31,12 +32,18 @@ def batch_id(event_ids: Sequence[str], task_name: str) -> str:
 
 def argsrepr(event: FacilityRecord, topic: str) -> str:
     """Return the ``argsrepr`` of an event's task: which event it is, without its content."""
-    cls_type, event_id = printable(event.payload.cls_type, 100), printable(event.header.id, 100)
-    return f"(<Event {event_id} cls_type={cls_type} topic={printable(topic, 100)}>,)"
+    event_id = printable(event.header.id, 100)
+    return f"(<Event {event_id} cls_type={_common(event.payload.cls_type)} topic={_common(topic)}>,)"
 
 
 def batch_argsrepr(events: Sequence[FacilityRecord], topic: str) -> str:
     """Return the ``argsrepr`` of a batch's task: how many events of which types, and the first one's id."""
     cls_types = printable(",".join(sorted({event.payload.cls_type for event in events})), 100)
     first = printable(events[0].header.id, 100) if events else "none"
-    return f"(<Batch of {len(events)} events cls_type={cls_types} topic={printable(topic, 100)} first={first}>,)"
+    return f"(<Batch of {len(events)} events cls_type={cls_types} topic={_common(topic)} first={first}>,)"
+
+
+@lru_cache(256)
+def _common(text: str) -> str:
+    """Return a text that many events have in common as it is shown."""
+    return printable(text, 100)

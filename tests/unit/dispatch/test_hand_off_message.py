@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, Task
+from celery.app.task import Context
 from kombu import Exchange, Queue
 
 from balog_celery.dispatch.hand_off_message import HandOffMessage, MessageBuilder
@@ -15,6 +16,8 @@ from balog_celery.dispatch.protocol import Task as GivenTask
 
 DIRECT = Queue("mail", Exchange("mail"), routing_key="mail")
 TOPICAL = Queue("letters", Exchange("post", type="topic"), routing_key="post.letters")
+#: Headers of an engine.
+GIVEN = {"balog_event": {"id": "e", "cls_type": "c"}, "traceparent": "00-1-2-01"}
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def print_letter(text: str) -> None:
 def handed_over(app: Celery, task: Any, builder: MessageBuilder | None = None) -> HandOffMessage:
     """Return the message of *task* as a worker makes it."""
     nothing: Any = SimpleNamespace()
-    given = GivenTask(1, "an id", task.name, "(<Event>,)", "the text", {})
+    given = GivenTask(1, "an id", task.name, "(<Event>,)", "the text", GIVEN)
     return (builder or MessageBuilder(nothing, 60)).build(app, nothing, given, may_wait=True)
 
 
@@ -83,3 +86,15 @@ def test_a_worker_reads_the_headers_with_either_protocol(app: Celery, protocol: 
     task = app.task(name="post.task", base=Letter)(print_letter)
     headers = handed_over(app, task).headers
     assert (headers["task"], headers["id"], headers["retries"]) == ("post.task", "an id", 0)
+
+
+def test_a_task_sees_the_headers_of_its_message(app: Celery) -> None:
+    """They are those that Celery finds in a message that a broker has carried, without its own."""
+    # Given
+    task = app.task(name="post.task", base=Letter)(print_letter)
+    headers = handed_over(app, task).headers
+    # When
+    context = Context(headers)
+    found = Context({name: value for name, value in headers.items() if name != "headers"})
+    # Then
+    assert context.headers == found.headers == GIVEN

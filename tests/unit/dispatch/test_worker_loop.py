@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.concurrency.thread import TaskPool
+from celery.worker import state
 from kombu.asynchronous import Hub
 from kombu.asynchronous.timer import Timer
 
@@ -249,9 +250,12 @@ class ThreadWorker:
     def execute(self, message: Any, _body: Any, ack: Any, reject: Any, _callbacks: Any) -> None:
         task = self.app.tasks[message.headers["task"]]
         request = EventRequest(message, app=self.app, task=task, hostname="h", on_ack=ack, on_reject=reject)
-        self.pool.apply_async(
-            self.run, (message.number,), accept_callback=request.on_accepted, callback=lambda _: message.ack()
-        )
+
+        def end(_: Any) -> None:
+            state.task_ready(request)
+            message.ack()
+
+        self.pool.apply_async(self.run, (message.number,), accept_callback=request.on_accepted, callback=end)
         self.given.put(message.number)
 
     def run(self, number: int) -> None:
