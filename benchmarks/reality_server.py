@@ -8,6 +8,7 @@ with its standard input.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import threading
@@ -62,13 +63,14 @@ CASES = [
 
 def answer_of(kind: str) -> bytes:
     """Return SQS's answer to a receive."""
-    handle = "AQEB" + "h" * 400
+    handle, body = "AQEB" + "h" * 400, BODIES[kind]
+    digest = hashlib.md5(body.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     messages = [
         {
             "MessageId": f"8c1f2d3e-0000-5000-8000-{number:012d}",
             "ReceiptHandle": f"{handle}{number}",
-            "MD5OfBody": "0" * 32,
-            "Body": BODIES[kind],
+            "MD5OfBody": digest,
+            "Body": body,
             "Attributes": {"ApproximateReceiveCount": "1", "ApproximateFirstReceiveTimestamp": "1700000000000"},
         }
         for number in range(10)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from balog_celery.sqs.answers import read_answer
+from balog_celery.sqs.received import read_messages
 from scripted_sqs.certificates import server_context
 from scripted_sqs.raw import KEYS, serving
 
@@ -56,8 +58,12 @@ def test_the_value_is_the_worst_of_the_largest_messages(bench: Any) -> None:
 
 
 def test_an_answer_is_as_large_as_sqs_allows(bench: Any) -> None:
-    """An answer has ten different messages, whose bodies are at most 1 MiB of UTF-8."""
+    """An answer has ten different messages, whose bodies are at most 1 MiB of UTF-8, and which a receive returns."""
     servers = bench("reality_server")
-    messages = json.loads(servers.answer_of("1 MiB of emoji, escaped"))["Messages"]
+    answer = servers.answer_of("1 MiB of emoji, escaped")
+    messages = json.loads(answer)["Messages"]
+    assert (
+        len(read_messages(read_answer("ReceiveMessage", answer)["Messages"], 0.0, compare=True, in_order=False)) == 10
+    )
     assert len({message["ReceiptHandle"] for message in messages}) == 10
     assert 1_040_000 < len(messages[0]["Body"].encode()) <= 1_048_576
