@@ -69,8 +69,6 @@ class Acknowledger:
             lambda handles: queue.change_visibility(handles, release_delay() or 0),
             lambda: release_delay() is not None,
         )
-        #: When the thread wakes without being woken.
-        self._wakes_at = math.inf
         #: How many deletes and releases are pending.
         self.pending = 0
         self._closing = False
@@ -114,7 +112,7 @@ class Acknowledger:
                 deletes.flush_at = 0.0
             elif deliveries and is_first:
                 deletes.flush_at = self._clock() + deletes.linger
-                wake = deletes.flush_at < self._wakes_at
+                wake = deletes.flush_at < deletes.next_look
             if wake:
                 self._changed.notify_all()
 
@@ -192,7 +190,7 @@ class Acknowledger:
                 if due == math.inf and not has_rested:
                     # The next delete, which may wait as long for others, need not wake this thread.
                     due, has_rested = now + self._deletes.linger, True
-                self._wakes_at = due
+                self._deletes.next_look = due
                 self._changed.wait(None if due == math.inf else due - now)
 
     def _delete(self, deliveries: list[Delivery]) -> None:
@@ -297,3 +295,5 @@ class _Calls:
         #: Until when to wait for more, and until when to back off.
         self.flush_at = 0.0
         self.retry_at = 0.0
+        #: When the thread looks at them without being woken.
+        self.next_look = math.inf

@@ -53,10 +53,9 @@ class Costs:
         return Costs(*(getattr(self, field.name) * factor for field in fields(self)))
 
 
-#: With Celery's task events, on two virtual cores (AMD EPYC), CPython 3.11. ``benchmarks/run.py --only plan-costs``
-#: measures what an event takes of each process by each way, and compares that with a simulation of the same; these
-#: numbers are those with which the two agree. The machine was a fifth slower than the one of docs/scaling.md and of the
-#: first table in benchmarks/README.md, so all of them are divided by 1.2. ``plan`` compares the throughput.
+#: With Celery's task events, on the machine of the results in benchmarks/README.md. ``benchmarks/run.py --only
+#: plan-costs`` measures what an event takes of each process by each way, and compares that with a simulation of the
+#: same; these numbers are those with which the two agree. ``plan`` compares the throughput.
 HAND_OFF = Costs(
     receive=68e-6,
     event=40e-6,
