@@ -230,6 +230,8 @@ class SQSHandler(logging.Handler):
         sender = Sender(self.topic, self._new_buffer(self._tally), self._connect, self._tally, self._flush_timeout)
         sender.start()
         self._sender = sender
+        if process_end.closes_handlers():
+            _kept.append(self)
         return sender
 
 
@@ -251,6 +253,9 @@ def _holds_logging_lock() -> bool:
 
 
 _handlers: weakref.WeakSet[SQSHandler] = weakref.WeakSet()
+#: Those that got records while logging closes the handlers. It closes only what something refers to, and a closed
+#: MemoryHandler refers to its target no more.
+_kept: list[SQSHandler] = []
 
 
 def _start_all_afresh() -> None:

@@ -17,7 +17,7 @@ import servers
 Run = Callable[[str], str]
 
 BEGIN = """
-import logging, logging.config, logging.handlers, os, queue, sys, time
+import gc, logging, logging.config, logging.handlers, os, queue, sys, time
 from balog_celery import SQSHandler, flush
 TOPIC = os.environ["TOPIC"]
 root = logging.getLogger()
@@ -150,6 +150,19 @@ def test_what_a_memory_handler_keeps_until_the_end(run: Run, topic: Topic, capac
         """
     )
     assert topic.left() == 4
+
+
+def test_a_handler_that_only_a_memory_handler_refers_to_ships_at_the_end(run: Run, topic: Topic) -> None:
+    """Also where the garbage collector runs after logging has closed the MemoryHandler, which forgets its target."""
+    run(
+        """
+        memory = logging.handlers.MemoryHandler(300, target=SQSHandler(TOPIC, linger=3600, flush_timeout=60))
+        close, memory.close = memory.close, lambda: (close(), gc.collect())
+        root.addHandler(memory)
+        logging.info("done")
+        """
+    )
+    assert topic.left() == 1
 
 
 ALEMBIC = """
