@@ -745,6 +745,7 @@ def test_what_is_done_of_a_batch_is_acknowledged_while_the_rest_waits(app: Celer
     ours, theirs = socket.socketpair()
     theirs.settimeout(60)
     far, deliveries = Channel(theirs), Deliveries()
+    others = set(threading.enumerate())
     dispatcher = HandOffDispatcher(app, Channel(ours), PublishDispatcher(app, 1.0, 10))
     try:
         far.send(Open(10, [app.conf.task_default_queue]))
@@ -770,6 +771,5 @@ def test_what_is_done_of_a_batch_is_acknowledged_while_the_rest_waits(app: Celer
         assert deliveries.settled[3] is deliveries.made[3].delivery
     finally:
         dispatcher.close()
-        for thread in threading.enumerate():
-            if thread.name == "hand-off":
-                thread.join(5)
+        for thread in set(threading.enumerate()) - others:
+            thread.join(5)
