@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +11,7 @@ from celery import Celery
 
 from balog_celery import install
 from balog_celery.consumers import consumer_config
+from cpu_time import cpu_within
 from sample_events import event_text
 from scripted_sqs.observed import ObservedQueue
 
@@ -88,10 +88,9 @@ def test_of_a_hundred_thousand_dead_letters_a_thousand_are_read() -> None:
     queue = LongQueue(f"{TOPIC}-dead", 100_000, padding=1)
     for app in app_with(queue):
         site = Site(app, Access(None, {"": Role.OPERATOR}), Sampler(app, 30.0), None)
-        began = time.process_time()
-        site.scan = scan = dead_letters.scan(app)
-        shown = bytes(DeadPages(site).groups(page_request("/dead")).body).decode()
-        assert time.process_time() - began < 1.0
+        with cpu_within(1.0):
+            site.scan = scan = dead_letters.scan(app)
+            shown = bytes(DeadPages(site).groups(page_request("/dead")).body).decode()
         assert "1,000 dead letters,\nthe first of more." in shown
         site.sampler.sample_topics()
         shown = bytes(DeadPages(site).groups(page_request("/dead")).body).decode()
@@ -194,9 +193,8 @@ def test_two_hundred_topics_are_shown_within_a_second_of_cpu() -> None:
     for history in site.sampler.topics.values():
         history.row = {"waiting": 1, "in_flight": 2, "delayed": 0, "oldest": None, "dead_letters": []}
         history.samples.extend(Sample(float(number % 7), 1.0, 0.0, 2.5, None, 1.5) for number in range(120))
-    began = time.process_time()
-    shown = bytes(Pages(site).topics(page_request("/")).body).decode()
-    assert time.process_time() - began < 1.0
+    with cpu_within(1.0):
+        shown = bytes(Pages(site).topics(page_request("/")).body).decode()
     assert shown.count("</h2>") == 200
     assert shown.count("w@a") == 200
     app.close()
