@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -10,17 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..consumers.delivery import Delivery, Settlement, State, settle
-from ..errors import QueueError
 from ..sqs.messages import BATCH_SIZE, EntryFailure, Message
 from ..sqs.protocols import Queue
-from ..text import count_of, printable
 from ..threads import SupervisedThread
 from .config import LINGER
 from .outage import Outage
+from .pending_calls import PendingCalls, PendingDeletes, Started
 from .stats import TopicStats
 from .visibility import VisibilityExtender
-
-logger = logging.getLogger(__name__)
 
 #: How often to look whether a release may be made, in seconds.
 _RELEASE_INTERVAL = 0.1
@@ -29,10 +25,11 @@ _CLOSING_RETRY = 1.0
 
 
 class Acknowledger:
-    """Makes the calls that delete and release the settled messages of one poller, in its own thread.
+    """Makes the calls that delete and release the settled messages of one poller.
 
     Deletes go ten in a call, or as many as there are after *linger* seconds. A message stays in flight until it is
-    deleted, so that it is not received again meanwhile. Releases are not delayed while they may be made.
+    deleted, so that it is not received again meanwhile. Releases are not delayed while they may be made. The calls are
+    made in a thread, but a poller that receives one batch after the other starts full deletes beside its receives.
 
     :param queue: the topic's queue.
     :param extender: tracks the topic's messages in flight.
@@ -61,12 +58,15 @@ class Acknowledger:
         #: Wakes the thread, and the pollers that wait for fewer pending calls.
         self._changed, self._done = threading.Condition(lock), threading.Condition(lock)
         # Guarded by the lock, but for the outages, which belong to the thread.
-        self._deletes = _Calls("delete", Outage(f"deleting from {queue.name}", clock=clock), queue.delete)
-        self._deletes.linger = linger
-        self._releases = _Calls(
+        self._deletes = PendingDeletes(queue, stats, lock, clock, linger)
+        self._releases = PendingCalls(
             "return",
+            queue,
             Outage(f"releasing to {queue.name}", clock=clock),
+            stats,
             lambda handles: queue.change_visibility(handles, release_delay() or 0),
+            lock,
+            clock,
             lambda: release_delay() is not None,
         )
         #: How many deletes and releases are pending.
@@ -107,7 +107,7 @@ class Acknowledger:
             deletes.waiting += deliveries
             releases.waiting += released
             self.pending += len(deliveries) + len(released)
-            if released or self._closing or len(deletes.waiting) >= BATCH_SIZE:
+            if released or self._closing or (len(deletes.waiting) >= BATCH_SIZE and not deletes.is_attended):
                 wake = wake or is_first or deletes.flush_at > 0
                 deletes.flush_at = 0.0
             elif deliveries and is_first:
@@ -115,6 +115,39 @@ class Acknowledger:
                 wake = deletes.flush_at < deletes.next_look
             if wake:
                 self._changed.notify_all()
+
+    @property
+    def can_start_deletes(self) -> bool:
+        """Whether :meth:`start_deletes` and :meth:`finish_deletes` may be called."""
+        return self._deletes.can_start
+
+    def start_deletes(self) -> None:
+        """Send the requests of deletes that fill a call, so that their answers come while the caller receives.
+
+        Otherwise the thread makes these calls; to wake it takes more CPU than they do.
+        """
+        deletes, started = self._deletes, None
+        while taken := deletes.take_full():
+            try:
+                started = deletes.start(taken)
+            finally:
+                if started is None or started.call is None:
+                    self._carry_out(deletes, taken, Started(taken, [], None, 0.0))
+            if started.call is None:
+                return
+            with self._changed:
+                deletes.started.append(started)
+                if started.sent + deletes.linger < deletes.next_look:
+                    self._changed.notify_all()
+
+    def finish_deletes(self, *, is_attending: bool) -> None:
+        """Read the answers that have come. The thread reads those that come later.
+
+        :param is_attending: whether the caller will soon start deletes again: then the thread need not be woken.
+        """
+        self._deletes.is_attended = is_attending
+        while (started := self._deletes.take_answered()) is not None:
+            self._carry_out(self._deletes, started.deliveries, started)
 
     def release(self, messages: Sequence[Message], visibility: int) -> None:
         """Release messages that were just received with this *visibility* timeout, unread."""
@@ -131,7 +164,9 @@ class Acknowledger:
         return {
             "owed": self.pending,
             "outages": {
-                calls.name: calls.outage.status() for calls in (self._releases, self._deletes) if calls.outage.problem
+                name: calls.outage.status()
+                for name, calls in (("return", self._releases), ("delete", self._deletes))
+                if calls.outage.problem
             },
         }
 
@@ -144,34 +179,30 @@ class Acknowledger:
         with self._changed:
             self._closing = True
             for calls in (self._releases, self._deletes):
-                calls.flush_at = calls.retry_at = 0.0
+                calls.close()
             self._changed.notify_all()
         self._thread.join(deadline)
         return self.pending
 
     def _run(self) -> None:
-        turns = [self._releases, self._deletes]
+        turns: list[PendingCalls] = [self._releases, self._deletes]
         while (due := self._next(turns)) is not None:
-            calls, taken = due
             turns.reverse()  # neither kind waits for the other
-            try:
-                (self._delete if calls is self._deletes else self._release)(taken)
-            finally:  # also if this thread dies
-                with self._changed:
-                    again = [one for one in taken if one.state in (State.DELETE_PENDING, State.RELEASE_PENDING)]
-                    calls.waiting += again
-                    self.pending -= len(taken) - len(again)
-                    self._done.notify_all()
+            self._carry_out(*due)
 
-    def _next(self, turns: Sequence[_Calls]) -> tuple[_Calls, list[Delivery]] | None:
+    def _next(self, turns: Sequence[PendingCalls]) -> tuple[PendingCalls, list[Delivery], Started | None] | None:
         """Wait for a call that is due, and take its deliveries; None if all is done and no more will come.
 
         :param turns: the two kinds of call, the one first that goes first if both are due.
         """
-        has_rested = False
+        deletes, has_rested = self._deletes, False
         with self._changed:
             while True:
-                due, now = math.inf, self._clock()
+                now = self._clock()
+                due = deletes.started[0].sent + deletes.linger if deletes.started else math.inf
+                if deletes.started and (due <= now or self._closing):
+                    started = deletes.started.popleft()
+                    return deletes, started.deliveries, started
                 for calls in turns:
                     if not calls.waiting:
                         continue
@@ -181,26 +212,49 @@ class Acknowledger:
                     if at <= now:
                         taken = calls.waiting[:BATCH_SIZE]
                         del calls.waiting[:BATCH_SIZE]
-                        if calls is self._deletes and not self._closing and len(calls.waiting) < BATCH_SIZE:
-                            calls.flush_at = now + calls.linger
-                        return calls, taken
+                        if calls is deletes and not self._closing and len(deletes.waiting) < BATCH_SIZE:
+                            calls.flush_at = now + deletes.linger
+                        return calls, taken, None
                     due = min(due, at)
                 if due == math.inf and self._closing:
                     return None
                 if due == math.inf and not has_rested:
                     # The next delete, which may wait as long for others, need not wake this thread.
-                    due, has_rested = now + self._deletes.linger, True
-                self._deletes.next_look = due
+                    due, has_rested = now + deletes.linger, True
+                deletes.next_look = due
                 self._changed.wait(None if due == math.inf else due - now)
 
-    def _delete(self, deliveries: list[Delivery]) -> None:
-        handles = [delivery.message.handle for delivery in deliveries]
-        for delivery in deliveries:
-            delivery.move(State.DELETING)
+    def _carry_out(self, calls: PendingCalls, taken: list[Delivery], started: Started | None) -> None:
+        """Make a call, or read the answer of the delete that was *started*; what it has not done waits for the next."""
+        try:
+            if calls is self._deletes:
+                self._delete(taken, started)
+            else:
+                self._release(taken)
+        finally:  # also if this thread dies
+            with self._changed:
+                again = [one for one in taken if one.state in (State.DELETE_PENDING, State.RELEASE_PENDING)]
+                calls.waiting += again
+                self.pending -= len(taken) - len(again)
+                self._done.notify_all()
+                if again and started is not None:  # the thread makes the call at once: it knows how to fail
+                    calls.flush_at = 0.0
+                    self._changed.notify_all()
+
+    def _delete(self, deliveries: list[Delivery], started: Started | None) -> None:
+        if started is None:
+            handles = [delivery.message.handle for delivery in deliveries]
+            for delivery in deliveries:
+                delivery.move(State.DELETING)
+        else:
+            handles = started.handles
         failures: Mapping[int, EntryFailure] | None = None
         retry = deliveries
         try:
-            failures = self._call(self._deletes, handles)
+            if started is None:
+                failures = self._deletes.make(handles)
+            elif (answer := started.finish()) is not None:
+                failures = self._deletes.noted(answer)
             if failures is not None:
                 retry = [deliveries[index] for index, failure in failures.items() if not failure.sender_fault]
                 over = zip(deliveries, handles, strict=True)
@@ -231,69 +285,10 @@ class Acknowledger:
         ]
         retry, released = valid, []
         handles = [delivery.message.handle for delivery in valid]
-        if handles and (failures := self._call(self._releases, handles)) is not None:
+        if handles and (failures := self._releases.make(handles)) is not None:
             retry = [valid[index] for index, failure in failures.items() if not failure.sender_fault]
             released = [delivery for index, delivery in enumerate(valid) if index not in failures]
             self._stats.add("returned", len(released))
         for delivery in deliveries:
             if delivery not in retry:
                 delivery.move(State.RELEASED if delivery in released else State.EXPIRED)
-
-    def _call(self, calls: _Calls, handles: Sequence[str]) -> Mapping[int, EntryFailure] | None:
-        """Make one call. Return the failed entries by position, or None if the call failed.
-
-        A call that fails, or fails for every entry, delays the next one by the back-off. Single failed entries go with
-        the next call.
-        """
-        problem: object = None
-        failures: Sequence[EntryFailure] | None = None
-        calls.outage.began = self._clock()
-        try:
-            failures = calls.call(handles)
-        except Exception as error:  # the messages stay pending
-            # Keep its text, not the error: that and this frame would keep each other.
-            problem = printable(error, 500)
-            if not isinstance(error, QueueError):
-                logger.exception("unexpected error while %s", calls.outage)
-        stale = [failure for failure in failures or () if failure.sender_fault]
-        if stale:
-            self._stats.add("stale_handles", len(stale))
-            logger.warning(
-                "%s: the queue refused to %s %s (%s): received again, or gone",
-                printable(self._queue.name),
-                calls.name,
-                count_of(len(stale), "message"),
-                printable(stale[0].code),
-            )
-        if failures is not None and len(failures) == len(handles) > len(stale):
-            problem = next(failure.code for failure in failures if not failure.sender_fault)
-        if problem is None:
-            calls.outage.succeeded()
-        else:
-            delay = calls.outage.failed(problem)
-            with self._changed:
-                calls.retry_at = self._clock() + (min(delay, _CLOSING_RETRY) if self._closing else delay)
-        return None if failures is None else {failure.index: failure for failure in failures}
-
-
-class _Calls:
-    """Calls of one kind, and the deliveries that wait for the next one."""
-
-    def __init__(
-        self,
-        name: str,
-        outage: Outage,
-        call: Callable[[Sequence[str]], list[EntryFailure]],
-        may_call: Callable[[], bool] | None = None,
-    ) -> None:
-        self.name = name
-        self.outage = outage
-        self.call = call
-        self.may_call = may_call
-        self.waiting: list[Delivery] = []
-        self.linger = 0.0
-        #: Until when to wait for more, and until when to back off.
-        self.flush_at = 0.0
-        self.retry_at = 0.0
-        #: When the thread looks at them without being woken.
-        self.next_look = math.inf

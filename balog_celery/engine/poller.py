@@ -157,13 +157,18 @@ class Poller:
         self._activity = Activity(doing, since, reason, is_back_pressure)
 
     def _run(self) -> None:
+        acknowledger, starts_deletes = self._acknowledger, self._acknowledger.can_start_deletes
         while not self._stop.is_set():
             try:
                 if self._pipeline.pauses is not self._topic.config.pauses.now:
                     self._resume()
                 limit, room = self._room(), self._topic.room
+                if starts_deletes:
+                    acknowledger.start_deletes()
                 with nullcontext(limit) if room is None else room.reserve(limit) as granted:
                     deliveries = self._receive(granted) if granted else []
+                if starts_deletes:
+                    acknowledger.finish_deletes(is_attending=bool(deliveries))
                 if deliveries:
                     # May block while the worker is busy; that is healthy.
                     self._enter("dispatching")

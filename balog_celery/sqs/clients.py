@@ -20,8 +20,9 @@ from ..text import printable
 from . import codes
 from .answers import read_instead
 from .client_checks import cannot_be_made, check_client
-from .connections import LARGEST, SLOWEST
+from .connections import SLOWEST
 from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
+from .exchange import LARGEST
 from .messages import MAX_MESSAGE_BYTES
 from .patience import Cancellation, refuse_if_cancelled, within
 from .server_clock import ServerClock

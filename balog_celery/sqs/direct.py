@@ -25,7 +25,8 @@ from pydantic_core import to_json
 
 from . import codes
 from .answers import ForeignAnswer, read_answer, read_error_code, refuse_redirect
-from .connections import Answer, Connections
+from .connections import Connections
+from .exchange import Answer, Exchange
 from .patience import Cancellation
 from .server_clock import ServerClock
 from .signature import Signer
@@ -108,6 +109,15 @@ class DirectCalls:
             cancellation.answer_began = answer.began
         return read_answer(operation, answer.content)
 
+    def start(self, operation: str, parameters: Mapping[str, Any]) -> StartedCall:
+        """Send the request of a call; return the call, whose answer any thread may read later.
+
+        :raises Exception: it cannot be sent.
+        """
+        wire, given = self._request(operation, parameters)
+        exchange = None if given else self._connections.start(wire, time_for(operation, parameters))
+        return StartedCall(operation, exchange, given)
+
     def _has_wrong_clock(self, answer: Answer) -> bool:
         """Return whether a signature was refused because of this machine's clock, which is now corrected."""
         return (
@@ -119,6 +129,12 @@ class DirectCalls:
     def _call(
         self, operation: str, parameters: Mapping[str, Any], timeout: float, cancellation: Cancellation | None
     ) -> Answer:
+        wire, given = self._request(operation, parameters)
+        grows = not _extension_in(operation, parameters)
+        return given or self._connections.exchange(wire, timeout, cancellation, grows=grows)
+
+    def _request(self, operation: str, parameters: Mapping[str, Any]) -> tuple[bytes, Answer | None]:
+        """Return the bytes of a request, and the answer that a handler of ``before-send`` has given in place of SQS."""
         headers = {**self._headers, "X-Amz-Target": f"{self._target}.{operation}"}
         body = to_json(parameters)
         time = datetime.now(timezone.utc) + self._clock.offset
@@ -127,9 +143,37 @@ class DirectCalls:
         request = _Request(self._url, headers, body)
         for _handler, given in self._emit(f"before-send.sqs.{operation}", request=request):
             if given is not None:
-                return Answer(given.status_code, given.content)
-        wire, grows = request.wire(self._request_line), not _extension_in(operation, parameters)
-        return self._connections.exchange(wire, timeout, cancellation, grows=grows)
+                return b"", Answer(given.status_code, given.content)
+        return request.wire(self._request_line), None
+
+
+class StartedCall:
+    """A call whose request has been sent, and whose answer is to be read.
+
+    :param exchange: brings the answer, unless it is *given*.
+    """
+
+    def __init__(self, operation: str, exchange: Exchange | None, given: Answer | None) -> None:
+        self._operation = operation
+        self._exchange = exchange
+        self._given = given
+
+    def is_answered(self) -> bool:
+        """Whether :meth:`finish` need not wait for the answer to begin."""
+        return self._exchange is None or self._exchange.is_answered()
+
+    def finish(self) -> dict[str, Any] | None:
+        """Wait for the answer; return it as :func:`~.answers.read_answer` does, or None if it is not a plain yes.
+
+        After None, the call may have been made: make it again if that does no harm.
+        """
+        try:
+            answer = self._given or (self._exchange and self._exchange.finish())
+            if answer and answer.status == HTTPStatus.OK:
+                return read_answer(self._operation, answer.content)
+        except Exception:
+            logger.debug("sqs:%s failed after it had been sent", self._operation, exc_info=True)
+        return None
 
 
 def time_for(operation: str, parameters: Mapping[str, Any]) -> float:

@@ -1,8 +1,9 @@
-"""Messages as SQS is given them: the entries of a send."""
+"""The entries of batch calls: messages as SQS is given them, and their receipt handles."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from .messages import OutgoingMessage, TypedValue
@@ -34,3 +35,8 @@ def send_entry(index: int, message: OutgoingMessage, *, fifo: bool) -> dict[str,
             message.deduplication_id or hashlib.sha256(message.body.encode("utf-8", "replace")).hexdigest()
         )
     return entry
+
+
+def delete_entries(handles: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the entries that delete messages by their receipt handles; their ids are positions."""
+    return [{"Id": str(index), "ReceiptHandle": handle} for index, handle in enumerate(handles)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from .messages import EntryFailure, Message, OutgoingMessage
 
@@ -47,6 +47,24 @@ class ReadableQueue(Queue, Protocol):
     """A queue whose messages can be read with all their attributes."""
 
     def read(self, limit: int, wait: float, visibility: int) -> list[Message]: ...
+
+
+class StartedDelete(Protocol):
+    """A delete whose request has been sent. Any thread may finish it, once."""
+
+    def is_answered(self) -> bool:
+        """Whether :meth:`finish` need not wait for the answer to begin."""
+
+    def finish(self) -> list[EntryFailure] | None:
+        """Wait for the answer; return the failures by position, or None if the delete must be made again."""
+
+
+@runtime_checkable
+class DeleteStarter(Protocol):
+    """A queue that can send the request of a delete before its answer is waited for."""
+
+    def start_delete(self, handles: Sequence[str]) -> StartedDelete | None:
+        """Send the request; return None if that is not possible now."""
 
 
 #: Returns the queue of a topic.

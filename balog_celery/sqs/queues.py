@@ -13,11 +13,12 @@ from ..text import plain_topic, printable
 from .addresses import is_url, queue_address
 from .answers import ForeignAnswer, read_attributes, read_failures, read_message_ids, read_url
 from .clients import SQS, Connection
-from .entries import send_entry
+from .entries import delete_entries, send_entry
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage
 from .payload_store import PayloadStore
 from .polls import Polls
 from .received import read_messages
+from .started_delete import StartedDelete, start_delete
 from .translation import calling_sqs
 
 logger = logging.getLogger(__name__)
@@ -199,18 +200,18 @@ class SQSQueue:
 
         :raises QueueError: as for :attr:`url`; the permission is ``sqs:DeleteMessage``.
         """
-        entries = [{"Id": str(index), "ReceiptHandle": handle} for index, handle in enumerate(handles)]
-        return self._batch("DeleteMessage", entries)
+        return self._batch("DeleteMessage", delete_entries(handles))
+
+    def start_delete(self, handles: Sequence[str]) -> StartedDelete | None:
+        """Send the request of :meth:`delete`, whose answer is read later; None if it cannot be sent."""
+        return None if self._url is None else start_delete(self.connection, self._url, handles)
 
     def change_visibility(self, handles: Sequence[str], seconds: int) -> list[EntryFailure]:
         """Keep up to 10 messages invisible for *seconds* from now (0 releases them); return the failures.
 
         :raises QueueError: as for :attr:`url`; the permission is ``sqs:ChangeMessageVisibility``.
         """
-        entries = [
-            {"Id": str(index), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
-            for index, handle in enumerate(handles)
-        ]
+        entries = [{**entry, "VisibilityTimeout": seconds} for entry in delete_entries(handles)]
         return self._batch("ChangeMessageVisibility", entries)
 
     def send(self, messages: Sequence[OutgoingMessage]) -> list[EntryFailure]:

@@ -15,6 +15,8 @@ from ..text import printable
 _NAMESPACE = uuid.UUID("5a0c8a5e-52f3-5d0b-9c39-6d6c0f6b4f0a").bytes
 #: The fourth group of a UUID begins with two bits that say that it is one: by the digit that they replace.
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
+#: How much of a text is shown, in characters.
+_SHOWN = 100
 
 
 def task_id(event_id: str, task_name: str) -> str:
@@ -32,18 +34,20 @@ def batch_id(event_ids: Sequence[str], task_name: str) -> str:
 
 def argsrepr(event: FacilityRecord, topic: str) -> str:
     """Return the ``argsrepr`` of an event's task: which event it is, without its content."""
-    event_id = printable(event.header.id, 100)
+    event_id = event.header.id
+    if len(event_id) > _SHOWN or not event_id.isprintable():  # seldom, and a call takes time for every event
+        event_id = printable(event_id, _SHOWN)
     return f"(<Event {event_id} cls_type={_common(event.payload.cls_type)} topic={_common(topic)}>,)"
 
 
 def batch_argsrepr(events: Sequence[FacilityRecord], topic: str) -> str:
     """Return the ``argsrepr`` of a batch's task: how many events of which types, and the first one's id."""
-    cls_types = printable(",".join(sorted({event.payload.cls_type for event in events})), 100)
-    first = printable(events[0].header.id, 100) if events else "none"
+    cls_types = printable(",".join(sorted({event.payload.cls_type for event in events})), _SHOWN)
+    first = printable(events[0].header.id, _SHOWN) if events else "none"
     return f"(<Batch of {len(events)} events cls_type={cls_types} topic={_common(topic)} first={first}>,)"
 
 
 @lru_cache(256)
 def _common(text: str) -> str:
     """Return a text that many events have in common as it is shown."""
-    return printable(text, 100)
+    return printable(text, _SHOWN)

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from httptools import HttpParserError, HttpParserUpgrade
 
-from balog_celery.sqs import connections
+from balog_celery.sqs import connections, exchange
 from balog_celery.sqs.connections import Connections
 from scripted_sqs.certificates import server_context
 from scripted_sqs.raw import PiecesServer, serving
@@ -124,7 +124,8 @@ def test_a_connection_is_used_again_unless_the_server_ends_it(headers: list[str]
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was idle for long is not reused, because a firewall may have forgotten it."""
     now = [0.0]
-    monkeypatch.setattr(connections, "time", _Clock(now))
+    for module in (connections, exchange):
+        monkeypatch.setattr(module, "time", _Clock(now))
     with serving(PiecesServer(answer(b"{}"), closes=False)) as server:
         calls = to(server.endpoint)
         for passed in (0.0, 44.0, 46.0):

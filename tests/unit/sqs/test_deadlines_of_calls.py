@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from balog_celery.errors import QueueError
-from balog_celery.sqs import clients, connections
+from balog_celery.sqs import clients, exchange
 from balog_celery.sqs.messages import OutgoingMessage
 from balog_celery.sqs.patience import MOST_LEFT_BEHIND, Cancellation, within
 from balog_celery.sqs.payloads import Pointer, write_pointer
@@ -63,7 +63,7 @@ def test_an_answer_that_drips_in_is_given_up(pieces: list[bytes]) -> None:
 @pytest.mark.usefixtures("way")
 def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endless answer is given up before it fills the memory."""
-    for module in (connections, clients):
+    for module in (exchange, clients):
         monkeypatch.setattr(module, "LARGEST", 1_000_000)
     with serving(PiecesServer(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 65_536] * 10_000, pause=0)) as server:
         with pytest.raises(QueueError, match=r"the endpoint's answer is not SQS's.*it is too large"):

@@ -333,3 +333,21 @@ def test_a_file_of_certificates_that_is_not_there_is_an_error(monkeypatch: pytes
     monkeypatch.setenv("AWS_CA_BUNDLE", "/nowhere/bundle.pem")
     with pytest.raises(QueueError, match=r"AWS_CA_BUNDLE = '/nowhere/bundle.pem': no certificates"):
         SQSQueue(URL, region="us-east-1", endpoint_url="https://127.0.0.1:9", **KEYS).receive(1, 0)
+
+
+def test_a_started_call_whose_answer_a_handler_gives_has_it_at_once() -> None:
+    """A handler of ``before-send``, such as moto's, answers a call that is started, and is asked once."""
+    client, calls = both()
+    wire = Wire(client)
+    started = calls.start("DeleteMessageBatch", {"QueueUrl": URL, "Entries": ENTRIES})
+    assert started.is_answered()
+    assert started.finish() == {"Successful": [{"Id": "0"}]}
+    assert len(wire.requests) == 1
+
+
+def test_what_cannot_be_sent_is_not_started() -> None:
+    """A delete is not started before the queue's URL is known, nor where nothing listens."""
+    queue = SQSQueue("topic", **{**KEYS, "region": "us-east-1", "endpoint_url": "http://127.0.0.1:1"})
+    assert queue.start_delete(["a"]) is None
+    queue = SQSQueue(URL, **{**KEYS, "region": "us-east-1", "endpoint_url": "http://127.0.0.1:1"})
+    assert queue.start_delete(["a"]) is None

@@ -1,0 +1,169 @@
+"""The calls of one kind that an acknowledger has to make, and the deletes that are under way."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from ..consumers.delivery import Delivery, State
+from ..errors import QueueError
+from ..sqs.messages import BATCH_SIZE, EntryFailure
+from ..sqs.protocols import DeleteStarter, Queue, StartedDelete
+from ..text import count_of, printable
+from .outage import Outage
+from .stats import TopicStats
+
+logger = logging.getLogger(__name__)
+
+#: The longest wait before a failed call is retried while closing, in seconds.
+_CLOSING_RETRY = 1.0
+
+
+class PendingCalls:
+    """The deliveries that wait for a call of one kind. The lock guards what changes, but for the outage.
+
+    :param name: what the calls do to messages, for the log.
+    :param outage: of the calls; one thread at a time makes them.
+    :param stats: counts stale handles.
+    :param call: makes one call.
+    :param lock: the acknowledger's.
+    :param clock: returns the time in seconds.
+    :param may_call: returns whether a call may be made now; None: always.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        queue: Queue,
+        outage: Outage,
+        stats: TopicStats,
+        call: Callable[[Sequence[str]], list[EntryFailure]],
+        lock: threading.Lock,
+        clock: Callable[[], float],
+        may_call: Callable[[], bool] | None = None,
+    ) -> None:
+        self.outage = outage
+        self.may_call = may_call
+        self._what = f"{printable(queue.name)}: the queue refused to {name}"
+        self._stats = stats
+        self._call = call
+        self._lock = lock
+        self._clock = clock
+        self.waiting: list[Delivery] = []
+        #: Until when to wait for more, and until when to back off.
+        self.flush_at = self.retry_at = 0.0
+        self._closing = False
+
+    def close(self) -> None:
+        """Let the calls be made now, without waiting for more or for a back-off."""
+        self._closing = True
+        self.flush_at = self.retry_at = 0.0
+
+    def make(self, handles: Sequence[str]) -> Mapping[int, EntryFailure] | None:
+        """Make one call. Return the failed entries by position, or None if the call failed.
+
+        A call that fails, or fails for every entry, delays the next one by the back-off. Single failed entries go with
+        the next call.
+        """
+        problem: object = None
+        failures: Sequence[EntryFailure] | None = None
+        self.outage.began = self._clock()
+        try:
+            failures = self._call(handles)
+        except Exception as error:  # the messages stay pending
+            # Keep its text, not the error: that and this frame would keep each other.
+            problem = printable(error, 500)
+            if not isinstance(error, QueueError):
+                logger.exception("unexpected error while %s", self.outage)
+        if failures is not None and len(failures) == len(handles):
+            # Stale handles are not an outage.
+            problem = next((failure.code for failure in failures if not failure.sender_fault), None)
+        found = self.noted(failures) if failures else None if failures is None else {}
+        if problem is None:
+            self.outage.succeeded()
+        else:
+            delay = self.outage.failed(problem)
+            with self._lock:
+                self.retry_at = self._clock() + (min(delay, _CLOSING_RETRY) if self._closing else delay)
+        return found
+
+    def noted(self, failures: Sequence[EntryFailure]) -> Mapping[int, EntryFailure]:
+        """Return the *failures* of a call by position, after noting the stale handles among them."""
+        stale = [failure for failure in failures if failure.sender_fault]
+        if stale:
+            self._stats.add("stale_handles", len(stale))
+            count, code = count_of(len(stale), "message"), printable(stale[0].code)
+            logger.warning("%s %s (%s): received again, or gone", self._what, count, code)
+        return {failure.index: failure for failure in failures}
+
+
+class Started(NamedTuple):
+    """A delete whose request was sent.
+
+    :param handles: by which its deliveries are deleted; one that is received again meanwhile gets another.
+    :param call: None if the request could not be sent.
+    :param sent: when, by the acknowledger's clock.
+    """
+
+    deliveries: list[Delivery]
+    handles: list[str]
+    call: StartedDelete | None
+    sent: float
+
+    def finish(self) -> list[EntryFailure] | None:
+        """Wait for the answer; return the failures, or None if the delete must be made again."""
+        return None if self.call is None else self.call.finish()
+
+
+class PendingDeletes(PendingCalls):
+    """The deliveries that wait for a delete, and the deletes under way.
+
+    :param linger: how long a delete may wait for nine others, in seconds.
+    """
+
+    def __init__(
+        self, queue: Queue, stats: TopicStats, lock: threading.Lock, clock: Callable[[], float], linger: float
+    ) -> None:
+        outage = Outage(f"deleting from {queue.name}", clock=clock)
+        super().__init__("delete", queue, outage, stats, queue.delete, lock, clock)
+        self.linger = linger
+        self._start = queue.start_delete if isinstance(queue, DeleteStarter) and not queue.is_fifo else None
+        #: Those whose answers are to be read, the oldest first.
+        self.started: deque[Started] = deque()
+        #: Whether the poller will soon start what waits, so that the thread need not be woken for it.
+        self.is_attended = False
+        #: When the thread looks at them without being woken.
+        self.next_look = math.inf
+
+    @property
+    def can_start(self) -> bool:
+        """Whether deletes can be sent before their answers are waited for. A FIFO queue's go one after the other."""
+        return self._start is not None
+
+    def take_full(self) -> list[Delivery]:
+        """Take the deliveries of a delete that may be started; none if they are too few, or deletes fail."""
+        with self._lock:
+            self.is_attended = False
+            if len(self.waiting) < BATCH_SIZE or self._closing or self.outage.problem:
+                return []
+            taken = self.waiting[:BATCH_SIZE]
+            del self.waiting[:BATCH_SIZE]
+            self.flush_at = self._clock() + self.linger
+            return taken
+
+    def start(self, deliveries: list[Delivery]) -> Started:
+        """Send the request that deletes *deliveries*."""
+        handles = [delivery.message.handle for delivery in deliveries]
+        for delivery in deliveries:
+            delivery.move(State.DELETING)
+        return Started(deliveries, handles, self._start(handles) if self._start is not None else None, self._clock())
+
+    def take_answered(self) -> Started | None:
+        """Take the oldest delete under way, if its answer has come."""
+        with self._lock:
+            is_answered = self.started and (call := self.started[0].call) is not None and call.is_answered()
+            return self.started.popleft() if is_answered else None
