@@ -66,7 +66,7 @@ def steps(
     :raises HungUp: there is no answer.
     :raises Foreign: the answer is not SQS's.
     """
-    fault = script.next(action, asked, headers or {}) if faulty else None
+    fault = script.next(action, asked, {} if headers is None else headers) if faulty else None
     if fault is None:
         return (yield from _carry_out(store, action, asked, gone, None))
     ready_at = store.clock.now() + fault.delay

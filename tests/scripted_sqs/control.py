@@ -49,10 +49,11 @@ class Supply:
 
     def __call__(self, count: int) -> None:
         """Put up to *count* into the queue."""
-        for _ in range(min(count, self.waiting)):
-            self.waiting -= 1
-            self._store.put(self._queue, f"{self._start}LG{self._made:022d}{self._end}")
-            self._made += 1
+        if (count := min(count, self.waiting)) > 0:
+            self.waiting -= count
+            numbers = range(self._made, self._made + count)
+            self._store.put_all(self._queue, [f"{self._start}LG{number:022d}{self._end}" for number in numbers])
+            self._made += count
 
 
 class Process:
@@ -156,13 +157,15 @@ class Process:
             "Expiration": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
 
+    def _is_expired(self, signed: str) -> bool:
+        return "AKIA" in signed and not any(self._key(ago) in signed for ago in (0, 1))
+
     def _otherwise(self, action: str, asked: Any, headers: Any) -> Fault | None:
         if action in ("ReceiveMessage", "DeleteMessage", "DeleteMessageBatch"):
             counts = self._counts[asked["QueueUrl"].rpartition("/")[2]]
             counts["receives" if action == "ReceiveMessage" else "deletes"] += 1
             counts["entries"] += 0 if action == "ReceiveMessage" else len(asked.get("Entries") or [asked])
-        signed = headers.get("authorization", "")
-        if self._rotate and "AKIA" in signed and not any(self._key(ago) in signed for ago in (0, 1)):
+        if self._rotate and self._is_expired(headers.get("authorization", "")):
             self._script.counts["expired_token"] += 1
             return Fault(error=ApiError("ExpiredTokenException", "The security token is expired", 403))
         return self._chance.fault(action, asked)

@@ -55,6 +55,11 @@ def invalid(message: str) -> ApiError:
     return ApiError("InvalidParameterValue", message)
 
 
+def bad_handle(handle: str, reason: str) -> ApiError:
+    """A receipt handle is not taken."""
+    return invalid(f"Value {handle} for parameter ReceiptHandle is invalid. Reason: {reason}")
+
+
 def missing(parameter: str) -> ApiError:
     """A required parameter is missing."""
     return ApiError("MissingParameter", f"The request must contain the parameter {parameter}.")

@@ -109,11 +109,12 @@ class Moves:
                 return {"ApproximateNumberOfMessagesMoved": task.moved}
         raise ApiError("ResourceNotFoundException", "Task does not exist.", 404)
 
-    def go_on(self) -> None:
-        """Move as many messages as the rates allow by now."""
-        for task in self._tasks:
-            if task.status == "RUNNING":
-                self._move(task)
+    def go_on(self) -> bool:
+        """Move as many messages as the rates allow by now; return whether there was a task to go on with."""
+        running = [task for task in self._tasks if task.status == "RUNNING"]
+        for task in running:
+            self._move(task)
+        return bool(running)
 
     def _move(self, task: Task) -> None:
         source = self._queues.get(_name(task.source))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .clock import Clock
-from .errors import ApiError, invalid
+from .errors import ApiError, bad_handle, invalid
 from .message import MAX_VISIBILITY, StoredMessage, read_handle
 
 #: The attributes of a new queue, with SQS's own defaults.
@@ -27,11 +27,7 @@ BATCH = 10
 
 
 class Attempt(NamedTuple):
-    """A receive of a FIFO queue that may be asked for again.
-
-    :param time: when it was made first.
-    :param handles: the receipt handles that it gave.
-    """
+    """A receive of a FIFO queue that may be asked for again: when it was made first, and the handles it gave."""
 
     time: float
     handles: list[str]
@@ -93,14 +89,16 @@ class StoredQueue:
         self._seen[key] = (now, message)
         return None
 
-    def add(self, message: StoredMessage, delay: float = 0.0) -> None:
-        """Keep a message, visible after *delay* seconds."""
+    def add(self, *messages: StoredMessage, delay: float = 0.0) -> None:
+        """Keep messages, visible after *delay* seconds."""
         now = self._clock.now()
-        message.kept_until = now + self.number("MessageRetentionPeriod")
-        self._messages[message.number] = message
-        if self.is_fifo:
-            self._groups.setdefault(message.group, deque()).append(message)
-        self._hide(message, now + delay)
+        kept_until = now + self.number("MessageRetentionPeriod")
+        for message in messages:
+            message.kept_until = kept_until
+            self._messages[message.number] = message
+            if self.is_fifo:
+                self._groups.setdefault(message.group, deque()).append(message)
+        self._hide(messages, now + delay, now)
 
     def take(self, limit: int, visibility: float, attempt_id: str = "") -> list[StoredMessage]:
         """Receive up to *limit* messages; they stay invisible for *visibility* seconds.
@@ -121,11 +119,9 @@ class StoredQueue:
             for message in self._visible(key, limit - len(taken), now):
                 if self._receive(message, now):
                     taken.append(message)
-        for message in taken:
-            self._hide(message, now + visibility)
-            if attempt_id:
-                self._attempt_of[message.number] = attempt_id
+        self._hide(taken, now + visibility, now)
         if attempt_id and taken:
+            self._attempt_of.update((message.number, attempt_id) for message in taken)
             self._attempts[attempt_id] = Attempt(now, [message.handle for message in taken], taken)
         return taken
 
@@ -140,7 +136,7 @@ class StoredQueue:
         if message is None:
             return None, False
         if self.is_fifo and not (latest and message.in_flight(self._clock.now())):
-            raise _bad_handle(handle, "The receipt handle has expired.")
+            raise bad_handle(handle, "The receipt handle has expired.")
         if latest:
             self.remove(message)
         return message, latest
@@ -153,12 +149,12 @@ class StoredQueue:
         message, latest = self.find(handle)
         now = self._clock.now()
         if message is None or not latest:
-            raise _bad_handle(handle, "Message does not exist or is not available for visibility timeout change.")
+            raise bad_handle(handle, "Message does not exist or is not available for visibility timeout change.")
         if not message.in_flight(now):
             raise ApiError("MessageNotInflight", "The specified message isn't in flight.")
         if now + seconds > message.received_at + MAX_VISIBILITY:
             raise invalid("Total VisibilityTimeout for the message is beyond the limit [43200 seconds]")
-        self._hide(message, now + seconds)
+        self._hide([message], now + seconds, now)
         self._forget_attempts(message)
 
     def find(self, handle: str) -> tuple[StoredMessage | None, bool]:
@@ -190,7 +186,7 @@ class StoredQueue:
     def restore(self, message: StoredMessage) -> None:
         """Bring a deleted message back: a standard queue may deliver it once more."""
         self._messages[message.number] = message
-        self._hide(message, self._clock.now())
+        self.lapse(message)
 
     def expose(self, message: StoredMessage) -> None:
         """Let the next receive have a message that was just received: it makes this receive's handle stale."""
@@ -201,14 +197,15 @@ class StoredQueue:
 
     def lapse(self, message: StoredMessage) -> None:
         """Let the visibility timeout of a message end now."""
-        self._hide(message, self._clock.now())
+        now = self._clock.now()
+        self._hide([message], now, now)
 
     def hand_over(self, message: StoredMessage, visibility: float) -> None:
         """Receive this one message, whether or not it is its turn."""
         self._ready.pop(message.number, None)
         now = self._clock.now()
         self._receive(message, now)
-        self._hide(message, now + visibility)
+        self._hide([message], now + visibility, now)
 
     def purge(self) -> None:
         """Delete all messages."""
@@ -221,6 +218,10 @@ class StoredQueue:
         if self._ready:
             return self._clock.now()
         return self._hidden[0][0] if self._hidden else None
+
+    def is_ready(self) -> bool:
+        """Whether something may be received now."""
+        return bool(self._ready or (self._hidden and self._hidden[0][0] <= self._clock.now()))
 
     def in_flight(self) -> int:
         """How many messages are in flight."""
@@ -259,7 +260,7 @@ class StoredQueue:
         if now > message.kept_until:
             self.remove(message)
             return False
-        if self._dead_letter(self, message):
+        if "RedrivePolicy" in self.attributes and self._dead_letter(self, message):
             return False
         message.receive_count += 1
         message.first_received = message.first_received or self._clock.milliseconds()
@@ -274,21 +275,24 @@ class StoredQueue:
         handles = [message.handle for message in attempt.messages if message.in_flight(now)]
         if handles != attempt.handles:
             return []
-        for message in attempt.messages:
-            self._hide(message, now + visibility)
+        self._hide(attempt.messages, now + visibility, now)
         return attempt.messages
 
     def _forget_attempts(self, message: StoredMessage) -> None:
         if attempt_id := self._attempt_of.pop(message.number, None):
             self._attempts.pop(attempt_id, None)
 
-    def _hide(self, message: StoredMessage, until: float) -> None:
-        message.visible_at = until
+    def _hide(self, messages: Sequence[StoredMessage], until: float, now: float) -> None:
         if len(self._hidden) > 2 * len(self._messages) + 1000:
             self._hidden = [entry for entry in self._hidden if entry[1] in self._messages]
             heapq.heapify(self._hidden)
-        heapq.heappush(self._hidden, (until, message.number))
-        self._reveal(self._clock.now())
+        for message in messages:
+            message.visible_at = until
+            if until > now or (self._hidden and self._hidden[0][0] <= now):
+                heapq.heappush(self._hidden, (until, message.number))
+                self._reveal(now)
+            elif message.number in self._messages:
+                self._ready[message.group if self.is_fifo else message.number] = None
 
     def _reveal(self, now: float) -> None:
         while self._hidden and self._hidden[0][0] <= now:
@@ -296,7 +300,3 @@ class StoredQueue:
             message = self._messages.get(number)
             if message is not None and message.visible_at == when:
                 self._ready[message.group if self.is_fifo else number] = None
-
-
-def _bad_handle(handle: str, reason: str) -> ApiError:
-    return invalid(f"Value {handle} for parameter ReceiptHandle is invalid. Reason: {reason}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .errors import ApiError, invalid, missing
-from .message import StoredMessage, md5_of_attributes, md5_of_body
+from .message import StoredMessage, md5_of_attributes, md5_of_body, size_of
 from .queue import StoredQueue
 
+#: The largest message, and the largest sum of a batch, in bytes.
+MAX_BYTES = 1_048_576
 _QUEUE_NAME = re.compile(r"[\w-]{1,80}|(?=.{1,80}$)[\w-]+\.fifo", re.ASCII)
 _ENTRY_ID = re.compile(r"[\w-]{1,80}", re.ASCII)
 #: Of message groups, deduplication ids and receive attempts.
@@ -68,6 +70,16 @@ def entries_of(asked: Any) -> list[Any]:
     return list(entries)
 
 
+def check_sizes(entries: list[Any]) -> None:
+    """Check the size of a batch of sends. :raises ApiError: it is too large."""
+    size = sum(size_of(one.get("MessageBody") or "", one.get("MessageAttributes") or {}) for one in entries)
+    if size > MAX_BYTES:
+        raise ApiError(
+            "BatchRequestTooLong",
+            f"Batch requests cannot be longer than {MAX_BYTES} bytes. You have sent {size} bytes.",
+        )
+
+
 def fifo_ids(queue: StoredQueue, asked: Any) -> tuple[str, str]:
     """Return the message group and the deduplication id of a send. :raises ApiError: the queue's type forbids them."""
     group, deduplication_id = asked.get("MessageGroupId") or "", asked.get("MessageDeduplicationId") or ""
@@ -110,24 +122,28 @@ def redrive_of(queue: StoredQueue) -> tuple[str, int]:
     return str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2], int(policy.get("maxReceiveCount", 10))
 
 
-def received(queue: StoredQueue, message: StoredMessage, asked: Any) -> dict[str, Any]:
-    """A message as an answer to a receive holds it, with the attributes that were asked for."""
-    answer: dict[str, Any] = {
-        "MessageId": message.message_id,
-        "ReceiptHandle": message.handle,
-        "MD5OfBody": md5_of_body(message.body),
-        "Body": message.body,
-    }
+def received(queue: StoredQueue, messages: Sequence[StoredMessage], asked: Any) -> list[dict[str, Any]]:
+    """Messages as an answer to a receive holds them, with the attributes that were asked for."""
     names = {*(asked.get("AttributeNames") or ()), *(asked.get("MessageSystemAttributeNames") or ())}
-    if names:
-        system = _system_attributes(queue, message)
-        answer["Attributes"] = {name: value for name, value in system.items() if name in names or "All" in names}
-    if wanted := asked.get("MessageAttributeNames"):
-        chosen = {name: value for name, value in message.attributes.items() if _is_wanted(name, wanted)}
-        if chosen:
-            answer["MessageAttributes"] = chosen
-            answer["MD5OfMessageAttributes"] = md5_of_attributes(chosen)
-    return answer
+    wanted = asked.get("MessageAttributeNames") or ()
+    answers = []
+    for message in messages:
+        answer: dict[str, Any] = {
+            "MessageId": message.message_id,
+            "ReceiptHandle": message.handle,
+            "MD5OfBody": md5_of_body(message.body),
+            "Body": message.body,
+        }
+        if names:
+            system = _system_attributes(queue, message)
+            answer["Attributes"] = {name: value for name, value in system.items() if name in names or "All" in names}
+        if message.attributes:
+            chosen = {name: value for name, value in message.attributes.items() if _is_wanted(name, wanted)}
+            if chosen:
+                answer["MessageAttributes"] = chosen
+                answer["MD5OfMessageAttributes"] = md5_of_attributes(chosen)
+        answers.append(answer)
+    return answers
 
 
 def _system_attributes(queue: StoredQueue, message: StoredMessage) -> dict[str, str]:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 from .calls import Foreign, HungUp, Steps, Store, in_bytes, read, steps
@@ -129,7 +130,7 @@ class _Connection(asyncio.Protocol):
             self._sqs.script,
             target[1].decode(),
             read(body),
-            _headers(head) if self._faulty else {},
+            _Headers(head) if self._faulty else {},
             self._transport.is_closing,
             faulty=self._faulty,
         )
@@ -175,9 +176,25 @@ class _Connection(asyncio.Protocol):
             self._transport.write(answer)
 
 
-def _headers(head: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
-    return {name.strip().lower(): value.strip() for name, _, value in lines}
+class _Headers(Mapping[str, str]):
+    """The headers of a request by their names in lower case, parsed once someone looks, which few do."""
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+
+    @cached_property
+    def _parsed(self) -> dict[str, str]:
+        lines = (line.partition(":") for line in self._head.decode("latin-1").split("\r\n")[1:])
+        return {name.strip().lower(): value.strip() for name, _, value in lines}
+
+    def __getitem__(self, name: str) -> str:
+        return self._parsed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parsed)
+
+    def __len__(self) -> int:
+        return len(self._parsed)
 
 
 class RunningSqs:

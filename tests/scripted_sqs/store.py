@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import requests
@@ -18,10 +18,8 @@ from .queue import StoredQueue
 Answer = dict[str, Any]
 
 ACCOUNT, REGION = "000000000000", "us-east-1"
-#: The largest message, and the largest sum of a batch, in bytes.
-MAX_BYTES = 1_048_576
-#: The actions that may make a message visible, or a group free.
-_WAKING = {"SendMessage", "ChangeMessageVisibility", "DeleteMessage", "StartMessageMoveTask", "ListMessageMoveTasks"}
+#: The actions that may make a message visible. A delete may free a group: whether it did is seen.
+_WAKING = {"SendMessage", "ChangeMessageVisibility", "StartMessageMoveTask", "ListMessageMoveTasks"}
 
 
 def arn_of(name: str, account: str = ACCOUNT) -> str:
@@ -106,32 +104,39 @@ class SqsStore:
         """
         with self._lock:
             asked = {name: value for name, value in asked.items() if name not in self.ignored}
-            self._moves.go_on()
+            moving = self._moves.go_on()
+            single = action.removesuffix("Batch")
             if action in self._entries:
-                self._allow(action.removesuffix("Batch"), asked)
+                self._allow(single, asked)
                 answer = self._batch(action, asked, entry_fault)
             elif action in self._actions:
                 self._allow(action, asked)
                 answer = self._actions[action](asked)
             else:
                 raise ApiError("UnknownOperationException", f"no action {action}")
-        if action.removesuffix("Batch") in _WAKING:
+            wakes = single in _WAKING or (single == "DeleteMessage" and (moving or self.queue(asked).is_ready()))
+        if wakes:
             self._wake()
         return answer
 
     def put(self, queue: StoredQueue, body: str, group: str = "") -> StoredMessage:
         """Add a message to a queue, without any check."""
+        return self.put_all(queue, [body], group)[0]
+
+    def put_all(self, queue: StoredQueue, bodies: Iterable[str], group: str = "") -> list[StoredMessage]:
+        """Add messages to a queue, without any check."""
         with self._lock:
-            message = StoredMessage(next(self._numbers), body, group=group, sent=self.clock.milliseconds())
-            queue.add(message)
-        return message
+            sent = self.clock.milliseconds()
+            messages = [StoredMessage(next(self._numbers), body, group=group, sent=sent) for body in bodies]
+            queue.add(*messages)
+        return messages
 
     def hand_over(self, queue: StoredQueue, message: StoredMessage, visibility: float) -> Any:
         """Receive this one message, whether or not it is its turn; return it as an answer holds it."""
         with self._lock:
             queue.hand_over(message, visibility)
             asked = {"MessageSystemAttributeNames": ["All"], "MessageAttributeNames": ["All"]}
-            return requests.received(queue, message, asked)
+            return requests.received(queue, [message], asked)[0]
 
     def lapse(self, queue: StoredQueue, message: StoredMessage) -> None:
         """Let the visibility timeout of a message end now."""
@@ -232,13 +237,11 @@ class SqsStore:
             raise invalid(f"One or more parameters are invalid. Reason: Message must be shorter than {most} bytes.")
         group, deduplication_id = requests.fifo_ids(queue, asked)
         delay = requests.number_of(asked, "DelaySeconds", 0, 900, default=queue.number("DelaySeconds"))
-        message = StoredMessage(
-            next(self._numbers), body, attributes, asked.get("MessageSystemAttributes") or {}, group
-        )
-        message.deduplication_id, message.sent = deduplication_id, self.clock.milliseconds()
+        system, sent = asked.get("MessageSystemAttributes") or {}, self.clock.milliseconds()
+        message = StoredMessage(next(self._numbers), body, attributes, system, group, deduplication_id, sent)
         earlier = queue.duplicate_of(message)
         if earlier is None:
-            queue.add(message, delay)
+            queue.add(message, delay=delay)
             for note in self.on_sent:
                 note(queue, asked)
         answer = {"MessageId": (earlier or message).message_id, "MD5OfMessageBody": md5_of_body(body)}
@@ -252,12 +255,11 @@ class SqsStore:
         queue = self.queue(asked)
         limit = requests.number_of(asked, "MaxNumberOfMessages", 1, 10, default=1)
         requests.number_of(asked, "WaitTimeSeconds", 0, 20, default=0)
-        visibility = requests.number_of(
-            asked, "VisibilityTimeout", 0, 43_200, default=queue.number("VisibilityTimeout")
-        )
+        usual = queue.number("VisibilityTimeout")
+        visibility = requests.number_of(asked, "VisibilityTimeout", 0, 43_200, default=usual)
         attempt_id = requests.attempt_id(queue, asked)
         taken = queue.take(limit, visibility, attempt_id)
-        answer = [requests.received(queue, message, asked) for message in taken]
+        answer = requests.received(queue, taken, asked)
         for message in taken:
             for note in self.on_received:
                 note(queue, message)
@@ -289,12 +291,7 @@ class SqsStore:
     def _batch(self, action: str, asked: Any, entry_fault: EntryFault | None) -> Answer:
         queue, entries = self.queue(asked), requests.entries_of(asked)
         if action == "SendMessageBatch":
-            sizes = [size_of(one.get("MessageBody") or "", one.get("MessageAttributes") or {}) for one in entries]
-            if sum(sizes) > MAX_BYTES:
-                raise ApiError(
-                    "BatchRequestTooLong",
-                    f"Batch requests cannot be longer than {MAX_BYTES} bytes. You have sent {sum(sizes)} bytes.",
-                )
+            requests.check_sizes(entries)
         answer: Answer = {"Successful": [], "Failed": []}
         for entry in entries:
             error, carry_out = entry_fault(entry) if entry_fault else (None, True)
@@ -323,6 +320,5 @@ class SqsStore:
 
     def _new(self, message: StoredMessage) -> StoredMessage:
         """A message that a task moves is a new one in its queue."""
-        moved = StoredMessage(next(self._numbers), message.body, message.attributes, message.system, message.group)
-        moved.deduplication_id, moved.sent = message.deduplication_id, self.clock.milliseconds()
-        return moved
+        kept = (message.body, message.attributes, message.system, message.group, message.deduplication_id)
+        return StoredMessage(next(self._numbers), *kept, self.clock.milliseconds())
