@@ -137,6 +137,34 @@ def test_the_thread_reads_the_answers_that_the_poller_leaves(sqs: RunningSqs) ->
         assert setting.deletes() == [10]
 
 
+def test_the_thread_reads_an_answer_whose_request_took_long(sqs: RunningSqs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that takes longer to send than the thread looks for more work is not forgotten."""
+    start = SQSQueue.start_delete
+
+    def slow(queue: SQSQueue, handles: Sequence[str]) -> Any:
+        time.sleep(0.3)
+        return start(queue, handles)
+
+    monkeypatch.setattr(SQSQueue, "start_delete", slow)
+    with Setting(sqs, linger=0.05) as setting:
+        setting.attend(10)
+        setting.acknowledger.start_deletes()
+        servers.wait_until(lambda: setting.acknowledger.pending == 0)
+
+
+@pytest.mark.parametrize("how", ["receives nothing", "waits for messages"])
+def test_a_poller_that_waits_leaves_full_deletes_to_the_thread(sqs: RunningSqs, how: str) -> None:
+    """The thread makes full deletes at once unless the poller will soon start them."""
+    with Setting(sqs) as setting:
+        deliveries = setting.receive(20)
+        setting.acknowledger.finish_deletes(is_attending=how == "waits for messages")
+        setting.acknowledger.start_deletes()
+        if how == "receives nothing":
+            setting.acknowledger.finish_deletes(is_attending=False)
+        settle(deliveries, Settlement.ACKNOWLEDGE)
+        servers.wait_until(lambda: setting.acknowledger.pending == 0)
+
+
 def test_a_late_answer_keeps_no_poller(sqs: RunningSqs) -> None:
     """A poller goes on while an answer has not come, and takes it later."""
     with Setting(sqs) as setting:

@@ -335,6 +335,15 @@ def test_a_file_of_certificates_that_is_not_there_is_an_error(monkeypatch: pytes
         SQSQueue(URL, region="us-east-1", endpoint_url="https://127.0.0.1:9", **KEYS).receive(1, 0)
 
 
+@pytest.mark.parametrize("status", [200, 202, 302, 400, 500])
+def test_a_started_call_succeeds_by_its_status_too(status: int) -> None:
+    """A started call whose answer has another status than 200 has not surely been made."""
+    client, calls = both()
+    Wire(client, status)
+    found = calls.start("DeleteMessageBatch", {"QueueUrl": URL, "Entries": ENTRIES}).finish()
+    assert found == ({"Successful": [{"Id": "0"}]} if status == 200 else None)
+
+
 def test_a_started_call_whose_answer_a_handler_gives_has_it_at_once() -> None:
     """A handler of ``before-send``, such as moto's, answers a call that is started, and is asked once."""
     client, calls = both()
