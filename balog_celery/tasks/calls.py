@@ -90,6 +90,8 @@ def is_coroutine_function(func: Any) -> bool:
 def _on_loop(consumer: Consumer, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def run(event: Any) -> Any:
         result = call(event)
+        if result is None:  # as of most functions
+            return None
         # Also where a plain function wraps an async one: the event would count as done, and nothing had run.
         if inspect.iscoroutine(result):
             result = event_loop.run(result)
