@@ -58,14 +58,14 @@ class Acknowledger:
         #: Wakes the thread, and the pollers that wait for fewer pending calls.
         self._changed, self._done = threading.Condition(lock), threading.Condition(lock)
         # Guarded by the lock, but for the outages, which belong to the thread.
-        self._deletes = PendingDeletes(queue, stats, lock, clock, linger)
+        self._deletes = PendingDeletes(queue, stats, self._changed, clock, linger)
         self._releases = PendingCalls(
             "return",
             queue,
             Outage(f"releasing to {queue.name}", clock=clock),
             stats,
             lambda handles: queue.change_visibility(handles, release_delay() or 0),
-            lock,
+            self._changed,
             clock,
             lambda: release_delay() is not None,
         )
@@ -126,19 +126,15 @@ class Acknowledger:
 
         Otherwise the thread makes these calls; to wake it takes more CPU than they do.
         """
-        deletes, started = self._deletes, None
-        while taken := deletes.take_full():
+        while taken := self._deletes.take_full():
+            is_sent = False
             try:
-                started = deletes.start(taken)
+                is_sent = self._deletes.start(taken).call is not None
             finally:
-                if started is None or started.call is None:
-                    self._carry_out(deletes, taken, Started(taken, [], None, 0.0))
-            if started.call is None:
+                if not is_sent:
+                    self._carry_out(self._deletes, taken, Started(taken, [], None, 0.0))
+            if not is_sent:
                 return
-            with self._changed:
-                deletes.started.append(started)
-                if started.sent + deletes.linger < deletes.next_look:
-                    self._changed.notify_all()
 
     def finish_deletes(self, *, is_attending: bool) -> None:
         """Read the answers that have come. The thread reads those that come later.
@@ -199,7 +195,7 @@ class Acknowledger:
         with self._changed:
             while True:
                 now = self._clock()
-                due = deletes.started[0].sent + deletes.linger if deletes.started else math.inf
+                due = deletes.started[0].read_at if deletes.started else math.inf
                 if deletes.started and (due <= now or self._closing):
                     started = deletes.started.popleft()
                     return deletes, started.deliveries, started

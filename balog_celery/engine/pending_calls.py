@@ -19,18 +19,22 @@ from .stats import TopicStats
 
 logger = logging.getLogger(__name__)
 
+#: How many deletes may be under way that were started, each on a connection of its own.
+_MOST_STARTED = 4
+#: After how many seconds the thread reads the answer of a delete that was started: the poller has not come back.
+_READ_AFTER = 0.1
 #: The longest wait before a failed call is retried while closing, in seconds.
 _CLOSING_RETRY = 1.0
 
 
 class PendingCalls:
-    """The deliveries that wait for a call of one kind. The lock guards what changes, but for the outage.
+    """The deliveries that wait for a call of one kind. The lock of *changed* guards what changes, but for the outage.
 
     :param name: what the calls do to messages, for the log.
     :param outage: of the calls; one thread at a time makes them.
     :param stats: counts stale handles.
     :param call: makes one call.
-    :param lock: the acknowledger's.
+    :param changed: wakes the acknowledger's thread.
     :param clock: returns the time in seconds.
     :param may_call: returns whether a call may be made now; None: always.
     """
@@ -42,7 +46,7 @@ class PendingCalls:
         outage: Outage,
         stats: TopicStats,
         call: Callable[[Sequence[str]], list[EntryFailure]],
-        lock: threading.Lock,
+        changed: threading.Condition,
         clock: Callable[[], float],
         may_call: Callable[[], bool] | None = None,
     ) -> None:
@@ -51,7 +55,7 @@ class PendingCalls:
         self._what = f"{printable(queue.name)}: the queue refused to {name}"
         self._stats = stats
         self._call = call
-        self._lock = lock
+        self._changed = changed
         self._clock = clock
         self.waiting: list[Delivery] = []
         #: Until when to wait for more, and until when to back off.
@@ -87,7 +91,7 @@ class PendingCalls:
             self.outage.succeeded()
         else:
             delay = self.outage.failed(problem)
-            with self._lock:
+            with self._changed:
                 self.retry_at = self._clock() + (min(delay, _CLOSING_RETRY) if self._closing else delay)
         return found
 
@@ -106,13 +110,13 @@ class Started(NamedTuple):
 
     :param handles: by which its deliveries are deleted; one that is received again meanwhile gets another.
     :param call: None if the request could not be sent.
-    :param sent: when, by the acknowledger's clock.
+    :param read_at: when the thread is to read the answer, by the acknowledger's clock.
     """
 
     deliveries: list[Delivery]
     handles: list[str]
     call: StartedDelete | None
-    sent: float
+    read_at: float
 
     def finish(self) -> list[EntryFailure] | None:
         """Wait for the answer; return the failures, or None if the delete must be made again."""
@@ -126,10 +130,10 @@ class PendingDeletes(PendingCalls):
     """
 
     def __init__(
-        self, queue: Queue, stats: TopicStats, lock: threading.Lock, clock: Callable[[], float], linger: float
+        self, queue: Queue, stats: TopicStats, changed: threading.Condition, clock: Callable[[], float], linger: float
     ) -> None:
         outage = Outage(f"deleting from {queue.name}", clock=clock)
-        super().__init__("delete", queue, outage, stats, queue.delete, lock, clock)
+        super().__init__("delete", queue, outage, stats, queue.delete, changed, clock)
         self.linger = linger
         self._start = queue.start_delete if isinstance(queue, DeleteStarter) and not queue.is_fifo else None
         #: Those whose answers are to be read, the oldest first.
@@ -145,10 +149,14 @@ class PendingDeletes(PendingCalls):
         return self._start is not None
 
     def take_full(self) -> list[Delivery]:
-        """Take the deliveries of a delete that may be started; none if they are too few, or deletes fail."""
-        with self._lock:
+        """Take the deliveries of a delete that may be started; none if they are too few, or the thread must make it."""
+        with self._changed:
             self.is_attended = False
-            if len(self.waiting) < BATCH_SIZE or self._closing or self.outage.problem:
+            if len(self.waiting) < BATCH_SIZE:
+                return []
+            if self._closing or self.outage.problem or len(self.started) >= _MOST_STARTED:
+                self.flush_at = 0.0
+                self._changed.notify_all()
                 return []
             taken = self.waiting[:BATCH_SIZE]
             del self.waiting[:BATCH_SIZE]
@@ -156,14 +164,21 @@ class PendingDeletes(PendingCalls):
             return taken
 
     def start(self, deliveries: list[Delivery]) -> Started:
-        """Send the request that deletes *deliveries*."""
+        """Send the request that deletes *deliveries*, and keep it for who reads its answer, if it was sent."""
         handles = [delivery.message.handle for delivery in deliveries]
         for delivery in deliveries:
             delivery.move(State.DELETING)
-        return Started(deliveries, handles, self._start(handles) if self._start is not None else None, self._clock())
+        call = None if self._start is None else self._start(handles)
+        started = Started(deliveries, handles, call, self._clock() + min(self.linger, _READ_AFTER))
+        if call is not None:
+            with self._changed:
+                self.started.append(started)
+                if self.started[0].read_at < self.next_look:
+                    self._changed.notify_all()
+        return started
 
     def take_answered(self) -> Started | None:
         """Take the oldest delete under way, if its answer has come."""
-        with self._lock:
+        with self._changed:
             is_answered = self.started and (call := self.started[0].call) is not None and call.is_answered()
             return self.started.popleft() if is_answered else None

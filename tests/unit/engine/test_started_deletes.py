@@ -128,8 +128,8 @@ def test_full_deletes_are_sent_by_the_poller_and_the_rest_waits(sqs: RunningSqs)
 
 
 def test_the_thread_reads_the_answers_that_the_poller_leaves(sqs: RunningSqs) -> None:
-    """Where the poller waits for messages, or has died, the thread reads the answer after the linger."""
-    with Setting(sqs, linger=0.1) as setting:
+    """Where the poller waits for messages, or has died, the thread soon reads the answer."""
+    with Setting(sqs) as setting:
         deliveries = setting.attend(10)
         setting.acknowledger.start_deletes()
         servers.wait_until(lambda: setting.acknowledger.pending == 0)
@@ -177,6 +177,21 @@ def test_a_late_answer_keeps_no_poller(sqs: RunningSqs) -> None:
         sqs.store.advance(0)
         setting.finish()
         assert states(deliveries) == {State.DELETED}
+
+
+def test_few_deletes_are_under_way_at_a_time(sqs: RunningSqs) -> None:
+    """While deletes hang, few are started, each of which has a connection; the rest is deleted later."""
+    with Setting(sqs) as setting:
+        sqs.script.add(Fault(DELETE, hang=True, times=None))
+        setting.attend(100)
+        setting.acknowledger.start_deletes()
+        servers.wait_until(lambda: len(setting.deletes()) >= 4)
+        assert len(setting.deletes()) <= 5  # one of them is the thread's
+        sqs.script.release()
+        sqs.store.advance(0)
+        setting.finish()
+        assert setting.left == 0
+        assert setting.deletes() == [10] * 10
 
 
 def test_closing_waits_for_deletes_under_way(sqs: RunningSqs) -> None:

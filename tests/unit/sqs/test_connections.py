@@ -124,8 +124,8 @@ def test_a_connection_is_used_again_unless_the_server_ends_it(headers: list[str]
 def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that was idle for long is not reused, because a firewall may have forgotten it."""
     now = [0.0]
-    for module in (connections, exchange):
-        monkeypatch.setattr(module, "time", _Clock(now))
+    monkeypatch.setattr(connections, "time", _Clock(now))
+    monkeypatch.setattr(exchange, "time", _Clock(now))
     with serving(PiecesServer(answer(b"{}"), closes=False)) as server:
         calls = to(server.endpoint)
         for passed in (0.0, 44.0, 46.0):
