@@ -19,8 +19,8 @@ from .stats import TopicStats
 
 logger = logging.getLogger(__name__)
 
-#: How many deletes may be under way that were started, each on a connection of its own.
-_MOST_STARTED = 4
+#: How many deletes may be under way that were started, each on a connection of its own: those of a batch of 100.
+_MOST_STARTED = 10
 #: After how many seconds the thread reads the answer of a delete that was started: the poller has not come back.
 _READ_AFTER = 0.1
 #: The longest wait before a failed call is retried while closing, in seconds.

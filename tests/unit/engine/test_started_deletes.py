@@ -183,15 +183,15 @@ def test_few_deletes_are_under_way_at_a_time(sqs: RunningSqs) -> None:
     """While deletes hang, few are started, each of which has a connection; the rest is deleted later."""
     with Setting(sqs) as setting:
         sqs.script.add(Fault(DELETE, hang=True, times=None))
-        setting.attend(100)
+        setting.attend(200)
         setting.acknowledger.start_deletes()
-        servers.wait_until(lambda: len(setting.deletes()) >= 4)
-        assert len(setting.deletes()) <= 5  # one of them is the thread's
+        servers.wait_until(lambda: len(setting.deletes()) >= 10)
+        assert len(setting.deletes()) <= 11  # one of them is the thread's
         sqs.script.release()
         sqs.store.advance(0)
         setting.finish()
         assert setting.left == 0
-        assert setting.deletes() == [10] * 10
+        assert setting.deletes() == [10] * 20
 
 
 def test_closing_waits_for_deletes_under_way(sqs: RunningSqs) -> None:
