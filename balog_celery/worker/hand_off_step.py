@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import bootsteps
 
+from ..celery_compat.pool import write_jobs_at_once
 from ..celery_compat.worker import executes_here, executes_in_its_loop
 from ..dispatch.hand_off_worker import HandOff
 from ..dispatch.worker_loop import HubLoop, ThreadLoop, WorkerLoop
@@ -41,6 +42,7 @@ class HandOffStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def register_with_event_loop(self, consumer: Any, hub: Any) -> None:
         """Open the hand-off; Celery calls this when the loop of a newly connected consumer is about to run."""
         if self._hand_off is not None:
+            write_jobs_at_once(consumer, hub)
             self._open(self._hand_off, consumer, HubLoop(hub, gathers=not executes_in_its_loop(consumer)))
 
     def _open(self, hand_off: HandOff, consumer: Any, loop: WorkerLoop) -> None:

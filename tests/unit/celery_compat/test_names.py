@@ -41,14 +41,16 @@ Request: Any = worker_compat.HookedRequest.__base__
 ID = "0b0f5c55-3f0a-5b7c-9a3e-5a5a5a5a5a5a"
 
 
-@pytest.mark.parametrize("module", ["configuration", "tasks", "worker"])
+@pytest.mark.parametrize("module", ["configuration", "pool", "tasks", "worker"])
 def test_each_name_has_a_test_here(module: str) -> None:
     """Each name of ``celery_compat`` has a test in this folder."""
     found = import_module(f"balog_celery.celery_compat.{module}")
     here = "".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
     names = {name: value for name, value in vars(found).items() if not name.startswith("_")}
     own = [name for name, value in names.items() if getattr(value, "__module__", None) == found.__name__]
-    prefix = {"configuration": "configuration", "tasks": "compat", "worker": "worker_compat"}[module]
+    prefix = {"configuration": "configuration", "pool": "pool_compat", "tasks": "compat", "worker": "worker_compat"}[
+        module
+    ]
     assert [name for name in own if f"{prefix}.{name}" not in here] == []
 
 

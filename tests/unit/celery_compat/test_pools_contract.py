@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -31,6 +32,47 @@ pool.apply_async(ran.append, ("run",), accept_callback=lambda *_: None, callback
 assert done.wait(30)
 pool.stop()
 print(*ran)
+"""
+#: Executes tasks in a pool of two processes, connected twice, as after a lost broker. Prints how many are written before
+#: the loop polls, how many writers the loop has, and whether each task is executed once.
+PROCESSES = """
+import os, signal, sys, time
+from types import SimpleNamespace
+from celery import Celery
+from celery.concurrency.prefork import TaskPool
+from kombu.asynchronous import Hub, set_event_loop
+from balog_celery.celery_compat import pool as pool_compat
+
+app = Celery("pool", broker="memory://")
+hub = set_event_loop(Hub())
+pool = TaskPool(
+    2, app=app, initargs=(app, "host"), threads=False, putlocks=False, max_restarts=100, forking_enable=True,
+    sched_strategy="{strategy}", maxtasksperchild={tasks_per_child},
+)
+pool.start()
+for _ in range(2):
+    pool.register_with_event_loop(hub)
+    pool_compat.write_jobs_at_once(SimpleNamespace(pool=pool), hub)
+
+def turn_until(is_true):
+    deadline, loop = time.monotonic() + 60, hub.create_loop()
+    while not is_true():
+        assert time.monotonic() < deadline
+        loop = hub.create_loop() if next(loop, 1) else loop
+
+turn_until(lambda: len(pool._pool._all_inqueues) == 2)
+done = []
+for number in range(40):
+    pool.apply_async(divmod, (number, 10), callback=done.append, accept_callback=lambda *_: None)
+if {kills}:
+    os.kill(pool._pool._pool[0].pid, signal.SIGKILL)
+for call in list(hub.on_tick):
+    call()
+written = sum(pool._pool.write_stats.values())
+writers = sum(isinstance(call, pool_compat.JobWriter) for call in hub.on_tick)
+turn_until(lambda: len(done) == 40)
+print(written, writers, sorted(ten * 10 + one for ten, one in done) == list(range(40)), flush=True)
+os.killpg(0, signal.SIGKILL)  # its children as well
 """
 PATCHES = {
     "threads": "",
@@ -62,3 +104,27 @@ def test_the_autoscaler_has_its_maximum_and_hears_of_tasks() -> None:
     assert "self.prefetch_multiplier = prefetch_multiplier" in source
     assert "w.autoscaler = " in inspect.getsource(WorkerComponent.create)
     app.close()
+
+
+def _executed(strategy: str = "fair", tasks_per_child: int | None = None, *, kills: bool = False) -> str:
+    code = PROCESSES.format(strategy=strategy, tasks_per_child=tasks_per_child, kills=kills)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, start_new_session=True
+    )
+    return done.stdout or done.stderr
+
+
+def test_a_job_is_written_to_an_idle_child_before_the_loop_polls() -> None:
+    """Each idle child gets a job in the same turn of the loop."""
+    assert _executed() == "2 1 True\n"
+
+
+@pytest.mark.parametrize("case", [{"kills": True}, {"tasks_per_child": 3}], ids=str)
+def test_a_job_that_was_written_to_a_child_that_ends_is_executed_by_another(case: dict[str, Any]) -> None:
+    """A job for a child that is killed meanwhile, or that has executed enough tasks, goes to another child."""
+    assert _executed(**case) == "2 1 True\n"
+
+
+def test_a_pool_that_prefetches_jobs_is_left_alone() -> None:
+    """With ``-O fast`` children get jobs before they are idle, as Celery does it."""
+    assert _executed("fast") == "0 0 True\n"
