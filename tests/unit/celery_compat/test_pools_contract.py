@@ -33,7 +33,7 @@ assert done.wait(30)
 pool.stop()
 print(*ran)
 """
-#: Executes tasks in a pool of two processes, connected twice, as after a lost broker. Prints how many are written before
+#: Executes tasks in a pool of two processes, connected twice, as after a lost broker. Prints how many it writes before
 #: the loop polls, how many writers the loop has, and whether each task is executed once.
 PROCESSES = """
 import os, signal, sys, time
