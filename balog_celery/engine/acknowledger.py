@@ -233,7 +233,7 @@ class Acknowledger:
                 calls.waiting += again
                 self.pending -= len(taken) - len(again)
                 self._done.notify_all()
-                if again and started is not None:  # the thread makes the call at once: it knows how to fail
+                if again and started is not None:  # the thread makes the call at once, and reports if it fails
                     calls.flush_at = 0.0
                     self._changed.notify_all()
 
