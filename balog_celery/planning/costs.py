@@ -59,16 +59,16 @@ class Costs:
 HAND_OFF = Costs(
     receive=68e-6,
     event=40e-6,
-    wake=64e-6,
+    wake=66e-6,
     answer=13e-6,
-    delete=68e-6,
+    delete=62e-6,
     turn=57e-6,
     task=121e-6,
     child=160e-6,
     woken=270e-6,
-    gathered=42e-6,
-    carried=7e-6,
-    read=20e-6,
+    gathered=37e-6,
+    carried=5e-6,
+    read=17e-6,
     latency=50e-6,
 )
 REDIS = replace(
