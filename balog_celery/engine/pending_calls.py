@@ -154,13 +154,16 @@ class PendingDeletes(PendingCalls):
             self.is_attended = False
             if len(self.waiting) < BATCH_SIZE:
                 return []
-            if self._closing or self.outage.problem or len(self.started) >= _MOST_STARTED:
+            now = self._clock()
+            # Each that is under way has a connection: while answers do not come, start no more.
+            is_late = bool(self.started) and (self.started[0].read_at <= now or len(self.started) >= _MOST_STARTED)
+            if is_late or self._closing or self.outage.problem:
                 self.flush_at = 0.0
                 self._changed.notify_all()
                 return []
             taken = self.waiting[:BATCH_SIZE]
             del self.waiting[:BATCH_SIZE]
-            self.flush_at = self._clock() + self.linger
+            self.flush_at = now + self.linger
             return taken
 
     def start(self, deliveries: list[Delivery]) -> Started:

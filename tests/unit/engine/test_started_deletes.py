@@ -90,6 +90,12 @@ class Setting:
         settle(deliveries, Settlement.ACKNOWLEDGE)
         return deliveries
 
+    def go_on(self) -> bool:
+        """Start and finish deletes as a poller that goes on; return whether none are pending."""
+        self.acknowledger.finish_deletes(is_attending=True)
+        self.acknowledger.start_deletes()
+        return self.acknowledger.pending == 0
+
     def finish(self, but: int = 0) -> None:
         """Read answers as the poller, until no more than *but* deletes are pending."""
 
@@ -180,7 +186,7 @@ def test_a_late_answer_keeps_no_poller(sqs: RunningSqs) -> None:
 
 
 def test_few_deletes_are_under_way_at_a_time(sqs: RunningSqs) -> None:
-    """While deletes hang, few are started, each of which has a connection; the rest is deleted later."""
+    """Those of a batch of 100 are started together, each on a connection of its own; the rest is deleted later."""
     with Setting(sqs) as setting:
         sqs.script.add(Fault(DELETE, hang=True, times=None))
         setting.attend(200)
@@ -189,9 +195,32 @@ def test_few_deletes_are_under_way_at_a_time(sqs: RunningSqs) -> None:
         assert len(setting.deletes()) <= 11  # one of them is the thread's
         sqs.script.release()
         sqs.store.advance(0)
-        setting.finish()
+        servers.wait_until(setting.go_on)
         assert setting.left == 0
         assert setting.deletes() == [10] * 20
+
+
+def test_while_answers_do_not_come_no_more_deletes_are_started(sqs: RunningSqs) -> None:
+    """A poller that goes on receiving while deletes hang has few connections on which it waits for answers."""
+    with Setting(sqs) as setting:
+        sqs.script.add(Fault(DELETE, hang=True, times=None))
+        # Given a delete on whose answer the thread waits, and one that should have been answered
+        for number in (1, 2):
+            setting.attend(10)
+            setting.acknowledger.start_deletes()
+            servers.wait_until(lambda number=number: len(setting.deletes()) == number)
+            late = time.monotonic() + 0.2
+            servers.wait_until(lambda late=late: time.monotonic() > late)
+        # When the poller goes on
+        for _ in range(3):
+            setting.attend(10)
+            setting.acknowledger.start_deletes()
+        # Then it starts no more, and all are made in the end
+        assert setting.deletes() == [10, 10]
+        sqs.script.release()
+        sqs.store.advance(0)
+        servers.wait_until(setting.go_on)
+        assert setting.left == 0
 
 
 def test_closing_waits_for_deletes_under_way(sqs: RunningSqs) -> None:
