@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +31,13 @@ def _own_clients() -> Iterator[None]:
         clients.forget()
         yield
         clients.forget()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_heap() -> None:
+    """Let the garbage collector pass over what earlier modules left: it would stop all threads for up to a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -257,7 +257,7 @@ def test_whatever_happens_it_is_as_with_the_client(
 @pytest.mark.parametrize("way", ["direct", "client"])
 def test_a_call_that_hangs_is_given_up_within_seconds(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that hangs is given up within seconds and not repeated."""
-    monkeypatch.setattr(direct, "ANSWER_TIMEOUT", 0.5)
+    monkeypatch.setattr(direct, "ANSWER_TIMEOUT", 1.0)
     if way == "client":
         monkeypatch.setattr(clients, "needs_client", lambda _client: "a test")
     with serving(Server()) as server:
@@ -266,10 +266,12 @@ def test_a_call_that_hangs_is_given_up_within_seconds(way: str, monkeypatch: pyt
             server.unanswered = {"DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessageBatch"}
             server.unanswered |= {"GetQueueAttributes"}
             before = time.monotonic()
-            with pytest.raises(QueueError, match=r"no whole answer within 0\.5 s"):
+            with pytest.raises(QueueError, match=r"no whole answer within 1\.0 s"):
                 METHODS[method](queue)
             assert time.monotonic() - before < 20
-        assert len(server.seen) == 4
+        # A machine may be so slow that a request does not leave it within the second.
+        actions = [action for _, action, _ in server.seen]
+        assert len(actions) == len(set(actions))
         server.unanswered = {"ReceiveMessage"}
         threading.Timer(1.5, server.released.set).start()
         assert queue.receive(10, 0) == []

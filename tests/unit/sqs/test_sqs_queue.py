@@ -67,7 +67,7 @@ def test_a_receive_without_an_answer_in_time_is_the_same_attempt(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A receive after a timeout has the same attempt id."""
-    monkeypatch.setattr("balog_celery.sqs.direct.RECEIVE_MARGIN", 0.2)
+    monkeypatch.setattr("balog_celery.sqs.direct.RECEIVE_MARGIN", 2.0)
     queue = queue_at(server, URL + ".fifo")
     server.unanswered = {"ReceiveMessage"}
     with pytest.raises(QueueError, match="TimeoutError"):
