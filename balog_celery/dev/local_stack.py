@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BalogError, ConfigurationError
+from ..forks import run_in_child
 from .guardian import START_TIMEOUT
 from .locks import exclusive, is_locked
 from .paths import StackPaths
@@ -161,7 +162,7 @@ def _forget_after_fork() -> None:
     _users.clear()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+run_in_child(_forget_after_fork)
 
 
 def _start(paths: StackPaths, deadline: float) -> LocalStack:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
-import signal
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from typing_extensions import Unpack
@@ -26,7 +22,6 @@ from ..dispatch.dispatcher import InlineDispatcher
 from ..errors import ConfigurationError
 from ..events.decoders import Decoder, decoder_for, find_decoder, reader_of
 from ..producer.lineage import consumes
-from ..producer.process_end import UNHANDLED
 from ..sqs.addresses import queue_name, topics_named
 from ..sqs.messages import Message
 from ..sqs.protocols import Connect, Queue
@@ -38,6 +33,7 @@ from .queue_checks import check_dead_letters, check_queues
 from .room import InFlightRoom
 from .stats import Lag, Stats
 from .status import together
+from .termination import stopping_on_sigterm
 from .topic import Topic
 from .topic_runner import TopicRunner
 from .visibility import VisibilityExtender
@@ -93,7 +89,7 @@ class Engine:
             the endpoint is not a URL.
         :raises AccessDenied: the credentials are missing, wrong, or lack a permission.
         """
-        with self._terminable():
+        with stopping_on_sigterm(self.stop):
             self._prepare()
             ready()
             try:
@@ -160,23 +156,6 @@ class Engine:
         """
         self._decoders_of(topics := self.topics())
         check_dead_letters(topics, self._dead_letters)
-
-    @contextmanager
-    def _terminable(self) -> Iterator[None]:
-        """Let SIGTERM stop the engine, unless the process has a handler of its own."""
-
-        def on_term(_number: int, _frame: FrameType | None) -> None:
-            self.stop()
-
-        before = signal.getsignal(signal.SIGTERM)
-        is_default = threading.current_thread() is threading.main_thread() and before in UNHANDLED
-        if is_default:
-            signal.signal(signal.SIGTERM, on_term)
-        try:
-            yield
-        finally:
-            if is_default:
-                signal.signal(signal.SIGTERM, before)
 
     def _prepare(self) -> None:
         """Check consumers and queues, and make what serves each topic.

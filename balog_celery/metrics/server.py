@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from ..engine.status import problems
 from ..errors import ConfigurationError
+from ..forks import run_in_child
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def _close_ports() -> None:
         server.socket.close()
 
 
-os.register_at_fork(after_in_child=_close_ports)
+run_in_child(_close_ports)
 
 
 class MetricsServer:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..forks import run_in_child
 from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, MAX_MESSAGE_BYTES, OutgoingMessage
 from ..sqs.protocols import Queue
@@ -264,4 +264,4 @@ def _start_all_afresh() -> None:
         handler._start_afresh()
 
 
-os.register_at_fork(after_in_child=_start_all_afresh)
+run_in_child(_start_all_afresh)

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import os
 import signal
 import time
 from collections.abc import Callable
 from typing import Any
+
+from ..forks import run_in_child
 
 #: How often the thread looks whether uvicorn has restored the handlers, in seconds.
 _INTERVAL = 0.02
@@ -79,4 +80,4 @@ def _after_fork() -> None:
         _held.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+run_in_child(_after_fork)

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import os
 import signal
 import sys
 import time
 from typing import Any, Protocol
 
+from ..forks import run_in_child
 from . import tally
 from .held_signals import HeldSignal, is_raised_again, release
+from .repeated_signals import repeat_unhandled
 
 
 class Unfinished(Protocol):
@@ -141,6 +142,8 @@ def catch_signals() -> bool:
             if handler is signal.SIG_DFL:
                 signal.signal(number, _on_signal)
                 _caught.add(number)
+                if _has_parent():
+                    repeat_unhandled(_is_unhandled)
             elif is_raised_again(handler) and number not in _caught:
                 signal.signal(number, HeldSignal(handler, _finish_for_good))
     except ValueError:
@@ -207,6 +210,16 @@ def _finalize(util: Any) -> None:
     util.Finalize(None, finish, exitpriority=_LAST)
 
 
+def _has_parent() -> bool:
+    """Return whether this is a child of multiprocessing."""
+    process = sys.modules.get("multiprocessing.process")
+    return process is not None and process.parent_process() is not None
+
+
+def _is_unhandled(number: int) -> bool:
+    return not _began and signal.getsignal(number) is _on_signal
+
+
 def _after_fork() -> None:
     # The threads and their buffers are the parent's.
     global _began, _is_at_exit, _is_prepared
@@ -215,8 +228,10 @@ def _after_fork() -> None:
     _is_prepared = False
     _unfinished.clear()
     _caught.intersection_update({number for number in _SIGNALS if signal.getsignal(number) is _on_signal})
+    if _caught and "multiprocessing.util" in sys.modules:
+        repeat_unhandled(_is_unhandled)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+run_in_child(_after_fork)
 # Runs before logging's own callback, which closes the handlers: that one was registered first.
 atexit.register(_finish_at_exit)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from ..backoff import Backoff
+from ..forks import run_in_child
 from ..sqs.imports import import_boto3
 from ..sqs.messages import MAX_DOUBTFUL, OutgoingMessage
 from ..sqs.protocols import Queue
@@ -20,7 +21,7 @@ from .tally import Tally
 
 #: The threads of senders, or greenlets.
 _threads: set[int] = set()
-os.register_at_fork(after_in_child=_threads.clear)  # the child has none of them, and may use their ids again
+run_in_child(_threads.clear)  # the child has none of them, and may use their ids again
 
 
 def is_of_a_sender(record: logging.LogRecord) -> bool:

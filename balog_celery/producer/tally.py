@@ -9,6 +9,8 @@ import threading
 import time
 import weakref
 
+from ..forks import run_in_child
+
 #: The least time between two reports of one kind, in seconds.
 _REPORT_INTERVAL = 10.0
 
@@ -104,7 +106,7 @@ def tell(text: str) -> None:
 
 
 _tallies: weakref.WeakSet[Tally] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_tallies.clear)  # the parent's: its records are none of the child's
+run_in_child(_tallies.clear)  # the parent's: its records are none of the child's
 
 
 def report_last() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import math
-import os
 import threading
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from ..errors import QueueError
+from ..forks import run_in_child
 from ..text import printable
 from . import codes
 from .answers import read_instead
@@ -297,4 +297,4 @@ def _is_loopback(host: str) -> bool:
 
 clients = Clients()
 # A forked child must not write to its parent's connections, nor wait for a lock that no thread will release.
-os.register_at_fork(after_in_child=clients.forget)
+run_in_child(clients.forget)

@@ -27,6 +27,7 @@ ORDER = [
     "celery_compat",
     "backoff",
     "threads",
+    "forks",
     "signals",
     "topic_settings",
     "settings",
