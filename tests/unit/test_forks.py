@@ -43,7 +43,9 @@ def run(code: str, path: Path | None = None) -> str:
     if path is not None:
         path.write_text(BEGIN + code)
         source = [str(path)]
-    done = subprocess.run([sys.executable, *source], env=env, capture_output=True, text=True, timeout=120)
+    # A fork of a process with threads is deprecated since Python 3.12.
+    argv = [sys.executable, "-W", "ignore::DeprecationWarning", *source]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
     assert not done.stderr
     return done.stdout
 
