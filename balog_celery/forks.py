@@ -1,7 +1,7 @@
 """What a forked child does first: it forgets what is its parent's.
 
-SIGTERM and SIGHUP wait meanwhile. Python forgets a signal that reaches a child before the child handles signals: with a
-handler of Python's, a child that is terminated right after the fork, as by ``multiprocessing.Pool``, would live on.
+SIGTERM and SIGHUP wait meanwhile if they have a handler. Python forgets a signal that reaches a child before the child
+handles signals: a child that is terminated right after the fork, as by ``multiprocessing.Pool``, would live on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 
 #: The signals that wait.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -24,19 +25,23 @@ def run_in_child(callback: Callable[[], object]) -> None:
 
 
 def _block() -> None:
-    _thread.blocked = set(_SIGNALS) - signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    handled = {number for number in _SIGNALS if callable(signal.getsignal(number))}
+    # Noted before it is done: a handler of another signal may raise an exception at any point.
+    _thread.blocked = handled - signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    signal.pthread_sigmask(signal.SIG_BLOCK, _thread.blocked)
 
 
 def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _thread.blocked)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, getattr(_thread, "blocked", ()))
 
 
 def _begin_child() -> None:
-    try:
-        for callback in _callbacks:
-            callback()
-    finally:
-        _unblock()
+    with ExitStack() as stack:  # an error does not keep the other callbacks from being called
+        stack.callback(_unblock)
+        for callback in reversed(_callbacks):
+            stack.callback(callback)
 
 
 os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_begin_child)
+# Once more, for the case that a handler of another signal has raised an exception at the begin of the first call.
+os.register_at_fork(after_in_parent=_unblock, after_in_child=_unblock)

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from ..forks import run_in_child
 from . import tally
 from .held_signals import HeldSignal, is_raised_again, release
-from .repeated_signals import repeat_unhandled
+from .repeated_signals import is_pool_worker, repeat_unhandled
 
 
 class Unfinished(Protocol):
@@ -142,7 +142,7 @@ def catch_signals() -> bool:
             if handler is signal.SIG_DFL:
                 signal.signal(number, _on_signal)
                 _caught.add(number)
-                if _has_parent():
+                if is_pool_worker():
                     repeat_unhandled(_is_unhandled)
             elif is_raised_again(handler) and number not in _caught:
                 signal.signal(number, HeldSignal(handler, _finish_for_good))
@@ -210,10 +210,9 @@ def _finalize(util: Any) -> None:
     util.Finalize(None, finish, exitpriority=_LAST)
 
 
-def _has_parent() -> bool:
-    """Return whether this is a child of multiprocessing."""
-    process = sys.modules.get("multiprocessing.process")
-    return process is not None and process.parent_process() is not None
+def _begin_process(_util: Any) -> None:
+    if is_pool_worker():
+        repeat_unhandled(_is_unhandled)
 
 
 def _is_unhandled(number: int) -> bool:
@@ -228,8 +227,9 @@ def _after_fork() -> None:
     _is_prepared = False
     _unfinished.clear()
     _caught.intersection_update({number for number in _SIGNALS if signal.getsignal(number) is _on_signal})
-    if _caught and "multiprocessing.util" in sys.modules:
-        repeat_unhandled(_is_unhandled)
+    if _caught and "multiprocessing.pool" in sys.modules:
+        util = sys.modules["multiprocessing.util"]
+        util.register_after_fork(util, _begin_process)
 
 
 run_in_child(_after_fork)

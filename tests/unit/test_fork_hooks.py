@@ -25,8 +25,10 @@ def test_fork_hooks_are_registered_when_a_module_is_imported() -> None:
     for path in PACKAGE.rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                calls = [node for node in ast.walk(function) if isinstance(node, ast.Attribute)]
-                inside += [f"{path.name}:{node.lineno}" for node in calls if node.attr == "register_at_fork"]
+                for node in ast.walk(function):
+                    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+                    if name in ("register_at_fork", "run_in_child"):
+                        inside.append(f"{path.name}:{getattr(node, 'lineno', 0)}")
     assert not inside
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -18,6 +20,7 @@ import logging, multiprocessing, os, signal, sys, threading, time
 from balog_celery import SQSHandler
 from balog_celery.engine.termination import stopping_on_sigterm
 from balog_celery.forks import run_in_child
+from balog_celery.producer.repeated_signals import is_pool_worker
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
@@ -45,9 +48,16 @@ def run(code: str, path: Path | None = None) -> str:
         source = [str(path)]
     # A fork of a process with threads is deprecated since Python 3.12.
     argv = [sys.executable, "-W", "ignore::DeprecationWarning", *source]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120)
-    assert not done.stderr
-    return done.stdout
+    process = subprocess.Popen(
+        argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        output, errors = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children, too
+    assert not errors
+    return output
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -136,13 +146,13 @@ with stopping_on_sigterm(lambda: print("stopped", flush=True)):
 @pytest.mark.parametrize(
     ("method", "made_by"), [("fork", "parent"), ("fork", "child"), ("spawn", "child"), ("forkserver", "child")]
 )
-def test_a_child_of_multiprocessing_ends_by_a_signal_that_comes_right_before_a_wait(
+def test_a_worker_of_a_pool_ends_by_a_signal_that_comes_right_before_a_wait(
     method: str, made_by: str, tmp_path: Path
 ) -> None:
     """Python would call the handler after the wait; here, nothing of Python's runs between the signal and the wait."""
     output = run(
         f"""
-import ctypes, functools, operator
+import ctypes, functools, multiprocessing.pool, operator
 
 def wait_for(semaphore):
     if {made_by!r} == "child":
@@ -155,7 +165,7 @@ if __name__ == "__main__":
         log_to_sqs()
     context = multiprocessing.get_context({method!r})
     semaphore = context.Semaphore(0)
-    child = context.Process(target=wait_for, args=(semaphore,))
+    child = context.Process(target=wait_for, args=(semaphore,), name="ForkPoolWorker-1")
     child.start()
     child.join(20)
     print(child.exitcode)
@@ -166,15 +176,32 @@ if __name__ == "__main__":
     assert output == "-15\n"
 
 
-def child_of_multiprocessing(code: str) -> str:
-    """Run *code* in a child of a process that logs to SQS; return the output, with the child's exit code at its end."""
+def test_pools_name_their_workers() -> None:
+    """By this they are told from other children."""
+    output = run(
+        """
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.apply(is_pool_worker), is_pool_worker())
+"""
+    )
+    assert output.split() == ["True", "False"]
+
+
+def child_of_multiprocessing(code: str, name: str = "ForkPoolWorker-1", given: str = "log_to_sqs()") -> str:
+    """Run *code* in a child of a process that logs to SQS; return the output, with the child's exit code at its end.
+
+    :param name: the child's, as a pool names its workers.
+    :param given: what the parent does before.
+    """
     return run(
         f"""
+import multiprocessing.pool
+
 def run():
 {textwrap.indent(textwrap.dedent(code), "    ")}
 
-log_to_sqs()
-child = multiprocessing.get_context("fork").Process(target=run)
+{given}
+child = multiprocessing.get_context("fork").Process(target=run, name={name!r})
 child.start()
 child.join(60)
 print(child.exitcode)
@@ -209,21 +236,107 @@ def test_a_signal_of_a_child_is_not_repeated_to_its_parent() -> None:
 
 def test_who_learns_of_signals_already_goes_on_to() -> None:
     """A loop of asyncio has its signals by the same means."""
-    output = run(
+    output = child_of_multiprocessing(
         """
-def run():
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    signal.set_wakeup_fd(writer)
-    log_to_sqs()
-    signal.signal(signal.SIGUSR1, lambda *_: None)
-    os.kill(os.getpid(), signal.SIGUSR1)
-    print(os.read(reader, 1) == bytes([signal.SIGUSR1]), signal.set_wakeup_fd(-1) == writer, flush=True)
-
-child = multiprocessing.get_context("fork").Process(target=run)
-child.start()
-child.join(60)
-print(child.exitcode)
-"""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer)
+        log_to_sqs()
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.set_blocking(reader, False)
+        print(os.read(reader, 1) == bytes([signal.SIGUSR1]), signal.set_wakeup_fd(-1) == writer, flush=True)
+        """,
+        given="pass",
     )
     assert output.split() == ["True", "True", "0"]
+
+
+def test_blocked_signals_stay_blocked() -> None:
+    """No thread of the package takes a signal that the child waits for by sigwait."""
+    output = child_of_multiprocessing(
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        print(signal.sigwait([signal.SIGUSR1]) == signal.SIGUSR1, flush=True)
+        """
+    )
+    assert output.split() == ["True", "0"]
+
+
+@pytest.mark.parametrize("given", ["log_to_sqs()", "pass"], ids=["handler", "no-handler"])
+def test_other_children_are_as_without_the_package(given: str) -> None:
+    """They have no thread more, and nothing learns of their signals."""
+    output = child_of_multiprocessing(
+        """
+        print(len(os.listdir("/proc/self/task")), signal.set_wakeup_fd(-1), flush=True)
+        """,
+        name="Process-1",
+        given=given,
+    )
+    assert output.split() == ["1", "-1", "0"]
+
+
+def test_a_handler_that_raises_during_a_fork_leaves_no_signal_blocked() -> None:
+    """SIGALRM comes at any point of a fork; SIGTERM must end the process afterwards."""
+    output = run(
+        """
+import random
+
+log_to_sqs()
+
+class Late(Exception):
+    pass
+
+def late(*_):
+    raise Late
+
+signal.signal(signal.SIGALRM, late)
+sys.unraisablehook = lambda _: None
+for _ in range(300):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.002))
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+    except Late:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+    )
+    assert output == "set()\n"
+
+
+def test_an_error_of_a_callback_leaves_the_others() -> None:
+    """Each is called, and signals are let through."""
+    output = run(
+        """
+signal.signal(signal.SIGTERM, lambda *_: print("handled", flush=True))
+sys.unraisablehook = lambda _: None
+run_in_child(lambda: os.kill(os.getpid(), signal.SIGTERM))
+run_in_child(lambda: 1 / 0)
+run_in_child(lambda: print("forgotten", flush=True))
+exit_code_of(fork(lambda: None))
+"""
+    )
+    assert output.split() == ["forgotten", "handled"]
+
+
+def test_signals_without_a_handler_do_not_wait() -> None:
+    """Threads that start in a child's callbacks would block them for good, and so would the programs they start."""
+    output = run(
+        """
+def show():
+    print(*sorted(signal.Signals(number).name for number in signal.pthread_sigmask(signal.SIG_BLOCK, [])), flush=True)
+
+run_in_child(show)
+exit_code_of(fork(lambda: None))
+log_to_sqs()
+exit_code_of(fork(lambda: None))
+"""
+    )
+    assert output == "\nSIGHUP SIGTERM\n"
