@@ -28,7 +28,7 @@ def read_mark(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
         return _NOTHING
     try:
         mark = from_json(text)
-    except ValueError:
+    except (ValueError, TypeError):  # TypeError: it has a lone surrogate
         return _NOTHING
     return mark if isinstance(mark, dict) else _NOTHING
 

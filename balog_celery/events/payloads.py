@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core.core_schema import CoreSchema, simple_ser_schema
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RecordError
 from ..signatures import declares
 from .serialization import InvalidValue, canonical_severity
 
@@ -191,12 +191,20 @@ ORIGINALS = (MetricsPayload, LogPayload, NullPayload)
 
 
 def payload_dict(payload: Payload) -> dict[str, Any]:
-    """Return *payload* as a new dict, without optional keys that were not given and have no default."""
+    """Return *payload* as a new dict, without optional keys that were not given and have no default.
+
+    :raises RecordError: its class has a serializer that returns something else.
+    """
     # As model_dump(by_alias=True), without the cost of its many arguments.
     content: dict[str, Any] = payload.__pydantic_serializer__.to_python(payload, by_alias=True, warnings=False)
+    if not isinstance(content, dict):
+        raise RecordError(f"payload: {type(payload).__name__} is not written as an object")
     fields = type(payload).model_fields
     for name in fields.keys() - payload.__pydantic_fields_set__:
         key = fields[name].serialization_alias or name
-        if content[key] is None:
+        if content.get(key, ...) is None:
             del content[key]
+    if alias := fields["cls_type"].serialization_alias:  # of an alias_generator
+        content.pop(alias, None)
+    content["cls_type"] = payload.cls_type
     return content

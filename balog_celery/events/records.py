@@ -163,12 +163,25 @@ def read_record(document: object, *, as_sent: bool = False) -> FacilityRecord:
     except Exception as error:  # a validator of a user's payload may raise anything
         raise DecodeError(f"it cannot be read: {type(error).__name__}") from None
     header = record.header
-    names = (record.schema_version, header.id, header.channel, record.payload.cls_type)
-    if len("".join(names)) > MAX_NAME and max(map(len, names)) > MAX_NAME:
-        places = ("schema", "header.id", "header.channel", "payload.cls_type")
-        place = next(place for place, name in zip(places, names, strict=True) if len(name) > MAX_NAME)
-        raise DecodeError(f"{place}: it has more than {MAX_NAME} characters")
+    if len(record.schema_version + header.id + header.channel + record.payload.cls_type) > MAX_NAME:
+        check_names(record)
     return record
+
+
+def check_names(record: FacilityRecord) -> None:
+    """Check that the names in *record*, by which events are remembered and logged, are not too long.
+
+    :raises DecodeError: one is.
+    """
+    names = {
+        "schema": record.schema_version,
+        "header.id": record.header.id,
+        "header.channel": record.header.channel,
+        "payload.cls_type": record.payload.cls_type,
+    }
+    for place, name in names.items():
+        if len(name) > MAX_NAME:
+            raise DecodeError(f"{place}: it has more than {MAX_NAME} characters")
 
 
 def typed(record: FacilityRecord) -> FacilityRecord:

@@ -6,15 +6,14 @@ import logging
 from datetime import datetime, timezone
 from typing import Any
 
-from ..errors import DecodeError
 from ..events.ids import new_id
 from ..events.serialization import SCHEMA_VERSION, canonical_severity
 from .lineage import LOG_FIELDS
-from .processors import Line, as_context, is_payload, render_record, shown
+from .processors import MARK, Line, as_context, is_marked, is_payload, marked, render_record, shown
 from .state import invalid_record, state
 
 #: The attributes of every record; others were given as ``extra=``, or by a filter.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName", "balog_id"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName", "balog_id", MARK}
 
 
 class SchemaFormatter(logging.Formatter):
@@ -22,9 +21,10 @@ class SchemaFormatter(logging.Formatter):
 
     Message, level and logger's name become message, severity and channel; a traceback and a stack become ``exc_text``;
     ``extra=`` goes to the header's context. A level with a name of its own keeps it, in lower case. A dict with a
-    ``cls_type`` in the message's place is the payload. Lines of :func:`get_logger` are left as they are, and so is a
-    message that is a record already; other JSON is wrapped like any text. However many handlers format one record, it
-    is one event with one id. The context and the composition are those of :func:`configure`.
+    ``cls_type`` in the message's place is the payload. Lines of :func:`get_logger` are left as they are, and so is what
+    this class has formatted, as behind a ``QueueHandler``; other JSON is wrapped like any text, also if it is a record:
+    a text from outside that is logged is to forge no event. However many handlers format one record, it is one event
+    with one id. The context and the composition are those of :func:`configure`.
 
     It takes the arguments of :class:`logging.Formatter` but uses none, and it never raises.
     """
@@ -34,7 +34,7 @@ class SchemaFormatter(logging.Formatter):
         if isinstance(record.msg, Line) and not record.args:
             return record.msg
         try:
-            return self._record(record)
+            return marked(record, self._record(record))
         except Exception as error:
             problem = error
         channel = record.name if isinstance(record.name, str) else shown(record.name)
@@ -43,7 +43,7 @@ class SchemaFormatter(logging.Formatter):
     def _record(self, record: logging.LogRecord) -> str:
         payload = record.msg if is_payload(record.msg) and not record.args else None
         message = "" if payload else record.getMessage()
-        if _is_record(message):
+        if is_marked(record, message):
             return message
         made = datetime.fromtimestamp(record.created, timezone.utc)
         header = state.build.header(record.name, made, _id_of(record), _extra(record))
@@ -80,15 +80,3 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
         if isinstance(given := extra.get(name), str) and not given:  # CauseFilter's, outside of consumers
             del extra[name]
     return as_context(extra)
-
-
-def _is_record(text: str) -> bool:
-    if not text.startswith("{"):
-        return False
-    from ..events.records import decode
-
-    try:
-        decode(text)
-    except DecodeError:
-        return False
-    return True

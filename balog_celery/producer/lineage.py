@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from structlog.contextvars import bind_contextvars, reset_contextvars, unbind_contextvars
 
+from ..events.serialization import MAX_NAME
 from ..sqs.addresses import queue_name
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def cause_of(record: FacilityRecord) -> str:
 def _ids(event_id: str, context: Mapping[str, Any]) -> tuple[str, str]:
     """Return the event's id and the id of the first event of the chain, which the event may carry."""
     first = context.get(CORRELATION)
-    return event_id, first if isinstance(first, str) and first else event_id
+    return event_id, first if isinstance(first, str) and 0 < len(first) <= MAX_NAME else event_id
 
 
 class _Causing:

@@ -23,7 +23,7 @@ from typing import Any
 import structlog
 
 from ..errors import RecordError
-from .processors import Line, describe, shown
+from .processors import Line, describe, marked, shown
 from .state import invalid_record, state
 
 #: The severities of the standard library's levels, from the highest.
@@ -128,17 +128,21 @@ class BoundLogger(structlog.BoundLoggerBase):
             return
         caller = sys._getframe(2)
         code = caller.f_code
-        logger.handle(
-            logger.makeRecord(logger.name, level, code.co_filename, caller.f_lineno, line, (), None, code.co_name)
-        )
+        record = logger.makeRecord(logger.name, level, code.co_filename, caller.f_lineno, line, (), None, code.co_name)
+        marked(record, line)
+        logger.handle(record)
 
     def _invalid(self, error: Exception, event: object, args: tuple[object, ...], fields: dict[str, Any]) -> Line:
         """Return a record that reports a call which makes no record."""
         given = {"event": event, "args": args, **self._context, **fields}
         channel = given.get("channel")
         if not isinstance(channel, str):
-            channel = f"{self._logger.name}.{event}" if isinstance(event, str) else self._logger.name
-        return invalid_record(channel, error, given)
+            # Not formatted, as a subclass of str may raise anything.
+            channel = ".".join((self._logger.name, event)) if isinstance(event, str) else self._logger.name
+        try:
+            return invalid_record(channel, error, given)
+        except Exception:
+            return invalid_record(self._logger.name, error, {})
 
 
 def _formatted(event: Any, args: tuple[object, ...]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RecordError
 from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, OutgoingMessage
 from ..telemetry import find
 from ..text import plain_topic
@@ -64,7 +64,11 @@ def attributes(given: Mapping[str, Any] | None, trace: Mapping[str, str]) -> dic
 
     :param given: the producer's.
     :param trace: those of the trace, which are left out where SQS has no room for them.
+    :raises RecordError: one is bytes.
     """
+    for name, value in (given or {}).items():
+        if isinstance(value, bytes):
+            raise RecordError(f"message attribute {name!r} is bytes: give a text, such as its base64")
     own = {name: text for name, value in (given or {}).items() if (text := chosen(value, None))}
     both = {**trace, **own}
     return both if len(both) <= MAX_ATTRIBUTES else own

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import ValidationError
 
 from ..errors import RecordError
-from ..events.serialization import SEVERITIES, explain
+from ..events.serialization import MAX_NAME, SEVERITIES, explain
 from .values import converter, has_iterator
 
 if TYPE_CHECKING:
@@ -24,8 +24,13 @@ def checked(payload: object, severity: str | None) -> dict[str, Any]:
     :raises RecordError: it is not valid.
     """
     plain = plain_payload(payload)
-    if plain is not None:
-        return plain
+    content = _modelled(payload, severity) if plain is None else plain
+    if len(content["cls_type"]) > MAX_NAME:  # consumers refuse it
+        raise RecordError(f"payload: cls_type has more than {MAX_NAME} characters")
+    return content
+
+
+def _modelled(payload: object, severity: str | None) -> dict[str, Any]:
     from ..events.payloads import LogPayload, payload_dict
 
     if isinstance(payload, (dict, Mapping)) and payload.get("cls_type") == "log" and "severity" not in payload:

@@ -6,8 +6,10 @@ last two: ``processors=[..., BuildRecord(), render_record]``.
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
+import zlib
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timezone
 from typing import Any
@@ -37,6 +39,8 @@ METHOD_SEVERITIES = {
 _TEXTS = frozenset({"fqdn", "application", "application_version"})
 #: How much of what could not be logged is shown, in characters.
 GIVEN_LIMIT = 8192
+#: The attribute of log records with a checksum of the line that they were formatted as.
+MARK = "balog_line"
 
 
 class Line(str):
@@ -161,6 +165,21 @@ def render_record(logger: Any, name: str, record: Any) -> Line:
     :raises RecordError: it holds something that JSON cannot: a float that is not finite, itself, more than 100 levels.
     """
     return Line(write(record))
+
+
+def marked(record: logging.LogRecord, line: str) -> str:
+    """Return *line*, and note on *record* that it is a record of this package, for what passes its text on.
+
+    A ``QueueHandler`` passes on a copy, whose message is the line; a ``SocketHandler`` sends that.
+    """
+    vars(record)[MARK] = zlib.crc32(line.encode())
+    return line
+
+
+def is_marked(record: logging.LogRecord, message: str) -> bool:
+    """Return whether *message*, that of *record*, is the line that was noted."""
+    noted = vars(record).get(MARK)
+    return noted is not None and noted == zlib.crc32(message.encode(errors="surrogatepass"))
 
 
 def write(document: object, max_depth: int = MAX_DEPTH) -> str:

@@ -96,7 +96,7 @@ class DirectCalls:
             if self._has_wrong_clock(answer):
                 answer = self._call(operation, parameters, timeout, cancellation)
         except TimeoutError as error:
-            raise TimeoutError(f"no whole answer within {timeout:g} s") from error
+            raise TimeoutError(f"no whole answer within {timeout:.3g} s") from error
         except ForeignAnswer:
             raise
         except Exception:  # the client will succeed, or report it in its own words

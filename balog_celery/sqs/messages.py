@@ -45,7 +45,7 @@ class TypedValue(NamedTuple):
     @property
     def size(self) -> int:
         """Its size as SQS counts it, in bytes."""
-        return len(self.type.encode()) + len(self.value if isinstance(self.value, bytes) else self.value.encode())
+        return _bytes_of(self.type) + (len(self.value) if isinstance(self.value, bytes) else _bytes_of(self.value))
 
 
 NO_TYPED: Mapping[str, TypedValue] = MappingProxyType({})
@@ -105,8 +105,8 @@ class OutgoingMessage(NamedTuple):
 
     def size(self) -> int:
         """Return its size as SQS counts it, in bytes: body, and names, types and values of the attributes."""
-        return len(self.body.encode("utf-8", "surrogatepass")) + sum(
-            len(name.encode()) + (len("String") + len(value.encode()) if isinstance(value, str) else value.size)
+        return _bytes_of(self.body) + sum(
+            _bytes_of(name) + (len("String") + _bytes_of(value) if isinstance(value, str) else value.size)
             for name, value in self.attributes.items()
         )
 
@@ -129,6 +129,11 @@ class EntryFailure:
     message: str
     sender_fault: bool
     doubtful: bool = False
+
+
+def _bytes_of(text: str) -> int:
+    # SQS takes no lone surrogates, but messages of brokers and of other servers may hold some.
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def size_in_batch(size: int) -> int:

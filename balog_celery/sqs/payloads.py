@@ -128,7 +128,7 @@ def read_pointer(body: str) -> Pointer | None:
 def replace_pointer(body: str, payload: str) -> str:
     """Return *body*, which :func:`read_pointer` read, with *payload* in the place of its pointer."""
     envelope = _read_envelope(body)
-    return payload if envelope is None else json.dumps({**envelope, "Message": payload})
+    return payload if envelope is None else json.dumps({**envelope, "Message": payload}, ensure_ascii=False)
 
 
 def _read_envelope(body: str) -> dict[str, Any] | None:

@@ -151,11 +151,11 @@ class ConsumerTask(FailingTask):
         :raises Reject: it has finished another one with its id.
         :raises InProgress: the event is to be processed later.
         """
-        event_id = read_event(event).header.id
+        event_id, digest = read_event(event).header.id, digest_of(event)
         remember = REMEMBER if self.consumer.once is True else float(self.consumer.once)
         began = False
         try:
-            with store.attempt(task_id(event_id, self.name), remember, digest_of(event)):
+            with store.attempt(task_id(event_id, self.name), remember, digest):
                 began = True
                 yield
         except AlreadyDone:

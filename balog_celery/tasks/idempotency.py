@@ -114,7 +114,7 @@ class IdempotencyStore:
 
 def digest_of(event: str) -> str:
     """Return a digest of the payload in *event*, a JSON text; it does not depend on the order of the keys."""
-    payload = json.dumps(json.loads(event)["payload"], sort_keys=True)
+    payload = json.dumps(json.loads(event.removeprefix("\ufeff"))["payload"], sort_keys=True)
     return hashlib.sha256(payload.encode()).hexdigest()[:32]
 
 

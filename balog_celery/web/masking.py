@@ -14,6 +14,16 @@ from ..text import printable
 #: What stands in place of a secret.
 MASK = "••••••"
 
+# Of a text that is not JSON. After a name come a separator and, in this order: a text in quotes that are themselves in
+# a quoted text, one in quotes, the rest of a line such as a header's, or a word.
+_NAME = re.compile(r"[\w-]+")
+_VALUE = re.compile(
+    r"""\\*["']?\s*[:=]\s*(\\+"[^"]*"?|"(?:[^"\\]|\\.)*"?|'[^']*'?)"""
+    r"""|\s*:\s*([^\n]+)"""
+    r"""|\\*["']?\s*[:=]\s*((?:(?:bearer|basic|digest|token)\s+)?[^\s,;&}<]+)""",
+    re.IGNORECASE,
+)
+
 
 class Masking:
     """Hides the values of fields whose names contain one of *names*; case, "-" and "_" are ignored.
@@ -23,11 +33,6 @@ class Masking:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = [_plain(name) for name in names if _plain(name)]
-        parts = "|".join(r"[-_]?".join(map(re.escape, name)) for name in self._names)
-        # Of a body that is not JSON: name, separator, and a quoted text or a word.
-        self._text = re.compile(
-            rf"""([\w-]*(?:{parts})[\w-]*["']?\s*[:=]\s*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s,;&}}<]+)""", re.IGNORECASE
-        )
 
     def pretty(self, body: str) -> str:
         """Return *body* for people: indented JSON, or the text itself with what looks like a secret hidden."""
@@ -40,7 +45,22 @@ class Masking:
         """Return *text*, which is not JSON, with what looks like a secret hidden."""
         lines = text.split("\n")
         shown = "\n".join(printable(line, max(len(line), 3)) for line in lines)
-        return self._text.sub(rf"\g<1>{MASK}", shown) if self._names else shown
+        return self._masked_fields(shown)
+
+    def field(self, name: str, value: str) -> str:
+        """Return *value*, of a field of that name, with what looks like a secret hidden."""
+        return MASK if self._is_secret(name) else self.text(value)
+
+    def _masked_fields(self, text: str) -> str:
+        # Each name is read once, and no value but that of a secret: a pattern for both takes quadratic time.
+        parts: list[str] = []
+        shown = position = 0
+        while name := _NAME.search(text, position):
+            position = name.end()
+            if self._is_secret(name[0]) and (field := _VALUE.match(text, position)):
+                parts += text[shown : field.start(field.lastindex or 0)], MASK
+                shown = position = field.end()
+        return "".join(parts) + text[shown:]
 
     def _masked(self, value: Any) -> Any:
         if isinstance(value, dict):
@@ -53,7 +73,7 @@ class Masking:
 
     def _masked_text(self, value: str) -> str:
         """Hide secrets in a text that holds JSON itself, as SNS's ``Message`` does."""
-        if not value.lstrip().startswith(("{", "[")):
+        if not value.lstrip().startswith(("{", "[", '"')):
             return value
         try:
             return json.dumps(self._masked(read_json(value)), ensure_ascii=False)

@@ -117,6 +117,7 @@ def _environment(site: Site) -> Environment:
     )
     environment.filters.update(number=_number, ago=_ago, utc=_utc, seconds=_seconds, pretty=site.masking.pretty)
     environment.filters["masked"] = site.masking.text
+    environment.filters["masked_field"] = site.masking.field
     environment.globals.update(
         sparkline=charts.sparkline, bars=charts.bars, flower=lambda found: flower_address(site.flower, found)
     )

@@ -65,6 +65,8 @@ def _reason(url: Any, error: Exception) -> str:
     if isinstance(error, ValueError):
         # Not the error's text, which may hold a part of the password.
         return _NO_URL
+    if not isinstance(error, (ImportError, AttributeError, KeyError)):
+        return f"{type(error).__name__}: {printable(error)}"
     if scheme in _REDIS:
         return "the client library of Redis is missing: pip install 'balog_celery[redis]'"
     return f"install the client library of {scheme!r} ({printable(error)})"
@@ -75,4 +77,6 @@ def _scheme_of(url: Any) -> str:
 
 
 def _without_password(url: Any) -> str:
-    return printable(re.sub(r"//.*@", "//**@", str(url)).partition("?")[0])
+    shown = re.sub(r"//.*@", "//**@", str(url)).partition("?")[0]
+    # A connection string, as Azure's, has its key among settings.
+    return printable(f"{_scheme_of(url)}://..." if ";" in shown else shown)

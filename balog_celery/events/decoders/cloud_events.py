@@ -14,7 +14,8 @@ from .documents import Event, as_object, text_at
 
 # HTTP's prefix, which SDKs use for SQS and SNS too; Kafka's; and AMQP's two.
 _PREFIX = re.compile(r"(?:ce[-_]|cloudEvents[:_])(.+)")
-_JSON_TYPE = re.compile(r"\s*[^;]*/(?:[^;]*\+)?json\s*(?:;|$)", re.IGNORECASE)
+#: The content types of the structured mode and of batches begin with this; their messages may repeat the attributes.
+_STRUCTURED = "application/cloudevents"
 
 
 def is_cloudevent(document: Any) -> bool:
@@ -50,14 +51,19 @@ def binary_mode(message: Message) -> dict[str, Any] | None:
     for name, value in message.attributes.items():
         if (match := _PREFIX.fullmatch(name)) and isinstance(value, str):
             event[match[1].lower()] = value
-    if not is_cloudevent(event):
-        return None
     content_type = message.attributes.get("content-type") or event.get("datacontenttype")
+    if not is_cloudevent(event) or _media_type(content_type).startswith(_STRUCTURED):
+        return None
     if isinstance(content_type, str):
         event["datacontenttype"] = content_type
     if message.body:
         event.update(_data(message.body, content_type))
     return event
+
+
+def _media_type(content_type: object) -> str:
+    """Return a content type without its parameters, in lower case; "" if it is none."""
+    return content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
 
 
 def _data(body: str, content_type: Any) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def _data(body: str, content_type: Any) -> dict[str, Any]:
     except UnicodeEncodeError:  # bytes of a broker's message that are not UTF-8
         return {"data_base64": base64.b64encode(body.encode("utf-8", "surrogateescape")).decode()}
     if isinstance(content_type, str):
-        return {"data": read_json(body) if _JSON_TYPE.match(content_type) else body}
+        return {"data": read_json(body) if _media_type(content_type).endswith(("/json", "+json")) else body}
     try:
         return {"data": read_json(body)}  # without a content type it is JSON (CloudEvents 1.0, "datacontenttype")
     except DecodeError:

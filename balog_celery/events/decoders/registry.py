@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from ...signatures import signature_of
 from ...text import printable
 from ..mark import MARK, read_mark
 from ..message import Message, Received
-from ..records import FacilityRecord, as_event, read_record
+from ..records import FacilityRecord, as_event, check_names, read_record
 from ..serialization import read_json
 from . import aws, cloud_events, detect, entries
 from .documents import Event, Reading, as_object, check_count, records_of, with_texts
@@ -176,12 +177,20 @@ def _read_with(decoder: Decoder, takes_message: bool, topic: str, source: str | 
         for event in events:
             if not isinstance(event, FacilityRecord):
                 raise TypeError(f"a decoder returns a sequence of FacilityRecord, not of {type(event).__name__}")
+            check_names(event)
         return _distinct(with_texts(events))
     except DecodeError:
         raise
     except Exception as error:  # a user's decoder may raise anything
-        logger.warning("the decoder %s failed", printable(decoder), exc_info=True)
+        # Neither the error's text, nor the lines of its traceback: they hold what the event holds.
+        logger.warning("the decoder %s failed: %s%s", printable(decoder), type(error).__name__, _place_of(error))
         raise DecodeError(f"its decoder failed: {type(error).__name__}") from error
+
+
+def _place_of(error: Exception) -> str:
+    """Return where *error* was raised, for a log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" in {printable(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
 
 
 def _exactly(event: FacilityRecord) -> str:

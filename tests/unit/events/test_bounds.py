@@ -210,3 +210,27 @@ def test_a_hostile_body_is_a_dead_letter_within_a_second(body: str) -> None:
     """A hostile body of any kind becomes a dead letter within a second."""
     with cpu_within(1.0), pytest.raises(DecodeError):
         reader_of(auto)(body)
+
+
+HOSTILE = " " * 1000 + "/" * 1000 + "+" * 1000
+
+
+@pytest.mark.parametrize("name", ["content-type", "ce-datacontenttype"])
+def test_a_content_type_takes_no_time(name: str) -> None:
+    """Of any length, and whatever it repeats."""
+    attributes = {"ce-specversion": "1.0", "ce-type": "t", "ce-source": "/", "ce-id": "1", name: HOSTILE * 80}
+    with cpu_within(1):
+        ((event, _),) = reader_of(auto)(Message("{}", "h", "m", 0.0, attributes=attributes))
+    assert event.payload.cls_type == "t"
+
+
+def test_a_decoder_s_error_shows_no_content(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither that of pydantic, nor that of the event's own."""
+
+    def decode_card(body: str) -> Any:
+        return Card.model_validate_json(body)
+
+    with pytest.raises(DecodeError) as raised:
+        reader_of(decode_card)(json.dumps({"cls_type": "card", "kind": "card", "number": SECRET}))
+    assert "Alice" not in caplog.text + str(raised.value)
+    assert "its decoder failed: ValidationError" in str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -307,12 +308,25 @@ def fails(body: str) -> Any:
 def test_a_decoder_that_fails_makes_a_body_undecodable(
     decoder: Decoder, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The exception of a decoder makes the body undecodable; it is logged, and the reason shows nothing of the body."""
+    """The exception of a decoder makes the body undecodable; the log says where, and nothing of the body."""
     with pytest.raises(DecodeError, match=f"^its decoder failed: {error}$"):
-        reader_of(decoder)('{"a": 1}')
+        reader_of(decoder)('{"a": "4111"}')
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert record.exc_info
+    assert re.search(rf"failed: {error} in .*\.py, line \d+$", record.getMessage())
+    assert "4111" not in caplog.text
+
+
+def test_names_of_a_decoder_s_events_are_limited() -> None:
+    """Routing remembers them, so that long ones are refused as in records that were sent."""
+
+    def decode_all(body: str) -> list[FacilityRecord]:
+        header = {"id": "1", "channel": "c", "timestamp": "2026-01-01T00:00:00Z"}
+        return [FacilityRecord(schema="1", header=header, payload={"cls_type": body})]  # type: ignore[arg-type]
+
+    assert len(reader_of(decode_all)("x" * 1024)) == 1
+    with pytest.raises(DecodeError, match=r"^payload.cls_type: it has more than 1024 characters$"):
+        reader_of(decode_all)("x" * 1025)
 
 
 def test_a_decoder_has_a_name() -> None:

@@ -353,6 +353,21 @@ def test_the_data_of_a_cloudevent_in_binary_mode(content_type: str | None, body:
     assert {name: payload[name] for name in payload if name.startswith("data") and name != "datacontenttype"} == data
 
 
+@pytest.mark.parametrize("content_type", ["application/cloudevents+json", "Application/CloudEvents+JSON; charset=x"])
+def test_the_content_type_decides_the_mode_of_a_cloudevent(content_type: str) -> None:
+    """In structured mode a sender may repeat the attributes (HTTP protocol binding of CloudEvents 1.0, 3.2.2)."""
+    inner = {"specversion": "1.0", "type": "inner", "source": "/s", "id": "2", "data": {"n": 1}}
+    (event,) = read(json.dumps(inner), attributes={**BINARY, "content-type": content_type})
+    assert as_event(event)["payload"] == {**inner, "cls_type": "inner"}
+
+
+def test_a_batch_of_cloudevents_may_come_with_attributes() -> None:
+    """Its content type says that it is one."""
+    batch = [{"specversion": "1.0", "type": "t", "source": "/s", "id": str(number)} for number in range(2)]
+    attributes = {**BINARY, "content-type": "application/cloudevents-batch+json"}
+    assert [event.header.id for event in read(json.dumps(batch), attributes=attributes)] == ["/s 0", "/s 1"]
+
+
 def test_bad_json_of_a_cloudevent_in_binary_mode_is_a_dead_letter() -> None:
     """A binary-mode CloudEvent with a JSON content type and bad JSON is undecodable."""
     with pytest.raises(ValueError, match="not JSON"):

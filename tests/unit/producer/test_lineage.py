@@ -56,7 +56,7 @@ def test_the_first_cause_is_handed_on() -> None:
             assert context_of_a_record() == expected
 
 
-@pytest.mark.parametrize("first", [5, "", None, ["x"]])
+@pytest.mark.parametrize("first", [5, "", None, ["x"], "x" * 1025])
 def test_a_first_cause_that_is_no_id_is_not_believed(first: Any) -> None:
     """A foreign value in the place of the first cause is ignored unless it is an id."""
     event = {"header": {"id": "e1", "context": {"correlation_id": first}}, "payload": {"cls_type": "x"}}

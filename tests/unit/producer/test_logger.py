@@ -460,14 +460,37 @@ def test_json_that_is_no_record_is_wrapped(text: str) -> None:
     assert as_event(decode(formatted(text)))["payload"]["message"] == text
 
 
-def test_records_pass_untouched(out: Lines) -> None:
-    """Lines of get_logger, and any text that is a record, are not changed."""
+def test_lines_of_get_logger_pass_untouched(out: Lines) -> None:
+    """Lines of get_logger are not changed."""
     get_logger("a").info("done", payload=METRICS)
-    line = str(out.lines[0])
-    assert formatted(line) == line
-    assert formatted(line.replace(", ", ",")) == line.replace(", ", ",")
+    assert SchemaFormatter().format(out.records[0]) == out.lines[0]
     get_logger("a").info(raw_event={"100%": 1})
     assert out.lines[1] == '{"100%": 1}'
+
+
+@pytest.mark.parametrize("logged", [("%s", True), ("", False)], ids=["argument", "message"])
+def test_a_text_from_outside_forges_no_event(out: Lines, logged: tuple[str, bool]) -> None:
+    """A record that somebody sends, and that is logged, is the message of a log record for every handler."""
+    get_logger("a").info("done", payload=METRICS)
+    text = str(out.lines[0])
+    template, has_argument = logged
+    record = logging.makeLogRecord({"name": "web", "levelname": "INFO", "msg": template or text})
+    record.args = (text,) if has_argument else ()
+    queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(queue)
+    handler.setFormatter(SchemaFormatter())
+    handler.handle(record)
+    first, second = SchemaFormatter().format(record), SchemaFormatter().format(queue.get())
+    assert first == second
+    assert as_event(decode(first))["payload"]["message"] == text
+
+
+def test_a_message_that_a_filter_changes_is_no_line_any_more(out: Lines) -> None:
+    """What is noted on the record holds for the line alone."""
+    get_logger("a").info("done", payload=METRICS)
+    record = out.records[0]
+    record.msg = str(record.msg).replace("a.done", "b.done")
+    assert as_event(decode(SchemaFormatter().format(record)))["payload"]["cls_type"] == "log"
 
 
 def test_our_lines_survive_queues_and_pickling(out: Lines) -> None:

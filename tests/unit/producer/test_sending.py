@@ -193,6 +193,19 @@ def test_a_trace_takes_no_room_from_the_producer_s_attributes() -> None:
     assert "traceparent" not in attributes({**nine, "9": "x"}, trace)
 
 
+def test_an_attribute_of_bytes_is_refused(queue: ObservedQueue) -> None:
+    """Its text would be Python's for bytes."""
+    with pytest.raises(RecordError, match="message attribute 'sig' is bytes: give a text"):
+        send(NULL, topic="events", attributes={"sig": b"x"})
+
+
+def test_a_type_that_consumers_refuse_is_refused(queue: ObservedQueue) -> None:
+    """A cls_type has at most 1,024 characters."""
+    send({"cls_type": "x" * 1024}, topic="events")
+    with pytest.raises(RecordError, match="cls_type has more than 1024 characters"):
+        send({"cls_type": "x" * 1025}, topic="events")
+
+
 @pytest.mark.parametrize("topic", [None, "", " ", 5])
 def test_a_topic_is_a_text(topic: Any) -> None:
     """A topic that is none is named in the error."""

@@ -380,3 +380,29 @@ def test_a_queue_handler_that_makes_the_record_keeps_the_event_and_its_cause() -
         behind = SchemaFormatter().format(pickle.loads(pickle.dumps(queue.get())))
         assert behind == beside
         assert json.loads(behind)["header"]["context"]["causation_id"] == "cause"
+
+
+class Unformattable(str):
+    """A text that cannot be formatted."""
+
+    def __format__(self, spec: str) -> str:
+        raise RuntimeError
+
+
+class Undecided:
+    """What is neither true nor false, as an array."""
+
+    def __bool__(self) -> bool:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [("done", {"exc_info": Undecided()}), (Unformattable("done"), {}), (Unformattable("done"), {"payload": 5})],
+)
+def test_odd_arguments_do_not_raise(event: str, fields: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """The logger says what is wrong with them."""
+    caplog.set_level(logging.INFO)
+    get_logger("a").info(event, **{"payload": {"cls_type": "null"}, **fields})
+    (line,) = caplog.messages
+    assert decode(line).payload.cls_type in ("log", "null")

@@ -266,7 +266,7 @@ def test_a_call_that_hangs_is_given_up_within_seconds(way: str, monkeypatch: pyt
             server.unanswered = {"DeleteMessageBatch", "ChangeMessageVisibilityBatch", "SendMessageBatch"}
             server.unanswered |= {"GetQueueAttributes"}
             before = time.monotonic()
-            with pytest.raises(QueueError, match=r"no whole answer within (1|0\.833) s"):
+            with pytest.raises(QueueError, match=r"no whole answer within (1|0\.83\d*) s"):
                 METHODS[method](queue)
             assert time.monotonic() - before < 20
         # A machine may be so slow that a request does not leave it within the second.

@@ -52,6 +52,7 @@ def test_the_payload_takes_the_place_of_its_pointer(body: str) -> None:
     assert replace_pointer(body, "the payload") == "the payload"
     found = json.loads(replace_pointer(envelope(body, Subject="s"), "the payload"))
     assert found == json.loads(envelope("the payload", Subject="s"))
+    assert len(replace_pointer(envelope(body), "é" * 1000).encode()) < 2500  # the limits are the payload's
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,13 @@ JSON = st.recursive(
 )
 
 
+def test_an_event_with_a_byte_order_mark_is_processed(
+    harness: ConsumerHarness, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What can be read has a digest."""
+    assert digest_of("\ufeff" + event_text("x")) == digest_of(event_text("x"))
+
+
 @given(JSON, JSON)
 def test_payloads_have_one_digest_only_if_they_are_equal(one: object, other: object) -> None:
     """Of any JSON."""
