@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-import zlib
 from collections.abc import Mapping, MutableMapping
 from datetime import datetime, timezone
 from typing import Any
@@ -39,7 +38,7 @@ METHOD_SEVERITIES = {
 _TEXTS = frozenset({"fqdn", "application", "application_version"})
 #: How much of what could not be logged is shown, in characters.
 GIVEN_LIMIT = 8192
-#: The attribute of log records with a checksum of the line that they were formatted as.
+#: The attribute of log records that tells by what line they were formatted.
 MARK = "balog_line"
 
 
@@ -172,14 +171,18 @@ def marked(record: logging.LogRecord, line: str) -> str:
 
     A ``QueueHandler`` passes on a copy, whose message is the line; a ``SocketHandler`` sends that.
     """
-    vars(record)[MARK] = zlib.crc32(line.encode())
+    vars(record)[MARK] = _mark(line)
     return line
 
 
 def is_marked(record: logging.LogRecord, message: str) -> bool:
     """Return whether *message*, that of *record*, is the line that was noted."""
-    noted = vars(record).get(MARK)
-    return noted is not None and noted == zlib.crc32(message.encode(errors="surrogatepass"))
+    return vars(record).get(MARK) == _mark(message)
+
+
+def _mark(line: str) -> tuple[int, str]:
+    # Its beginning holds the event's id, which nobody can foresee.
+    return len(line), line[:80]
 
 
 def write(document: object, max_depth: int = MAX_DEPTH) -> str:

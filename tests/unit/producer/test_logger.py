@@ -489,7 +489,7 @@ def test_a_message_that_a_filter_changes_is_no_line_any_more(out: Lines) -> None
     """What is noted on the record holds for the line alone."""
     get_logger("a").info("done", payload=METRICS)
     record = out.records[0]
-    record.msg = str(record.msg).replace("a.done", "b.done")
+    record.msg = str(record.msg).replace("a.done", "b.undone")
     assert as_event(decode(SchemaFormatter().format(record)))["payload"]["cls_type"] == "log"
 
 
