@@ -9,6 +9,7 @@ from celery import Celery, signals
 
 from .errors import ConfigurationError
 from .settings import PREFIX, Settings
+from .text import printable
 from .wiring.app_wiring import Integration
 from .wiring.start_errors import check_worker_servers, is_command, worker_start_errors
 from .worker.bootsteps import EngineStep, LocalStep, no_engine_option
@@ -33,6 +34,8 @@ def install(app: Celery, packages: Iterable[str] = (), **settings: Any) -> Celer
     :returns: the app.
     :raises ConfigurationError: a setting is unknown or has a wrong value, or this is the second call for *app*.
     """
+    if not isinstance(packages, Iterable):
+        raise ConfigurationError(f"bad packages {printable(repr(packages))}: give dotted names of packages")
     given = {"packages": (packages,) if isinstance(packages, str) else tuple(packages), **settings}
     if not is_command():  # which shows an error in one line later
         Settings.from_conf({PREFIX + key: value for key, value in given.items()})  # an error shows the caller's line
@@ -73,8 +76,8 @@ def _install(app: Celery, given: dict[str, Any], *, may_be_local: bool) -> Celer
 
     if app.configured:
         configured(app.conf)
-    else:
-        app.on_after_configure.connect(configured, weak=False)
+    # Also then: a later config_from_object configures it again.
+    app.on_after_configure.connect(configured, weak=False)
     # Sent when a worker, an engine or a command loads the app's modules. Errors raised there reach the user.
     signals.import_modules.connect(import_modules, sender=app, weak=False)
     TaskInstrumentation(app, lambda: integration.telemetry).begin()

@@ -8,6 +8,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationInfo, field_validator
 
+#: The longest time, in seconds: a hundred years. Neither Redis nor datetimes count for ever.
+LONGEST = 3_155_760_000
+
 
 def is_number(value: object) -> bool:
     """Return whether *value* is a finite number, and no boolean."""

@@ -40,9 +40,14 @@ def _block(headings: Sequence[str], row: Sequence[str]) -> None:
         lead = "  "
 
 
+def is_terminal(stream: Any) -> bool:
+    """Return whether *stream* is a terminal; it is None if the process was started with it closed."""
+    return stream is not None and stream.isatty()
+
+
 def terminal_width() -> int:
     """Return the width for text, in characters. Output to a file or a pipe is as wide as it needs."""
-    if sys.stdout.isatty():
+    if is_terminal(sys.stdout):
         return shutil.get_terminal_size().columns
     return sys.maxsize
 
@@ -64,7 +69,7 @@ def progress(length: int, label: str) -> Iterator[Callable[[int], None]]:
     :param length: how many items there are, as far as is known.
     :param label: a short one: the bar takes the rest of the terminal's width.
     """
-    if not sys.stderr.isatty() or not length:
+    if not is_terminal(sys.stderr) or not length:
         yield lambda _: None
         return
     with click.progressbar(length=length, label=label, file=sys.stderr, width=0) as bar:

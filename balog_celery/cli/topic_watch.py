@@ -11,6 +11,7 @@ import click
 
 from ..errors import ConfigurationError
 from ..text import count_of, printable
+from .output import is_terminal
 from .topic_rows import HEADINGS, cells
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def watch_topics(read: Callable[[], Sequence[Row]], interval: float, *, as_json:
     :raises click.UsageError: standard output is not a terminal.
     :raises ConfigurationError: rich is not installed.
     """
-    if as_json or not sys.stdout.isatty():
+    if as_json or not is_terminal(sys.stdout):
         raise click.UsageError("--watch needs a terminal: elsewhere, run `balog topics` or `balog topics --json`")
     try:
         from rich.console import Console

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -22,7 +24,8 @@ def event_type(func: Callable[..., Any], *, is_batch: bool, name: str) -> type[F
     :param name: the name of the consumer's task, for errors.
     :raises ConfigurationError: it asks for several, or for none where it gets a list.
     """
-    hints = [_resolved(parameter.annotation, func) for parameter in _parameters(func)]
+    names = _names_of(func)
+    hints = [_resolved(parameter.annotation, names) for parameter in _parameters(func)]
     found = [model for hint in hints for model in _models(hint)]
     if is_batch:
         if found:
@@ -35,7 +38,8 @@ def event_type(func: Callable[..., Any], *, is_batch: bool, name: str) -> type[F
 
 def message_parameter(func: Callable[..., Any]) -> str:
     """Return the name of the parameter that *func* annotates with :class:`Message`, or ""."""
-    found = [one.name for one in _parameters(func) if Message in _parts(_resolved(one.annotation, func))]
+    names = _names_of(func)
+    found = [one.name for one in _parameters(func) if Message in _parts(_resolved(one.annotation, names))]
     return found[0] if found else ""
 
 
@@ -60,16 +64,38 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield hint
 
 
-def _resolved(annotation: Any, func: Callable[..., Any]) -> Any:
-    """Return the object of *annotation*, which may be source text; None if its name is for type checkers only."""
-    if not isinstance(annotation, str):
+def _names_of(func: Any) -> dict[str, Any]:
+    """Return the names that the annotations of *func* may use: those of its module."""
+    while True:
+        func = inspect.unwrap(func)
+        if not isinstance(func, functools.partial):
+            break
+        func = func.func
+    made_by = func.__init__ if isinstance(func, type) else func  # type: ignore[misc]
+    names: dict[str, Any] = getattr(made_by, "__globals__", None) or getattr(type(func).__call__, "__globals__", {})
+    return names or vars(sys.modules.get(func.__module__, sys))
+
+
+def _resolved(annotation: Any, names: dict[str, Any]) -> Any:
+    """Return *annotation* without texts, in itself or within it; None for names that are for type checkers only."""
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, names)
+        except Exception:
+            return None
+    parts = typing.get_args(annotation)
+    if not any(isinstance(part, (str, typing.ForwardRef)) or typing.get_args(part) for part in parts):
         return annotation
-    func = inspect.unwrap(func)
-    names = getattr(func, "__globals__", None) or getattr(type(func).__call__, "__globals__", {})
-    try:
-        return eval(annotation, names)
-    except Exception:
-        return None
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _resolved(parts[0], names)
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_resolved(part, names) for part in parts)]  # noqa: UP007
+    if isinstance(origin, type) and issubclass(list, origin) and len(parts) == 1:
+        return types.GenericAlias(origin, (_resolved(parts[0], names),))
+    return annotation
 
 
 def _models(hint: Any) -> Iterator[type[FacilityRecord] | type[Payload]]:

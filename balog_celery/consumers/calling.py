@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MethodType
 from typing import Any
 
@@ -12,6 +15,8 @@ from ..signatures import signature_of
 from .consumer import Consumer
 from .context import message_of
 from .operator import ConsumerOperator
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(consumer: Consumer, task: Any, operator: Any, current: Any = None) -> None:
@@ -40,12 +45,23 @@ def _check(consumer: Consumer, func: Callable[..., Any], named: Mapping[str, Any
         return
     arguments = consumer.arguments
     given = "the event alone" if isinstance(arguments, str) else f"the parameters {', '.join(arguments)}"
-    try:
+
+    def bind(signature: inspect.Signature) -> None:
         if isinstance(arguments, str):
             signature.bind(None, **named)
         else:
             signature.bind(**arguments, **named)
+
+    try:
+        bind(signature)
     except TypeError as error:
+        with suppress(TypeError):
+            bind(outer := inspect.signature(func, follow_wrapped=False))
+            if outer != signature:  # a decorator may pass more
+                logger.warning(
+                    "%s%s is called with %s: its decorator must pass the rest", consumer.task_name, signature, given
+                )
+                return
         raise ConfigurationError(
             f"{consumer.task_name}{signature} is called with {given}, and does not accept that ({error}): change its "
             "parameters, or set arguments= or a consumer operator that passes more"

@@ -16,9 +16,9 @@ from ..events.patterns import Pattern
 from ..events.payloads import declared_names, payload_dict
 from ..events.records import FacilityRecord, as_event, typed
 from ..events.serialization import explain
-from ..number_rule import is_number
+from ..number_rule import LONGEST, is_number
 from ..sqs.addresses import queue_address
-from ..text import plain_topic
+from ..text import plain_topic, printable
 from .annotations import defaults, event_type, message_parameter
 from .concurrency import concurrency_of
 from .options import check_task_options
@@ -91,8 +91,7 @@ class Consumer:
         #: The function as it was given; ``func`` is what an operator calls, once the consumer has a task.
         self.function = self.func
         self.is_async = _is_async(self.func, self.topic)
-        if not isinstance(self.once, bool) and not (is_number(self.once) and self.once >= 0):
-            raise ConfigurationError(f"bad once={self.once!r} for a consumer of {self.topic!r}: give True, or seconds")
+        _check_once(self)
         self.limit = concurrency_of(self.concurrency, f"a consumer of {self.topic!r}")
         _check_batch(self)
         _check_chunk(self)
@@ -176,6 +175,16 @@ def _check_arguments(consumer: Consumer) -> None:
     raise ConfigurationError(
         f"bad arguments={arguments!r} for {where}: give 'event', 'payload', or parameters with their paths in the "
         "event, such as {'order': At('payload.order.id')}"
+    )
+
+
+def _check_once(consumer: Consumer) -> None:
+    once = consumer.once
+    # Redis counts milliseconds.
+    if isinstance(once, bool) or (is_number(once) and (once == 0 or 0.001 <= once <= LONGEST)):
+        return
+    raise ConfigurationError(
+        f"bad once={printable(repr(once))} for a consumer of {consumer.topic!r}: give True, or 0.001 to {LONGEST} s"
     )
 
 

@@ -7,17 +7,46 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
 # pydantic asks for this one before Python 3.12.
 from typing_extensions import TypedDict
 
 from ..errors import ConfigurationError
-from ..number_rule import wrong_number
+from ..number_rule import LONGEST, wrong_number
 from ..text import printable
 
 Seconds: TypeAlias = Annotated[int | float, Field(ge=0)]
+Expiry: TypeAlias = Annotated[int | float, Field(ge=0, le=LONGEST)] | Annotated[datetime, Strict()]
 Exceptions: TypeAlias = tuple[type[BaseException], ...]
+
+
+class RetryOptions(TypedDict, total=False):
+    """Arguments of Celery's ``Task.retry``."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[misc]
+
+    args: Any
+    kwargs: Any
+    throw: bool
+    eta: Annotated[datetime, Strict()] | None
+    countdown: Seconds | None
+    max_retries: Annotated[int, Field(ge=0)] | None
+    compression: str | None
+    exchange: Any
+    expires: Expiry | None
+    headers: dict[str, Any] | None
+    ignore_result: bool
+    link: Any
+    link_error: Any
+    priority: Annotated[int, Field(ge=0, le=255)] | None
+    queue: Any
+    routing_key: str | None
+    serializer: str | None
+    shadow: str | None
+    soft_time_limit: Seconds | None
+    task_id: str | None
+    time_limit: Seconds | None
 
 
 class TaskOptions(TypedDict, total=False):
@@ -38,7 +67,7 @@ class TaskOptions(TypedDict, total=False):
     compression: str | None
     default_retry_delay: Seconds
     dont_autoretry_for: Exceptions
-    expires: int | float | datetime | None
+    expires: Expiry | None
     ignore_result: bool
     max_retries: Annotated[int, Field(ge=0)] | None
     priority: Annotated[int, Field(ge=0, le=255)] | None
@@ -49,7 +78,7 @@ class TaskOptions(TypedDict, total=False):
     retry_backoff: bool | Seconds
     retry_backoff_max: Seconds
     retry_jitter: bool
-    retry_kwargs: dict[str, Any]
+    retry_kwargs: RetryOptions
     retry_on_worker_lost: bool | None
     send_events: bool
     soft_time_limit: Seconds | None

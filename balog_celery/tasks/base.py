@@ -22,6 +22,7 @@ from .local_retry import MAX_COUNTDOWN, MAX_GROUP_COUNTDOWN, LocalRetry, LocalSi
 from .naming import argsrepr
 from .outcome import Attempt, TaskOutcome, attempt_of, safe_repr, traced
 from .results import TolerantBackend
+from .retry_options import problem_of
 
 #: Errors of publishing that will come each time, such as an argument that is not JSON.
 _UNPUBLISHABLE = (EncodeError, OverflowError, TypeError, ValueError)
@@ -155,8 +156,12 @@ class EventTask(TracedTask):
         """Retry the task as Celery does. If its retry cannot be published, the event comes again.
 
         :raises LocalRetry: it is retried by its worker.
-        :raises MaxRetriesExceededError: its retry can never be published.
+        :raises MaxRetriesExceededError: its retry can never be published, or no worker could read it.
         """
+        options = {**dict(zip(("args", "kwargs", "exc"), args, strict=False)), **kwargs}
+        if problem := problem_of(self.app, options):
+            why = f"{safe_repr(options.get('exc'))}, and its retry can never be published: {problem}"
+            raise MaxRetriesExceededError(why)
         if self.fifo == "hold" and (eta := kwargs.get("eta")) is not None:
             remaining = maybe_make_aware(eta, self.app.timezone) - datetime.now(timezone.utc)
             kwargs |= {"eta": None, "countdown": max(0.0, remaining.total_seconds())}

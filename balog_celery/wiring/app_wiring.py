@@ -124,6 +124,12 @@ class Integration:
         """Set what *conf* leaves open."""
         self._filled_in |= configuration.fill_in(conf, self._local_broker)
         self._add_routes(conf)
+        self._read_again()
+
+    def _read_again(self) -> None:
+        # The app may change its configuration until it is loaded.
+        for name in ("settings", "local"):
+            vars(self).pop(name, None)
 
     @property
     def limits_prefetch(self) -> bool:
@@ -145,6 +151,7 @@ class Integration:
         if self._loaded:
             return
         configuration.require_json(self._app.conf)
+        self._read_again()
         with cwd_in_path():
             for package in self.settings.packages:
                 loading.scan_package(self.hub, package, self.settings.ignore)
@@ -236,10 +243,8 @@ class Integration:
 
     def _dispatcher(self, channel: Channel | None) -> Dispatcher:
         settings = self.settings
-        high_waters = {topic: own.high_water for topic, own in self._topic_settings.items()}
-        publish = PublishDispatcher(
-            self._app, settings.publish_timeout, settings.high_water, self.telemetry, high_waters
-        )
+        waters = {topic: own.high_water for topic, own in self._topic_settings.items()}
+        publish = PublishDispatcher(self._app, settings.publish_timeout, settings.high_water, self.telemetry, waters)
         for warning in time_limit_warnings(self._app, self.hub, "publish" if channel is None else "hand-off"):
             logger.warning("%s", warning)
         return publish if channel is None else HandOffDispatcher(self._app, channel, publish)
@@ -250,10 +255,7 @@ class Integration:
 
     @property
     def status_dir(self) -> Path:
-        """The folder in which this app's engines keep their status.
-
-        :raises ConfigurationError: it cannot be used.
-        """
+        """The folder of the statuses of this app's engines; ConfigurationError: it cannot be used."""
         return status_dirs(self.settings.status_dir)[0]
 
     def status_file(self, kind: str) -> StatusFile:

@@ -633,3 +633,85 @@ def test_the_app_of_a_worker_has_middleware_too(write: Write) -> None:
     app.conf.balog_middleware = ["shop_calls:plain"]
     balog_celery.install(app, "shop_calls")
     assert ConsumerHarness.of(app).feed(event_text("LG1", "sync")).runs[0].result == ["plain", "f"]
+
+
+PASSES_A_SESSION = """
+import functools
+from balog_celery.consumers import consumer_config
+
+def inject(f):
+    @functools.wraps(f)
+    def wrapper(*args, **kwargs):
+        return f("session", *args, **kwargs)
+    return wrapper
+
+calls = []
+
+@consumer_config("t")
+@inject
+def f(session, event):
+    calls.append((session, event["payload"]["cls_type"]))
+"""
+
+
+def test_a_decorator_may_pass_more(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """What the function's own signature does not accept is a warning, as the decorator decides."""
+    module = write(PASSES_A_SESSION)
+    ConsumerHarness(module).feed(event_text("x"))
+    assert module.calls == [("session", "metrics")]
+    assert "f(session, event) is called with the event alone: its decorator must pass the rest" in caplog.text
+
+
+HINTS = """
+from __future__ import annotations
+import functools
+from typing import Annotated, List, Optional
+from balog_celery.consumers import consumer_config
+from balog_celery.decoders import Message
+from balog_celery.records import FacilityRecord
+
+seen = []
+
+def note(event, message=None):
+    seen.append((type(event).__name__, type(message).__name__))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"),
+    [
+        ('def f(event: Optional["FacilityRecord"]): note(event)', ("FacilityRecord", "NoneType")),
+        ('def f(event: Annotated["FacilityRecord", 1]): note(event)', ("FacilityRecord", "NoneType")),
+        (
+            'def f(event: FacilityRecord, message: Optional["Message"] = None): note(event, message)',
+            ("FacilityRecord", "Message"),
+        ),
+        ("def g(key, event: FacilityRecord): note(event)\nf = functools.partial(g, 1)", ("FacilityRecord", "NoneType")),
+        (
+            "def g(key, event, message: Message = None): note(event, message)\nf = functools.partial(g, 1)",
+            ("dict", "Message"),
+        ),
+        ("class f:\n    def __init__(self, event: FacilityRecord): note(event)", ("FacilityRecord", "NoneType")),
+        ("def f(event: Unknown): note(event)", ("dict", "NoneType")),
+    ],
+)
+def test_annotations_are_read_in_every_form(write: Write, code: str, seen: tuple[str, str]) -> None:
+    """Texts in themselves or within others, of functions, partial ones and classes."""
+    module = write(f'{HINTS}\n{code}\nh = consumer_config("t", name="f")(f)\n')
+    ConsumerHarness(module).feed(event_text("x"))
+    assert module.seen == [seen]
+
+
+@pytest.mark.parametrize(
+    "hint", ['list["FacilityRecord"]', 'List["FacilityRecord"]', 'Optional[List["FacilityRecord"]]']
+)
+def test_annotations_of_batches_are_read_in_every_form(write: Write, hint: str) -> None:
+    """The models in a list may be texts."""
+    source = f"""{HINTS}
+@consumer_config("t", batch=2)
+def f(events: {hint}):
+    note(events[0])
+"""
+    module = write(source)
+    ConsumerHarness(module).feed(event_text("x"))
+    assert module.seen == [("FacilityRecord", "NoneType")]

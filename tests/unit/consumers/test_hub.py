@@ -262,6 +262,13 @@ def test_a_scan_takes_a_module(target: Any) -> None:
         ({"topic": "t", "priority": "high"}, "bad value 'high' for .*'priority'"),
         ({"topic": "t", "queue": ""}, "bad value '' for .*'queue'"),
         ({"topic": "t", "expires": "x"}, "bad value 'x' for .*'expires'"),
+        ({"topic": "t", "expires": -1}, "bad value -1 for .*'expires'"),
+        ({"topic": "t", "expires": 10**30}, "bad value 1000.* for .*'expires'"),
+        ({"topic": "t", "retry_kwargs": {"max_retries": "x"}}, "bad value .* for .*'retry_kwargs'"),
+        ({"topic": "t", "retry_kwargs": {"max_retrys": 3}}, "bad value .* for .*'retry_kwargs'"),
+        ({"topic": "t", "once": 0.0001}, "bad once=0.0001 .*: give True, or 0.001 to 3155760000 s"),
+        ({"topic": "t", "once": sys.maxsize}, "bad once=9223372036854775807"),
+        ({"topic": "t", "once": "1" * 5000}, r"^bad once=.{0,300}$"),
     ],
 )
 def test_a_wrong_argument_fails_at_decoration(arguments: dict[str, Any], message: str) -> None:

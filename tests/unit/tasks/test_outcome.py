@@ -415,7 +415,27 @@ def test_a_function_that_calls_its_own_task_settles_only_its_own_event(project: 
     assert not project.dead.sent
 
 
-@pytest.mark.parametrize("how", [{"args": (object(),)}, {"countdown": float("nan")}, {"countdown": 1e13}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"args": (object(),)},
+        {"args": ("junk",)},
+        {"args": ()},
+        {"countdown": float("nan")},
+        {"countdown": 1e13},
+        {"eta": "tomorrow"},
+        {"eta": 5},
+        # The broker takes these, and a worker discards what it cannot read.
+        {"serializer": "pickle"},
+        {"serializer": "none such"},
+        {"compression": "none such"},
+        {"headers": {"task": "none such"}},
+        {"headers": {"id": "x"}},
+        {"headers": 5},
+        {"time_limit": "x"},
+        {"soft_time_limit": float("nan")},
+    ],
+)
 def test_a_retry_that_can_never_be_published_is_a_failure(project: Project, how: dict[str, Any]) -> None:
     """A retry that can never be published is a failure, instead of coming again without end."""
     project.function = lambda event: project.task.retry(exc=ValueError("no"), **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -129,3 +130,36 @@ def test_a_compression_that_kombu_does_not_know_is_an_error_at_start() -> None:
     app.balog.hub.add_consumer(Consumer(print, "orders", name="book", options={"compression": "gzipp"}))
     with pytest.raises(ConfigurationError, match=r"book has compression='gzipp', .*: name one such as 'gzip'"):
         app.balog.load()
+
+
+@pytest.mark.parametrize("read", ["before", "after", "settings"])
+@pytest.mark.parametrize("how", ["update", "object"])
+def test_a_late_setting_counts(read: str, how: str) -> None:
+    """The app's configuration may be read, and changed, until the consumers are loaded."""
+    # Given
+    app = Celery("late", broker="memory://", set_as_current=False)
+    if read == "before":
+        assert app.conf.timezone is None
+    install(app)
+    if read == "after":
+        assert app.conf.timezone is None
+    if read == "settings":
+        assert app.balog.settings.region is None
+
+    # When
+    if how == "update":
+        app.conf.update(balog_region="eu-west-1")
+    else:
+        app.config_from_object({"balog_region": "eu-west-1", "broker_url": "memory://"})
+    app.balog.load()
+
+    # Then
+    assert app.balog.settings.region == "eu-west-1"
+    assert app.conf.worker_prefetch_multiplier == 1
+
+
+@pytest.mark.parametrize("packages", [5, None, sys])
+def test_packages_are_names(packages: Any) -> None:
+    """Anything else is an error in one line."""
+    with pytest.raises(ConfigurationError, match=r"bad packages .*: give dotted names"):
+        install(Celery("a", set_as_current=False), packages=packages)
