@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationInfo, field_validator
 
-#: The longest time, in seconds: a hundred years. Neither Redis nor datetimes count for ever.
+#: The longest time, in seconds: a hundred years. Redis and datetimes count some more.
 LONGEST = 3_155_760_000
 
 

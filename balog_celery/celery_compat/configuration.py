@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
-from celery import Task
+from celery import Celery, Task
 from celery.app.utils import Settings, filter_hidden_settings
-from kombu.serialization import prepare_accept_content
+from kombu.serialization import prepare_accept_content, registry
 
 
 def is_set(conf: Any, key: str) -> bool:
@@ -30,6 +30,17 @@ def hides_password(key: str) -> bool:
 def accepts_json(accept_content: Any) -> bool:
     """Return whether workers with this ``accept_content`` read JSON, by whichever of its names it lists it."""
     return "application/json" in prepare_accept_content(accept_content)  # type: ignore[no-untyped-call]
+
+
+def accepts(accept_content: Any, serializer: str) -> bool:
+    """Return whether workers with this ``accept_content`` read what *serializer* writes; KeyError: there is none."""
+    content_type = registry.name_to_type[serializer]
+    return content_type in prepare_accept_content(accept_content)  # type: ignore[no-untyped-call]
+
+
+def task_headers(app: Celery) -> Set[str]:
+    """Return the names of the headers by which workers of *app* read the message of a task."""
+    return app.amqp.as_task_v2("id", "name").headers.keys()  # type: ignore[no-any-return]
 
 
 def missing_options(names: Iterable[str]) -> list[str]:

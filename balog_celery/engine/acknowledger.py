@@ -212,8 +212,8 @@ class Acknowledger:
                             calls.flush_at = now + deletes.linger
                         return calls, taken, None
                     due = min(due, at)
-                if due == math.inf and self._closing:
-                    return None
+                if due == math.inf and self._closing and not self.pending:
+                    return None  # what the poller has just taken waits again if its request cannot be sent
                 if due == math.inf and not has_rested:
                     # The next delete, which may wait as long for others, need not wake this thread.
                     due, has_rested = now + deletes.linger, True
@@ -235,6 +235,7 @@ class Acknowledger:
                 self._done.notify_all()
                 if again and started is not None:  # the thread makes the call at once, and reports if it fails
                     calls.flush_at = 0.0
+                if self._closing or (again and started is not None):
                     self._changed.notify_all()
 
     def _delete(self, deliveries: list[Delivery], started: Started | None) -> None:

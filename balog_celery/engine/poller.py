@@ -54,9 +54,10 @@ class Poller:
     def __init__(self, topic: Topic, release_delay: Callable[[], int | None]) -> None:
         name = topic.name
         self._topic = topic
-        self._acknowledger = Acknowledger(
-            topic.queue, topic.extender, topic.stats, release_delay, linger=topic.config.linger
-        )
+        most = topic.config.max_in_flight
+        # In less room than that of a call, a delete would wait for others that cannot come.
+        linger = topic.config.linger if most is None or most >= BATCH_SIZE else 0.0
+        self._acknowledger = Acknowledger(topic.queue, topic.extender, topic.stats, release_delay, linger=linger)
         self._stop = threading.Event()
         self._pipeline = MessagePipeline(topic, self._stop)
         self._groups = (

@@ -181,7 +181,7 @@ def is_marked(record: logging.LogRecord, message: str) -> bool:
 
 
 def _mark(line: str) -> tuple[int, str]:
-    # Its beginning holds the event's id, which nobody can foresee.
+    # Its beginning holds the event's id, which is random.
     return len(line), line[:80]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import select
 import socket
+import ssl
 import time
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
@@ -58,6 +59,8 @@ class Exchange:
         self._deadline = deadline
         self._slowest = slowest
         self._ended = ended
+        self._response = _Response()
+        self._failure: Exception | None = None
 
     def send(self, request: bytes) -> None:
         """Send the request.
@@ -71,8 +74,18 @@ class Exchange:
             unsent = unsent[self.sock.send(unsent) :]
 
     def is_answered(self) -> bool:
-        """Whether the answer, or the end of the connection, has begun to arrive."""
-        return is_readable(self.sock)
+        """Whether :meth:`receive` need not wait: the answer has arrived, or it never will."""
+        # What can be read may be less than the answer: a part of it, or the session tickets of TLS 1.3.
+        if self._failure is None and is_readable(self.sock):
+            try:
+                self.sock.settimeout(0)
+                while not self._response.is_complete:
+                    self._response.read(self.sock)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                pass
+            except Exception as error:
+                self._failure = error
+        return self._response.is_complete or self._failure is not None
 
     def receive(self) -> None:
         """Wait for the answer.
@@ -82,7 +95,12 @@ class Exchange:
         :raises ForeignAnswer: it is larger than :data:`LARGEST`.
         :raises httptools.HttpParserError: it is not HTTP.
         """
-        self._response = _Response(self.sock, self._deadline, self._slowest)
+        if self._failure is not None:
+            raise self._failure
+        response = self._response
+        while not response.is_complete:
+            _limit(self.sock, left(self._deadline + response.received / self._slowest))
+            response.read(self.sock)
 
     def end(self) -> Answer:
         """Give the connection back; return the answer, which has been received."""
@@ -104,51 +122,49 @@ class Exchange:
 
 
 class _Response:
-    """Receives the first final response. Further bytes are ignored, but end the connection.
+    """Receives the first final response. Further bytes are ignored, but end the connection."""
 
-    :raises TimeoutError: it is not complete before *deadline*, plus what its bytes take at the speed *slowest*.
-    :raises OSError: it does not come, or not all of it.
-    :raises ForeignAnswer: it is larger than :data:`LARGEST`.
-    :raises httptools.HttpParserError: it is not HTTP.
-    """
-
-    def __init__(self, sock: socket.socket, deadline: float, slowest: float) -> None:
-        self.status = 0
+    def __init__(self) -> None:
+        self.status = self.received = 0
         self.date = self.location = b""
         self.began = 0.0
-        self.keeps_connection = False
-        self._complete = False
+        self.keeps_connection = self.is_complete = False
         self._ends_itself = True
         self._content: list[bytes] = []
         self._parser = HttpResponseParser(self)
-        received = 0
-        while not self._complete:
-            _limit(sock, left(deadline + received / slowest))
-            chunk = sock.recv(_CHUNK)
-            received += len(chunk)
-            if received > LARGEST:
-                raise ForeignAnswer("it is too large")
-            if chunk:
-                self._feed(chunk)
-            elif self._ends_itself:
-                raise ConnectionResetError("the server closed the connection before it had answered")
-            else:
-                self.status = self._parser.get_status_code()
-                break
-        self.content = b"".join(self._content)
-        del self._parser  # it refers to this object, so the content would stay until the next garbage collection
+
+    def read(self, sock: socket.socket) -> None:
+        """Read what *sock* has.
+
+        :raises OSError: nothing comes in time, or not all of the response.
+        :raises ForeignAnswer: it is larger than :data:`LARGEST`.
+        :raises httptools.HttpParserError: it is not HTTP.
+        """
+        chunk = sock.recv(_CHUNK)
+        self.received += len(chunk)
+        if self.received > LARGEST:
+            raise ForeignAnswer("it is too large")
+        if chunk:
+            self._feed(chunk)
+        elif self._ends_itself:
+            raise ConnectionResetError("the server closed the connection before it had answered")
+        else:
+            self.status, self.is_complete = self._parser.get_status_code(), True
+        if self.is_complete:
+            self.content = b"".join(self._content)
+            del self._parser  # it refers to this object, so the content would stay until the next garbage collection
 
     def _feed(self, chunk: bytes) -> None:
         try:
             self._parser.feed_data(chunk)
         except (HttpParserError, HttpParserUpgrade):
-            if not self._complete:  # what follows the answer does not change it
+            if not self.is_complete:  # what follows the answer does not change it
                 raise
 
     def on_message_begin(self) -> None:
         """Handle the parser's event before the headers."""
         self._delimited = False
-        if not self._complete:
+        if not self.is_complete:
             self.began = time.monotonic()
         # After a second response, the next one may answer any request.
         self.keeps_connection = False
@@ -158,9 +174,9 @@ class _Response:
         name = name.lower()
         if name in _DELIMITERS:
             self._delimited = True
-        elif name == b"date" and not self._complete:
+        elif name == b"date" and not self.is_complete:
             self.date = value
-        elif name == b"location" and not self._complete:
+        elif name == b"location" and not self.is_complete:
             self.location = value
 
     def on_headers_complete(self) -> None:
@@ -169,15 +185,15 @@ class _Response:
 
     def on_body(self, body: bytes) -> None:
         """Handle the parser's event for each part of the body."""
-        if not self._complete:
+        if not self.is_complete:
             self._content.append(body)
 
     def on_message_complete(self) -> None:
         """Handle the parser's event at the end, the only time when it knows whether the connection is kept."""
         status = self._parser.get_status_code()
         # Interim responses come before the final one (RFC 9110, section 15.2).
-        if status >= HTTPStatus.OK and not self._complete:
-            self.status, self._complete = status, True
+        if status >= HTTPStatus.OK and not self.is_complete:
+            self.status, self.is_complete = status, True
             self.keeps_connection = self._parser.should_keep_alive()
 
 

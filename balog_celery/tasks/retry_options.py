@@ -9,8 +9,8 @@ from typing import Any
 from celery import Celery
 from celery.utils.time import maybe_iso8601
 from kombu.compression import get_encoder
-from kombu.serialization import prepare_accept_content, registry
 
+from ..celery_compat.configuration import accepts, task_headers
 from ..errors import DecodeError
 from ..events.records import read_event
 from ..number_rule import is_number
@@ -24,9 +24,9 @@ def problem_of(app: Celery, options: Mapping[str, Any]) -> str:
     checks: dict[str, Callable[[Any], bool]] = {
         "args": _is_event,
         "eta": _is_time,
-        "serializer": lambda name: _is_accepted(app, name),
+        "serializer": lambda name: accepts(app.conf.accept_content, name),
         "compression": lambda name: bool(get_encoder(name)),  # type: ignore[no-untyped-call]
-        "headers": lambda headers: not headers.keys() & app.amqp.as_task_v2("id", "name").headers.keys(),
+        "headers": lambda headers: not headers.keys() & task_headers(app),
         "time_limit": is_number,
         "soft_time_limit": is_number,
     }
@@ -53,8 +53,3 @@ def _is_event(args: Any) -> bool:
 
 def _is_time(eta: Any) -> bool:
     return isinstance(eta, datetime) or isinstance(maybe_iso8601(eta), datetime)
-
-
-def _is_accepted(app: Celery, serializer: str) -> bool:
-    content_type = registry.name_to_type[serializer]
-    return content_type in prepare_accept_content(app.conf.accept_content)  # type: ignore[no-untyped-call]

@@ -282,6 +282,13 @@ def test_json_is_accepted_by_each_of_its_names(accepted: list[str]) -> None:
     """As Celery's settings may have them."""
     assert configuration.accepts_json(accepted)
     assert not configuration.accepts_json(["pickle"])
+    assert configuration.accepts(accepted, "json")
+    assert not configuration.accepts(accepted, "pickle")
+
+
+def test_the_headers_of_a_task_are_known(app: Celery) -> None:
+    """Those by which a worker finds the task, and when and for how long it runs."""
+    assert configuration.task_headers(app) >= {"task", "id", "lang", "eta", "expires", "retries", "timelimit"}
 
 
 def test_an_option_that_celery_would_ignore_is_found(app: Celery) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from balog_celery.engine.stats import TopicStats
 from balog_celery.engine.visibility import VisibilityExtender
 from balog_celery.engine.visibility_timeout import VisibilityTimeout
 from balog_celery.sqs import clients
-from balog_celery.sqs.messages import OutgoingMessage
+from balog_celery.sqs.messages import EntryFailure, OutgoingMessage
 from balog_celery.sqs.queues import SQSQueue
 from engines import hub_of, running
 from sample_events import event_text
@@ -54,9 +55,11 @@ def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningSqs]:
 class Setting:
     """A queue with an acknowledger whose thread runs, and this thread as its poller."""
 
-    def __init__(self, sqs: RunningSqs, name: str = "topic", linger: float = NEVER) -> None:
+    def __init__(
+        self, sqs: RunningSqs, name: str = "topic", linger: float = NEVER, make: type[SQSQueue] = SQSQueue
+    ) -> None:
         self.sqs = sqs
-        self.queue = SQSQueue(name, region="us-east-1", endpoint_url=sqs.endpoint, **KEYS)
+        self.queue = make(name, region="us-east-1", endpoint_url=sqs.endpoint, **KEYS)
         self.queue.create()
         self.stats = TopicStats()
         self.extender = VisibilityExtender(self.queue, VisibilityTimeout(self.queue, 30), self.stats)
@@ -230,6 +233,63 @@ def test_closing_waits_for_deletes_under_way(sqs: RunningSqs) -> None:
         setting.acknowledger.start_deletes()
         assert setting.close() == 0
         assert states(deliveries) == {State.DELETED}
+
+
+def test_closing_waits_for_what_a_poller_has_just_taken(sqs: RunningSqs) -> None:
+    """Its request cannot be sent, after the acknowledger was closed: the thread deletes it in the end."""
+    closed: list[Future[int]] = []
+
+    class Unsent(SQSQueue):
+        def start_delete(self, handles: Sequence[str]) -> None:
+            closed.append(pool.submit(setting.close))
+            late = time.monotonic() + 0.3
+            servers.wait_until(lambda: time.monotonic() > late)
+
+    with Setting(sqs, make=Unsent) as setting, ThreadPoolExecutor(1) as pool:
+        deliveries = setting.attend(10)
+        setting.acknowledger.start_deletes()
+        assert closed[0].result(60) == 0
+        assert states(deliveries) == {State.DELETED}
+
+
+def test_closing_ends_when_a_poller_has_made_the_last_delete(sqs: RunningSqs) -> None:
+    """The thread has nothing to do then, and does not wait for the deadline."""
+    closed: list[Future[int]] = []
+
+    class Answered:
+        def is_answered(self) -> bool:
+            return True
+
+        def finish(self) -> list[EntryFailure]:
+            closed.append(pool.submit(setting.close))
+            late = time.monotonic() + 0.3
+            servers.wait_until(lambda: time.monotonic() > late)
+            return []
+
+    class Starting(SQSQueue):
+        def start_delete(self, handles: Sequence[str]) -> Any:
+            return Answered()
+
+    with Setting(sqs, make=Starting) as setting, ThreadPoolExecutor(1) as pool:
+        setting.attend(10)
+        setting.acknowledger.start_deletes()
+        setting.acknowledger.finish_deletes(is_attending=True)
+        assert closed[0].result(30) == 0
+
+
+@pytest.mark.parametrize("most", [1, 3, 9, 10])
+def test_a_small_room_does_not_wait_for_deletes(sqs: RunningSqs, most: int) -> None:
+    """Deletes that wait for nine others would keep a room for fewer messages full."""
+    queue = SQSQueue("topic", region="us-east-1", endpoint_url=sqs.endpoint, **KEYS)
+    queue.create()
+    queue.send([OutgoingMessage(event_text(str(number))) for number in range(10)])
+
+    def connect(topic: str) -> SQSQueue:
+        return SQSQueue(topic, region="us-east-1", endpoint_url=sqs.endpoint, **KEYS)
+
+    connect("topic-dead").create()
+    with running(Engine(hub_of(lambda _event: None), connect, wait_time=1, max_in_flight=most, linger=NEVER)):
+        servers.wait_until(lambda: len(sqs.store.queues["topic"]) == 0)
 
 
 @pytest.mark.parametrize(
