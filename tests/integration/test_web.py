@@ -106,10 +106,11 @@ class Desk:
     @property
     def text(self) -> str:
         """The text of the page that is open, or that a click is about to open."""
-        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 
         def body() -> list[str]:
-            with contextlib.suppress(StaleElementReferenceException):
+            # A page that is about to renew itself, or has just begun to, has none.
+            with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
                 return [str(self.browser.find_element("tag name", "body").text)]
             return []
 
@@ -134,14 +135,15 @@ class Desk:
         return self._go(lambda: self.browser.find_element("partial link text", name))
 
     def _go(self, find: Callable[[], Any]) -> str:
-        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
         from selenium.webdriver.support import expected_conditions
         from selenium.webdriver.support.wait import WebDriverWait
 
         before = self.browser.find_element("tag name", "html")
 
         def is_clicked() -> bool:
-            with contextlib.suppress(StaleElementReferenceException):  # the page has renewed itself
+            # The page has renewed itself, or is about to.
+            with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
                 find().click()
                 return True
             return False
