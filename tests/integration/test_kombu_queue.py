@@ -142,13 +142,17 @@ class _Bomb:
 
 def test_a_lost_connection_is_made_anew(queue: KombuQueue, server: Any) -> None:
     """A new connection loses nothing: on RabbitMQ messages come again, on Redis they can still be deleted."""
-    queue.send([OutgoingMessage("a")])
-    message = received(queue)
-    server.kill()
-    with pytest.raises(QueueError):
-        queue.receive(1, 0)
-    server.start()
-    servers.wait_until(lambda: works(queue), what="the new connection")
+    for _ in range(5):
+        queue.create()
+        queue.send([OutgoingMessage("a")])
+        message = received(queue)
+        server.kill()
+        with pytest.raises(QueueError):
+            queue.receive(1, 0)
+        server.start()
+        servers.wait_until(lambda: answers(queue), what="the new connection")
+        if queue.exists():  # about one in forty times, a killed RabbitMQ has lost a queue that was declared just before
+            break
     if isinstance(server, servers.RabbitMQ):
         (failure,) = queue.delete([message.handle])
         assert failure.sender_fault
@@ -158,11 +162,12 @@ def test_a_lost_connection_is_made_anew(queue: KombuQueue, server: Any) -> None:
     assert queue.receive(1, 0) == []
 
 
-def works(queue: KombuQueue) -> bool:
+def answers(queue: KombuQueue) -> bool:
     try:
-        return queue.exists()
+        queue.exists()
     except QueueError:
         return False
+    return True
 
 
 def test_a_frozen_broker_does_not_freeze_its_callers(
@@ -187,7 +192,7 @@ def test_a_frozen_broker_does_not_freeze_its_callers(
             assert time.monotonic() - before < 40
         finally:
             server.thaw()
-        servers.wait_until(lambda: works(impatient), what="the new connection")
+        servers.wait_until(lambda: answers(impatient), what="the new connection")
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
