@@ -44,3 +44,21 @@ def chromium(folder: Path, width: int, height: int) -> Iterator[Any]:
         yield browser
     finally:
         browser.quit()
+
+
+#: What chromedriver says of an element whose page goes while it looks, where it should say that the element is stale.
+GONE = ("does not belong to the document", "No node with given id", "Cannot find context with specified id")
+
+
+@contextmanager
+def replaced_page() -> Iterator[None]:
+    """Suppress the errors of an element whose page is replaced meanwhile, by a click or because it renews itself."""
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, WebDriverException
+
+    try:
+        yield
+    except (NoSuchElementException, StaleElementReferenceException):
+        pass
+    except WebDriverException as error:
+        if not any(text in str(error.msg) for text in GONE):
+            raise

@@ -136,7 +136,8 @@ def look(browser: Any, site: Site) -> Look:
 
     def look(path: str, *texts: str, tab: str | None = None, picture: str | None = None) -> str:
         def complete() -> str:
-            return text() if all(part in text() for part in texts) else ""
+            shown = text()
+            return shown if all(part in shown for part in texts) else ""
 
         for _ in range(10):
             browser.get(site.url + path)
@@ -144,7 +145,7 @@ def look(browser: Any, site: Site) -> Look:
             with contextlib.suppress(TimeoutError, WebDriverException):
                 if tab is not None:
                     browser.find_element("id", tab).click()
-                servers.wait_until(complete, 6)
+                shown = servers.wait_until(complete, 6)
                 break
         else:
             pytest.fail(f"{path} does not show all of {texts}:\n{text()}")
@@ -154,7 +155,7 @@ def look(browser: Any, site: Site) -> Look:
             height = browser.execute_script("return document.body.scrollHeight")
             browser.set_window_size(WIDTH, height + 150)
             browser.save_screenshot(str(ROOT / "docs" / "images" / picture))
-        return text()
+        return shown
 
     return look
 

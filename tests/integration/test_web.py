@@ -5,7 +5,6 @@ With ``UPDATE_SCREENSHOTS=1`` in the environment the pages are saved as the pict
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import uuid
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsers import chromium
+from browsers import chromium, replaced_page
 from documents import ROOT, Shell
 
 import servers
@@ -106,11 +105,9 @@ class Desk:
     @property
     def text(self) -> str:
         """The text of the page that is open, or that a click is about to open."""
-        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 
         def body() -> list[str]:
-            # A page that is about to renew itself, or has just begun to, has none.
-            with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
+            with replaced_page():
                 return [str(self.browser.find_element("tag name", "body").text)]
             return []
 
@@ -135,21 +132,22 @@ class Desk:
         return self._go(lambda: self.browser.find_element("partial link text", name))
 
     def _go(self, find: Callable[[], Any]) -> str:
-        from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
-        from selenium.webdriver.support import expected_conditions
-        from selenium.webdriver.support.wait import WebDriverWait
-
         before = self.browser.find_element("tag name", "html")
 
         def is_clicked() -> bool:
-            # The page has renewed itself, or is about to.
-            with contextlib.suppress(NoSuchElementException, StaleElementReferenceException):
+            with replaced_page():
                 find().click()
                 return True
             return False
 
+        def is_left() -> bool:
+            with replaced_page():
+                before.is_enabled()
+                return False
+            return True
+
         servers.wait_until(is_clicked, 10, "the click")
-        WebDriverWait(self.browser, 30).until(expected_conditions.staleness_of(before))
+        servers.wait_until(is_left, 30, "the next page")
         return self.text
 
     def wait_for(self, *texts: str) -> str:
