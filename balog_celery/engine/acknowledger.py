@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..consumers.delivery import Delivery, Settlement, State, settle
@@ -13,15 +14,12 @@ from ..sqs.messages import BATCH_SIZE, EntryFailure, Message
 from ..sqs.protocols import Queue
 from ..threads import SupervisedThread
 from .config import LINGER
-from .outage import Outage
 from .pending_calls import PendingCalls, PendingDeletes, Started
 from .stats import TopicStats
 from .visibility import VisibilityExtender
 
 #: How often to look whether a release may be made, in seconds.
 _RELEASE_INTERVAL = 0.1
-#: The longest wait before a failed call is retried while closing, in seconds.
-_CLOSING_RETRY = 1.0
 
 
 class Acknowledger:
@@ -61,8 +59,8 @@ class Acknowledger:
         self._deletes = PendingDeletes(queue, stats, self._changed, clock, linger)
         self._releases = PendingCalls(
             "return",
+            "releasing to",
             queue,
-            Outage(f"releasing to {queue.name}", clock=clock),
             stats,
             lambda handles: queue.change_visibility(handles, release_delay() or 0),
             self._changed,
@@ -160,9 +158,9 @@ class Acknowledger:
         return {
             "owed": self.pending,
             "outages": {
-                name: calls.outage.status()
+                name: outage
                 for name, calls in (("return", self._releases), ("delete", self._deletes))
-                if calls.outage.problem
+                if (outage := calls.status())
             },
         }
 
@@ -181,15 +179,16 @@ class Acknowledger:
         return self.pending
 
     def _run(self) -> None:
-        turns: list[PendingCalls] = [self._releases, self._deletes]
+        kinds = (self._releases, self._deletes, self._releases.again, self._deletes.again)
+        turns = deque(calls for calls in kinds if calls is not None)
         while (due := self._next(turns)) is not None:
-            turns.reverse()  # neither kind waits for the other
+            turns.rotate()  # no kind waits for the others
             self._carry_out(*due)
 
-    def _next(self, turns: Sequence[PendingCalls]) -> tuple[PendingCalls, list[Delivery], Started | None] | None:
+    def _next(self, turns: Iterable[PendingCalls]) -> tuple[PendingCalls, list[Delivery], Started | None] | None:
         """Wait for a call that is due, and take its deliveries; None if all is done and no more will come.
 
-        :param turns: the two kinds of call, the one first that goes first if both are due.
+        :param turns: the kinds of call, the one first that goes first if several are due.
         """
         deletes, has_rested = self._deletes, False
         with self._changed:
@@ -222,15 +221,17 @@ class Acknowledger:
 
     def _carry_out(self, calls: PendingCalls, taken: list[Delivery], started: Started | None) -> None:
         """Make a call, or read the answer of the delete that was *started*; what it has not done waits for the next."""
+        refused: Sequence[Delivery] = ()
         try:
-            if calls is self._deletes:
-                self._delete(taken, started)
+            if calls in (self._deletes, self._deletes.again):
+                refused = self._delete(calls, taken, started)
             else:
-                self._release(taken)
+                refused = self._release(calls, taken)
         finally:  # also if this thread dies
             with self._changed:
                 again = [one for one in taken if one.state in (State.DELETE_PENDING, State.RELEASE_PENDING)]
-                calls.waiting += again
+                calls.waiting += [one for one in again if one not in refused]
+                (calls.again or calls).waiting += [one for one in again if one in refused]
                 self.pending -= len(taken) - len(again)
                 self._done.notify_all()
                 if again and started is not None:  # the thread makes the call at once, and reports if it fails
@@ -238,7 +239,8 @@ class Acknowledger:
                 if self._closing or (again and started is not None):
                     self._changed.notify_all()
 
-    def _delete(self, deliveries: list[Delivery], started: Started | None) -> None:
+    def _delete(self, calls: PendingCalls, deliveries: list[Delivery], started: Started | None) -> Sequence[Delivery]:
+        """Delete *deliveries*. Return those that the queue refused to delete."""
         if started is None:
             handles = [delivery.message.handle for delivery in deliveries]
             for delivery in deliveries:
@@ -246,16 +248,16 @@ class Acknowledger:
         else:
             handles = started.handles
         failures: Mapping[int, EntryFailure] | None = None
-        retry = deliveries
+        retry, refused = deliveries, deliveries[:0]
         try:
             if started is None:
-                failures = self._deletes.make(handles)
+                failures = calls.make(handles)
             elif (answer := started.finish()) is not None:
-                failures = self._deletes.noted(answer)
+                failures = calls.noted(answer)
             if failures is not None:
-                retry = [deliveries[index] for index, failure in failures.items() if not failure.sender_fault]
+                refused = [deliveries[index] for index, failure in failures.items() if not failure.sender_fault]
                 over = zip(deliveries, handles, strict=True)
-                retry += self._extender.deleted([pair for pair in over if pair[0] not in retry])
+                retry = refused + self._extender.deleted([pair for pair in over if pair[0] not in refused])
         finally:
             for delivery in retry:
                 delivery.move(State.DELETE_PENDING)
@@ -270,8 +272,10 @@ class Acknowledger:
                 self._deleted(delivery, is_deleted)
         if failures is not None:
             self._stats.add("deleted", deleted)
+        return refused
 
-    def _release(self, deliveries: list[Delivery]) -> None:
+    def _release(self, calls: PendingCalls, deliveries: list[Delivery]) -> Sequence[Delivery]:
+        """Release *deliveries*. Return those that the queue refused to release."""
         # Received again from now on, they are new messages.
         self._extender.forget(deliveries)
         # A message whose visibility has lapsed, or that came again, is visible already: do not use its old handle.
@@ -280,12 +284,13 @@ class Acknowledger:
             for delivery in deliveries
             if not (self._extender.has_lapsed(delivery) or self._extender.has_come_again(delivery))
         ]
-        retry, released = valid, []
+        retry, refused, released = valid, valid[:0], valid[:0]
         handles = [delivery.message.handle for delivery in valid]
-        if handles and (failures := self._releases.make(handles)) is not None:
-            retry = [valid[index] for index, failure in failures.items() if not failure.sender_fault]
+        if handles and (failures := calls.make(handles)) is not None:
+            retry = refused = [valid[index] for index, failure in failures.items() if not failure.sender_fault]
             released = [delivery for index, delivery in enumerate(valid) if index not in failures]
             self._stats.add("returned", len(released))
         for delivery in deliveries:
             if delivery not in retry:
                 delivery.move(State.RELEASED if delivery in released else State.EXPIRED)
+        return refused

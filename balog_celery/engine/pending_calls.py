@@ -31,26 +31,35 @@ class PendingCalls:
     """The deliveries that wait for a call of one kind. The lock of *changed* guards what changes, but for the outage.
 
     :param name: what the calls do to messages, for the log.
-    :param outage: of the calls; one thread at a time makes them.
+    :param doing: the same for the log of an outage, such as "deleting from".
     :param stats: counts stale handles.
     :param call: makes one call.
     :param changed: wakes the acknowledger's thread.
     :param clock: returns the time in seconds.
     :param may_call: returns whether a call may be made now; None: always.
+    :param is_again: whether these are the calls for messages that the queue refused while it took others.
     """
 
     def __init__(
         self,
         name: str,
+        doing: str,
         queue: Queue,
-        outage: Outage,
         stats: TopicStats,
         call: Callable[[Sequence[str]], list[EntryFailure]],
         changed: threading.Condition,
         clock: Callable[[], float],
         may_call: Callable[[], bool] | None = None,
+        *,
+        is_again: bool = False,
     ) -> None:
-        self.outage = outage
+        what = f"{doing} {queue.name}{' (single messages)' if is_again else ''}"
+        #: One thread at a time makes the calls.
+        self.outage = Outage(what, clock=clock)
+        #: For the messages that the queue refuses: they delay no others, and their outage is one of its own.
+        self.again = (
+            None if is_again else PendingCalls(name, doing, queue, stats, call, changed, clock, may_call, is_again=True)
+        )
         self.may_call = may_call
         self._what = f"{printable(queue.name)}: the queue refused to {name}"
         self._stats = stats
@@ -66,12 +75,18 @@ class PendingCalls:
         """Let the calls be made now, without waiting for more or for a back-off."""
         self._closing = True
         self.flush_at = self.retry_at = 0.0
+        if self.again is not None:
+            self.again.close()
+
+    def status(self) -> dict[str, float | str]:
+        """The status of the outage of these calls, or else of those for refused messages."""
+        return self.outage.status() or ({} if self.again is None else self.again.status())
 
     def make(self, handles: Sequence[str]) -> Mapping[int, EntryFailure] | None:
         """Make one call. Return the failed entries by position, or None if the call failed.
 
-        A call that fails, or fails for every entry, delays the next one by the back-off. Single failed entries go with
-        the next call.
+        A call that fails delays the next one by the back-off. So does a call for refused messages alone, if all are
+        refused again; their outage ends when none is left.
         """
         problem: object = None
         failures: Sequence[EntryFailure] | None = None
@@ -83,12 +98,14 @@ class PendingCalls:
             problem = printable(error, 500)
             if not isinstance(error, QueueError):
                 logger.exception("unexpected error while %s", self.outage)
-        if failures is not None and len(failures) == len(handles):
-            # Stale handles are not an outage.
-            problem = next((failure.code for failure in failures if not failure.sender_fault), None)
+        # Stale handles are not an outage.
+        refused = [failure.code for failure in failures or () if not failure.sender_fault]
+        if self.again is None and len(refused) == len(handles):
+            problem = refused[0]
         found = self.noted(failures) if failures else None if failures is None else {}
         if problem is None:
-            self.outage.succeeded()
+            if self.again is not None or not (refused or self.waiting):
+                self.outage.succeeded()
         else:
             delay = self.outage.failed(problem)
             with self._changed:
@@ -132,8 +149,7 @@ class PendingDeletes(PendingCalls):
     def __init__(
         self, queue: Queue, stats: TopicStats, changed: threading.Condition, clock: Callable[[], float], linger: float
     ) -> None:
-        outage = Outage(f"deleting from {queue.name}", clock=clock)
-        super().__init__("delete", queue, outage, stats, queue.delete, changed, clock)
+        super().__init__("delete", "deleting from", queue, stats, queue.delete, changed, clock)
         self.linger = linger
         self._start = queue.start_delete if isinstance(queue, DeleteStarter) and not queue.is_fifo else None
         #: Those whose answers are to be read, the oldest first.

@@ -7,13 +7,15 @@ from datetime import date, datetime, timedelta, timezone
 
 from .serialization import InvalidValue
 
-# What iso8601, the library of the original, accepts; in RFC 3339 "t" and "z" may be lower case.
+# What iso8601, the library of the original, accepts; in RFC 3339 "t" and "z" may be lower case. isoformat() writes the
+# seconds of an offset, which local mean times have.
 _TIMESTAMP = re.compile(
     r"(?P<year>[0-9]{4})"
     r"(?:(?:-(?P<dash_month>[0-9]{1,2})|(?P<month>[0-9]{2})(?!$))"
     r"(?:(?:-(?P<dash_day>[0-9]{1,2})|(?P<day>[0-9]{2}))"
     r"(?:[ Tt](?P<hour>[0-9]{2})(?::?(?P<minute>[0-9]{2}))?(?::?(?P<second>[0-9]{1,2})(?:[.,](?P<fraction>[0-9]+))?)?"
-    r"(?P<zone>[Zz]|(?P<sign>[-+])(?P<zone_hour>[0-9]{2}):?(?P<zone_minute>[0-9]{2})?)?)?)?)?"
+    r"(?P<zone>[Zz]|(?P<sign>[-+])(?P<zone_hour>[0-9]{2}):?(?P<zone_minute>[0-9]{2})?"
+    r"(?::(?P<zone_second>[0-9]{2}))?)?)?)?)?"
 )
 # What isoformat() writes for an aware datetime; every Python's fromisoformat() reads it, and it is fast.
 _ISOFORMAT = re.compile(
@@ -47,7 +49,8 @@ def _from_iso8601(text: str) -> datetime:
     part = match.groupdict()
     zone = timezone.utc
     if part["sign"]:
-        offset = timedelta(hours=int(part["zone_hour"]), minutes=int(part["zone_minute"] or 0))
+        hours, minutes, seconds = (int(part[f"zone_{unit}"] or 0) for unit in ("hour", "minute", "second"))
+        offset = timedelta(hours=hours, minutes=minutes, seconds=seconds)
         zone = timezone(-offset if part["sign"] == "-" else offset)
     second = int(part["second"] or 0)
     found = datetime(

@@ -192,6 +192,41 @@ def test_deletes_that_fail_are_an_outage_though_all_else_works(make: Make, caplo
     assert said[1].startswith("deleting from topic works again")
 
 
+@pytest.mark.parametrize("kind", ["delete", "return"])
+def test_what_the_queue_refuses_delays_no_others_and_is_one_outage(
+    make: Make, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Given two messages that the queue refuses while it takes others, one outage lasts until both are done."""
+    caplog.set_level("INFO")
+    queue, cured = ObservedQueue(), threading.Event()
+    call, settlement = ("delete", Settlement.ACKNOWLEDGE) if kind == "delete" else ("release", Settlement.RELEASE)
+
+    def answer(handles: list[str]) -> list[EntryFailure]:
+        bad = [index for index, handle in enumerate(handles) if handle.startswith("bad") and not cured.is_set()]
+        return [EntryFailure(index, "InternalError", "", False) for index in bad]
+
+    queue.on[call] = answer
+    setting = make(queue)
+    done = queue.deleted if kind == "delete" else queue.released
+    # When others come after each of their tries
+    settle([setting.deliver("bad0")], settlement)
+    for number in range(30):
+        names = [f"good{number}", "bad1"] if number == 3 else [f"good{number}"]
+        settle([setting.deliver(name) for name in names], settlement)
+        queue.wait_for(lambda: f"good{number}" in done)  # noqa: B023
+    servers.wait_until(lambda: setting.outages().keys() == {kind}, what="the outage")
+    assert setting.outages()[kind]["error"] == "InternalError"
+    cured.set()
+    # Then all are done, and the log has its begin and its end
+    queue.wait_for(lambda: {"bad0", "bad1"} <= set(done))
+    servers.wait_until(lambda: setting.outages() == {}, what="the end of the outage")
+    said = [record.message for record in caplog.records if "(single messages)" in record.message]
+    assert len(said) == 2
+    assert said[0].endswith("topic (single messages) failed, retrying: InternalError")
+    assert "topic (single messages) works again, after" in said[1]
+    assert not [record for record in caplog.records if "from topic failed" in record.message]
+
+
 def test_releases_that_fail_do_not_hold_up_deletes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Releases and deletes have separate back-offs, so neither delays the other."""
     monkeypatch.setattr(Backoff, "failed", lambda self: 3600.0)
