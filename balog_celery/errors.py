@@ -19,7 +19,7 @@
     * :class:`QueueNotFound`      there is no queue of that name
     * :class:`AccessDenied`       the credentials are wrong, missing, expired, or lack a permission
 
-  * :class:`SendError`            events that were to be sent are not known to be in the queue
+  * :class:`SendError`            SQS has not confirmed events that were sent
 
 Each message names what is wrong, the value, and the way out. No message holds a secret.
 """
@@ -135,7 +135,7 @@ class AccessDenied(QueueError):
 
 @dataclass(frozen=True)
 class SendFailure:
-    """An event that is not known to be in the queue.
+    """An event that SQS has not confirmed.
 
     :param index: its position in what was to be sent.
     :param event_id: its id; "" if it was sent raw.
@@ -150,7 +150,7 @@ class SendFailure:
 
 
 class SendError(BalogError):
-    """Some events, or the one, are not known to be in the queue.
+    """SQS has not confirmed one or more of the events.
 
     SQS may still have one whose call timed out. To send the same payloads again makes new events.
 

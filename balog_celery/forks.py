@@ -43,5 +43,5 @@ def _begin_child() -> None:
 
 
 os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_begin_child)
-# Once more, for the case that a handler of another signal has raised an exception at the begin of the first call.
+# Once more, for the case that a handler of another signal has raised an exception at the start of the first call.
 os.register_at_fork(after_in_parent=_unblock, after_in_child=_unblock)

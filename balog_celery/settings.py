@@ -85,7 +85,7 @@ class Settings(NumbersChecked):
         description="How the engine beside a worker dispatches tasks: 'hand-off' sends them to that worker over a "
         "socket, and deletes a message when its tasks have finished; 'publish' puts them on the broker, "
         "and deletes a message when the broker has them. Tasks for a queue that the worker does not serve "
-        "are always published. Default: hand-off; publish with the embedded SQS, which loses its messages "
+        "are always published. Default: hand-off; publish with the local SQS, which loses its messages "
         "when it stops.",
     )
     fifo_on_failure: Literal["hold", "continue"] = Field(
@@ -97,9 +97,9 @@ class Settings(NumbersChecked):
     wait_time: WaitTime = Field(20, description="How long a receive waits for a first message, in seconds.")
     pollers: Pollers = Field(
         1,
-        description="How many receives of each topic an engine makes at a time, and as many deletes. One serves 650 "
-        "events a second if SQS is 10 ms away. The worker's prefetch limit grows by ten for each. FIFO topics and a "
-        "broker's queues have one.",
+        description="How many receives, and how many deletes, an engine makes at a time for each topic. One poller "
+        "serves 650 events a second if SQS is 10 ms away. The worker's prefetch limit grows by ten for each poller. "
+        "FIFO topics and a broker's queues have one.",
     )
     visibility_timeout: Visibility | None = Field(
         None,
@@ -110,8 +110,8 @@ class Settings(NumbersChecked):
     drain: float = Field(
         20.0,
         ge=0,
-        description="How long a stopping engine waits for the events in flight, in seconds. Beside a "
-        "worker that stops, too, it waits until the worker has finished its tasks.",
+        description="How long a stopping engine waits for the events in flight, in seconds. If its "
+        "worker stops too, it waits until the worker has finished its tasks.",
     )
     dead_letter: DeadLetter = Field(
         "{topic}-dead",
@@ -128,13 +128,12 @@ class Settings(NumbersChecked):
         (),
         description="The S3 buckets for bodies that are larger than a message may be, in the format of the Amazon SQS "
         "Extended Client Library. Pointers into these buckets are followed; any other pointer is a dead letter. "
-        "`balog send` and dead letters write bodies to the first that are larger than the queue takes.",
+        "`balog send` and dead letters store bodies that the queue does not accept in the first one.",
     )
     payload_threshold: int = Field(
         1_048_576,
         gt=0,
-        description="Messages that are larger than this go to the payload bucket also where the queue takes them, in "
-        "bytes.",
+        description="Messages larger than this go to the payload bucket even if the queue would accept them, in bytes.",
     )
     max_body_bytes: int = Field(
         4_194_304,
@@ -152,8 +151,8 @@ class Settings(NumbersChecked):
     )
     max_in_flight: Positive | None = Field(
         None,
-        description="How many messages of each topic an engine holds at a time, those included that wait for their "
-        "tasks. Default: as many as it can keep invisible: 334 for each second of the visibility timeout.",
+        description="How many messages of each topic an engine holds at a time, including those whose tasks have not "
+        "finished. Default: as many as it can keep invisible: 334 for each second of the visibility timeout.",
     )
     topics: dict[str, TopicSettings] = Field(
         {},
@@ -163,8 +162,8 @@ class Settings(NumbersChecked):
     )
     remember_pauses: bool = Field(
         False,
-        description="Whether a worker remembers over its restarts what `celery control balog_pause` has paused, by its "
-        "node name, in a file in balog_status_dir: set that to a folder that lasts as long.",
+        description="Whether pauses by `celery control balog_pause` survive a restart of the worker with the same node "
+        "name. They are kept in a file in balog_status_dir: set that to a folder that survives the restart, too.",
     )
     outbox: Any = Field(
         None,
@@ -191,8 +190,8 @@ class Settings(NumbersChecked):
 
     ship_logs_to: str | None = Field(
         None,
-        description="The topic to which worker and engine ship their log, at their log level, as records. What "
-        "consuming that same topic logs is left out. Default: none.",
+        description="The topic to which worker and engine ship their log, at their log level, as records. "
+        "Records logged while consuming that topic are left out. Default: none.",
     )
     metrics_port: int | None = Field(
         None,
@@ -215,10 +214,10 @@ class Settings(NumbersChecked):
 
     local: bool | None = Field(
         None,
-        description="Whether to run the embedded broker and SQS, for development. Default: only `celery -A "
+        description="Whether to run the local broker and SQS, for development. Default: only `celery -A "
         "balog_celery` does, if neither a broker nor an endpoint is configured.",
     )
-    state_dir: str = Field(".balog", description="The folder of the embedded broker and SQS.")
+    state_dir: str = Field(".balog", description="The folder of the local broker and SQS.")
 
     @field_validator("packages", "ignore", "middleware", "payload_bucket", "web_mask", mode="before")
     @classmethod

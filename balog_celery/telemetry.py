@@ -79,7 +79,7 @@ class Telemetry:
         """Note that the task of an event for *consumer* was started."""
 
     def done(self, topic: str, consumer: str, times: Mapping[str, int], *, failed: bool) -> None:
-        """Count a task of *consumer* that has succeeded, or *failed* for good."""
+        """Count a task of *consumer* that has succeeded, or *failed* permanently."""
 
     def dead(self, topic: str, consumer: str, reason: str) -> None:
         """Count an event in the dead-letter queue of *topic*; *consumer* is "" unless a consumer has failed."""
@@ -149,7 +149,7 @@ class OpenTelemetry(Telemetry):
         self._received = counter("messages.received", "message", "Messages received from SQS, by topic.")
         self._dispatched = counter("tasks.dispatched", "task", "Tasks put on the broker or handed to the worker.")
         self._finished = counter("tasks.finished", "task", "Tasks that ended well.")
-        self._failed = counter("tasks.failed", "task", "Tasks that failed for good; retries are not counted.")
+        self._failed = counter("tasks.failed", "task", "Tasks that failed permanently; retries are not counted.")
         self._dead = counter("dead_letters", "message", "Events kept in a dead-letter queue, by reason.")
         self._lag = meter.create_histogram(
             "balog.lag",

@@ -64,8 +64,8 @@ def remaining(account: Account, sqs: FaultySqs, broker: Broker, unsent: list[str
 
 
 def given_up_in_log(account: Account, log: str) -> set[Pair]:
-    """Return the open pairs that failed for good and whose event is only in the log."""
-    lines = re.findall(r"proj\.consumers\.(\w+) failed for good on event (\w+) .*The event: ", log)
+    """Return the open pairs that failed permanently and whose event is only in the log."""
+    lines = re.findall(r"proj\.consumers\.(\w+) failed permanently on event (\w+) .*The event: ", log)
     return account.open & set(lines)
 
 

@@ -42,7 +42,7 @@ def steps(task: Task) -> Iterator[Task]:
     else:
         yield from _with_broker(task)
     if task.runs:
-        # It succeeds, fails for good, is rejected, or its child dies; or it asks for a retry.
+        # It succeeds, fails permanently, is rejected, or its child dies; or it asks for a retry.
         yield ended
         yield task._replace(place="worker", runs=False, limited=False, failed=True)
     else:

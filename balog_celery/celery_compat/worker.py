@@ -26,7 +26,7 @@ except ImportError:  # neither gevent nor eventlet is installed
 UNLIMITED = 1000
 
 
-#: Celery's request with the behaviour of 5.7, which the methods that it has shows.
+#: Celery's request with the behaviour of 5.7: its own, if it has the methods of 5.7, else :class:`OldRequest`.
 _Request: Any = Request if hasattr(Request, "_retry_worker_lost") else OldRequest
 
 

@@ -39,7 +39,7 @@ consumer_option = click.option(
 def dead() -> None:
     """List, show, replay or drop dead letters.
 
-    Dead letters are events that failed for good, in the dead-letter queues of the topics (setting balog_dead_letter).
+    Dead letters are events that failed permanently, in the dead-letter queues of the topics (balog_dead_letter).
     SQS has no peek: a command receives the letters that it looks at, so they are invisible to others until it ends; if
     it is killed, for 15 minutes.
 

@@ -83,7 +83,7 @@ def drop(
     export: str | None,
     as_json: bool,
 ) -> None:
-    """Delete dead letters for good.
+    """Delete dead letters permanently.
 
     It first prints what it will delete, by consumer and reason, and asks. A letter of which an option cannot be told is
     not deleted: one that does not name its consumer with --consumer, one that holds no event with --cls-type,

@@ -59,7 +59,8 @@ def read_body(
     record = _record_in(body)
     if record is not None and all(event.header.id != record.header.id for event, _ in events):
         raise BalogError(
-            f"{where} is a record of balog, which the decoder of {printable(topic)} takes for a plain document"
+            f"{where} is a record of balog, which the decoder of {printable(topic)} takes for a plain document: "
+            "give that topic the decoder 'auto' or 'balog' in balog_decoders"
         )
     return events
 

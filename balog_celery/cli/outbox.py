@@ -167,7 +167,7 @@ def retry(app: Celery, ids: tuple[int, ...], all_rows: bool, store: str | None, 
 @store_option
 @json_option
 def drop(app: Celery, ids: tuple[int, ...], all_rows: bool, store: str | None, as_json: bool) -> None:
-    """Delete failed rows for good.
+    """Delete failed rows permanently.
 
     \b
     Example:

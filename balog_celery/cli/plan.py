@@ -35,7 +35,7 @@ _EVENTS = click.IntRange(1, MAX_BATCH)
 @click.option(
     "--cpu", type=FiniteRange(0, 3600), default=0.0, show_default=True, help="How much of that is CPU, in seconds."
 )
-@click.option("--random", "is_random", is_flag=True, help="The function waits for random times with that mean.")
+@click.option("--random", "is_random", is_flag=True, help="Calls take exponentially distributed times.")
 @click.option(
     "--distance",
     type=FiniteRange(0, 10_000),
@@ -51,15 +51,15 @@ _EVENTS = click.IntRange(1, MAX_BATCH)
 @click.option(
     "--fifo", type=click.IntRange(1, 1_000_000), help="The topic is FIFO, and this many message groups have events."
 )
-@click.option("-c", "--concurrency", type=click.IntRange(1, 1000), help="The workers' -c; default: what suits.")
-@click.option("--pollers", type=click.IntRange(1, 64), help="balog_pollers; default: what suits.")
+@click.option("-c", "--concurrency", type=click.IntRange(1, 1000), help="The workers' -c; default: as the load needs.")
+@click.option("--pollers", type=click.IntRange(1, 64), help="balog_pollers; default: as the load needs.")
 @click.option("--cores", type=click.IntRange(1, 1024), help="How many cores a worker has; default: what it needs.")
 @click.option(
     "--share",
     type=FiniteRange(0.01, 0.99),
     default=0.8,
     show_default=True,
-    help="How much of what it can do a worker shall do.",
+    help="The load to plan for, as a fraction of what a worker can do.",
 )
 @click.option(
     "--price",
@@ -154,7 +154,7 @@ def _print(found: Plan, question: Question, price: float) -> None:
     extensions = f", {calls.extensions:,.0f} extensions" if calls.extensions else ""
     click.echo(f"SQS, each second: {calls.receives:,.1f} receives, {calls.deletes:,.1f} deletes{extensions}.")
     if question.way.groups and (kind := max(calls.receives, calls.deletes)) > FIFO_CALLS:
-        click.echo(f"A FIFO queue allows {FIFO_CALLS} of a kind: set it to high throughput, as {kind:,.0f} are more.")
+        click.echo(f"{kind:,.0f} of a kind exceed a FIFO queue's {FIFO_CALLS}: set it to high throughput.")
     millions = calls.per_month / 1e6
     click.echo(f"SQS, in 30 days: {millions:,.0f} million calls, {millions * price:,.0f} USD at {price:g} a million.")
     if found.workers > 1:

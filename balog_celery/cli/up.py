@@ -33,7 +33,7 @@ from .send import message_options, send_file
 def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
     """Run everything that development needs.
 
-    The embedded broker and SQS, a worker, and Flower if it is installed. Ctrl-C stops them all. With --reload, which
+    The local broker and SQS, a worker, and Flower if it is installed. Ctrl-C stops them all. With --reload, which
     needs `balog_celery[reload]`, the worker stops and starts again when Python files change: as at any stop, it
     finishes its tasks first, or within its drain limit, and loses no event.
 
@@ -44,7 +44,7 @@ def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
     """
     if not app.balog.local:
         raise ConfigurationError(
-            f"this app has no embedded broker and SQS (balog_local = {app.balog.settings.local!r}), which `celery -A "
+            f"this app has no local broker and SQS (balog_local = {app.balog.settings.local!r}), which `celery -A "
             "balog_celery` has if no broker and no SQS endpoint is configured: set balog_local = True, or start a "
             "worker with `celery worker`"
         )

@@ -30,10 +30,10 @@ from .group import FiniteRange, balog, command
     "roles",
     multiple=True,
     metavar="[USER=]ROLE",
-    help="What a user, or each other user, may do: viewer, reader (sees events) or operator (replays and deletes). "
-    "Default: viewer; without --auth on this machine: operator.",
+    help="What a user, or each other user, may do: viewer, reader (sees events) or operator (replays, deletes and "
+    "pauses). Default: viewer; without --auth on this machine: operator.",
 )
-@click.option("--read-only", is_flag=True, help="Offer no replays and no deletions.")
+@click.option("--read-only", is_flag=True, help="Allow no replays, deletes, pauses or resumes.")
 @click.option(
     "--trusted-proxy",
     "proxies",

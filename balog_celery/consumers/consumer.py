@@ -196,7 +196,7 @@ def _check_batch(consumer: Consumer) -> None:
         )
     if batch is None:
         if wait != BATCH_WAIT:
-            raise ConfigurationError(f"batch_wait={wait!r} for {where} says nothing without batch=: give both")
+            raise ConfigurationError(f"batch_wait={wait!r} for {where} has no effect without batch=: give both")
         return
     if not isinstance(batch, int) or not is_number(batch) or not 1 <= batch <= MAX_BATCH:
         raise ConfigurationError(f"bad batch={batch!r} for {where}: give a number of events from 1 to {MAX_BATCH}")
@@ -216,7 +216,7 @@ def _check_chunk(consumer: Consumer) -> None:
     if chunk is None:
         for name, value, default in (("chunk_wait", wait, CHUNK_WAIT), ("limits_of", consumer.limits_of, "event")):
             if value != default:
-                raise ConfigurationError(f"{name}={value!r} for {where} says nothing without chunk=: give both")
+                raise ConfigurationError(f"{name}={value!r} for {where} has no effect without chunk=: give both")
         return
     if not isinstance(chunk, int) or not is_number(chunk) or not 1 <= chunk <= MAX_BATCH:
         raise ConfigurationError(f"bad chunk={chunk!r} for {where}: give a number of events from 1 to {MAX_BATCH}")
@@ -237,8 +237,8 @@ def check_limits(consumer: Consumer, *limits: float | None) -> None:
     """
     if consumer.chunk is not None and any(limits) and consumer.limits_of != "chunk":
         raise ConfigurationError(
-            f"a consumer of {consumer.topic!r} has chunk= and a time limit, which would be for up to {consumer.chunk} "
-            "events together: leave one of them out, or say limits_of='chunk'"
+            f"a consumer of {consumer.topic!r} has chunk= and a time limit, which would apply to up to "
+            f"{consumer.chunk} events together: leave one of them out, or set limits_of='chunk'"
         )
 
 
@@ -264,7 +264,7 @@ def _is_async(func: object, topic: str) -> bool:
     called = [func, getattr(func, "__call__", None)]  # noqa: B004  # the object's own
     if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in called):
         raise ConfigurationError(
-            f"{getattr(func, '__qualname__', func)!s}, a consumer of {topic!r}, is a generator, and nothing of it "
-            "would run when it is called: remove its yield"
+            f"{getattr(func, '__qualname__', func)!s}, a consumer of {topic!r}, is a generator, so calling it would "
+            "run none of its code: remove its yield"
         )
     return any(map(inspect.iscoroutinefunction, called))

@@ -65,7 +65,7 @@ def consumer_config(
     A batch consumer's function is called with a list of events, in one task; each event is finished, retried or a dead
     letter by itself. Where only some failed, it raises :class:`~balog_celery.errors.BatchFailure`; any other exception
     fails all of them.
-    An event that does not fit the annotated model is not in the list, and is a dead letter in the end.
+    An event that does not fit the annotated model is left out of the list, and becomes a dead letter.
 
     :param topic: the queue's name or URL; placeholders such as ``{env}`` are the operator's to fill in.
     :param cls_type: the type of payload it wants, or several in any iterable; default: any. A trailing ``*`` matches

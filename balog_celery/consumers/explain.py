@@ -44,7 +44,7 @@ def why_not(consumer: Consumer, event: FacilityRecord, attributes: Mapping[str, 
 def _version_reasons(condition: VersionCondition, schema: str) -> list[Reason]:
     version = parse_version(schema)
     if version is None:
-        text = f"schema {schema} is no version, and it asks for {condition}"
+        text = f"schema {schema} is not a version, and the consumer asks for {condition}"
         return [Reason("version unreadable", printable(text))]
     failing = condition.failing(version)
     return [Reason("version", printable(f"version {schema} is not {','.join(failing)}"))] if failing else []

@@ -62,7 +62,7 @@ class ConsumerHub:
             if name in names and key not in found:
                 logger.warning(
                     "the scan did not find the consumer in %s that is declared in line %d, so it gets no events: put "
-                    "consumer_config above any other decorator, and on what the module or a class of it holds by name",
+                    "consumer_config above all other decorators, on a function or method that can be imported by name",
                     name,
                     line,
                 )

@@ -29,9 +29,9 @@ def lint(topics: Mapping[str, Iterable[Consumer]]) -> Iterator[str]:
         for one, other in combinations(able, 2):
             if _function(one) == _function(other) and _overlap(one, other):
                 yield (
-                    f"{printable(one.task_name)} and {printable(other.task_name)} are one function, which is called "
-                    f"twice for an event of {printable(topic)} that both want ({_wants(one)}; {_wants(other)}): "
-                    "give them what does not overlap, or one decorator for both"
+                    f"{printable(one.task_name)} and {printable(other.task_name)} call the same function, twice for an "
+                    f"event of {printable(topic)} that matches both ({_wants(one)}; {_wants(other)}): give them "
+                    "conditions that do not overlap, or use one decorator"
                 )
 
 

@@ -44,7 +44,7 @@ def resolve_topic(operator: Any, consumer: Consumer) -> str:
     topic = plain_topic(topic) if isinstance(topic, str) else topic
     if not isinstance(topic, str) or not topic or "{" in topic:
         raise ConfigurationError(
-            f"the topic of {consumer.task_name} is {topic!r}, which is no queue's name or URL: "
+            f"the topic of {consumer.task_name} is {topic!r}, which is not a queue's name or URL: "
             "give a consumer operator whose get_topic fills in the placeholders"
         )
     check_order(consumer, topic)
@@ -70,7 +70,7 @@ class EachResult(NamedTuple):
 
     #: Events to retry.
     failed: dict[int, str]
-    #: Events that failed for good.
+    #: Events that failed permanently.
     dead: dict[int, str]
     #: The error of the first that failed.
     cause: BaseException | None
@@ -83,7 +83,7 @@ class Processed(NamedTuple):
     result: Any
     #: Events that the function reported as failed; they may be retried.
     failed: dict[int, str]
-    #: Events that failed for good, such as those that do not fit the function's model and were not passed to it.
+    #: Events that failed permanently, such as those that do not fit the function's model and were not passed to it.
     unfit: dict[int, str]
     #: The first error that is known, with its traceback.
     cause: BaseException | None = None

@@ -68,8 +68,8 @@ class Router:
 class _Selection:
     """Which of *consumers*, some of which have a pattern, want the content of an event.
 
-    Of each pattern one field is in an index, by the values or the prefixes that it wants; a pattern that has no such
-    field is tried with every event.
+    One field of each pattern is indexed, by the values or prefixes that it accepts; a pattern without such a field is
+    tried with every event.
     """
 
     def __init__(self, consumers: Sequence[Consumer]) -> None:

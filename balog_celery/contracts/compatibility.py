@@ -21,7 +21,7 @@ def breaking_changes(old: Any, new: Any) -> list[str]:
     :raises ConfigurationError: *old* is no AsyncAPI 3 document.
     """
     if not isinstance(old, Mapping) or not str(old.get("asyncapi", "")).startswith("3."):
-        raise ConfigurationError("the old contract is no AsyncAPI 3 document: give what `balog schema` has written")
+        raise ConfigurationError("the old contract is not an AsyncAPI 3 document: give what `balog schema` has written")
     try:
         return [*_messages(old, new), *_channels(old, new)]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

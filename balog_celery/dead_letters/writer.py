@@ -1,4 +1,4 @@
-"""Sends events that failed for good to the dead-letter queue of their topic.
+"""Sends events that failed permanently to the dead-letter queue of their topic.
 
 A dead letter is the message as it came: body and attributes are untouched. The failure is described in one attribute
 more, the :mod:`mark <balog_celery.events.mark>`: ``reason``, ``topic``, ``consumer``, ``error``, ``first_received``

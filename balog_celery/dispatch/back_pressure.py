@@ -142,14 +142,14 @@ class BackPressure:
         """Log the queues that are gone, full, or have room again since the last check."""
         for name in sorted(_gone(depths) - _gone(self._depths)):
             logger.warning(
-                "the task queue %s is gone from the broker, with the tasks in it: it is declared again with the next "
-                "task that is published to it",
+                "the task queue %s and its tasks are gone from the broker: the engine declares the queue again when it "
+                "publishes the next task",
                 printable(name),
             )
         full, before = self._full(depths), self._full(self._depths)
         for name in sorted(full - before):
             logger.warning(
-                "%d tasks wait in %s, more than balog_high_water (%d): nothing is received for it until they are fewer",
+                "%d tasks wait in %s, more than balog_high_water (%d): receiving nothing for it until some have run",
                 depths[name],
                 printable(name),
                 self._high_water,

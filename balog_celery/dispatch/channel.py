@@ -35,7 +35,7 @@ class Channel:
         self._waiting = sock.dup()
         self._waiting.settimeout(_LONG)
         self._sending = threading.Lock()
-        #: From its front is removed what has been sent, which copies nothing.
+        #: Sent bytes are deleted from its front, which copies nothing.
         self._unsent = bytearray()
         #: The pieces of a line whose end has not arrived.
         self._rest: list[bytes] = []

@@ -37,15 +37,15 @@ class Readiness(Enum):
 
     READY = "ready"
     #: The worker has as many tasks as it takes.
-    WORKER_FULL = "the worker beside it has all the tasks that it takes"
+    WORKER_FULL = "its worker has as many tasks as it accepts"
     #: The worker has not announced yet that it takes tasks, or takes none now.
-    WORKER_CLOSED = "the worker beside it takes no tasks: it has lost its broker, hangs, or stops"
+    WORKER_CLOSED = "its worker accepts no tasks: it has lost its broker, hangs, or is stopping"
     #: Its tasks have ended with it.
-    WORKER_GONE = "the worker beside it has ended"
+    WORKER_GONE = "its worker has ended"
     #: The worker's event loop is blocked, so it neither takes tasks nor reports.
-    WORKER_SILENT = "the worker beside it says nothing: it hangs, or waits for its broker or its result backend"
+    WORKER_SILENT = "its worker does not respond: it hangs, or waits for its broker or its result backend"
     #: The worker was told so by ``celery control cancel_consumer``: the events stay in SQS.
-    QUEUE_CANCELLED = "the worker beside it no longer consumes the task queue of a consumer of this topic"
+    QUEUE_CANCELLED = "its worker no longer consumes the task queue of a consumer of this topic"
     #: As many tasks wait on the broker as are allowed.
     QUEUE_FULL = "as many tasks wait on the broker as balog_high_water allows"
     #: The same, and no worker takes them from there.

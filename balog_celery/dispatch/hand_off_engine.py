@@ -49,7 +49,7 @@ _NONE: tuple[tuple[Delivery, ...], int] = ((), 0)
 class HandOffDispatcher:
     """Hands jobs to the worker beside the engine; a job is acknowledged when its task has finished.
 
-    A task has finished when it succeeded, failed for good, or has a retry on the broker. One that waits in the worker
+    A task has finished when it succeeded, failed permanently, or has a retry on the broker. One waiting in the worker
     for its own retry or for its rate limit has not finished, but needs no credit. Jobs of consumers whose queue the
     worker has never served are published, and all jobs are if the worker cannot be handed tasks. Those of a queue that
     was cancelled, or whose worker is closed, stay in SQS.
@@ -213,7 +213,7 @@ class HandOffDispatcher:
                     self._finish_others(message.number, message.positions)
                 else:
                     others.append(message)
-            # First, as what a worker that closes gives back must not be received again before that is known.
+            # First: a closing worker returns jobs, which must not be received again before the engine knows of it.
             for message in others:
                 self._heed(message)
             if waiting:

@@ -112,7 +112,7 @@ class HandOffMessage:
         self._owner.settle(self, released=False)
 
     def reject(self, _logger: Any, _errors: Any, requeue: bool = False) -> None:
-        """Let the message come again; without *requeue* the task has failed for good, and its dead letter is made."""
+        """Let the message come again; without *requeue* the task has failed permanently, and becomes a dead letter."""
         self._owner.settle(self, released=requeue)
 
     def report_pace(self, calls: int, seconds: float) -> None:

@@ -27,8 +27,7 @@ def check_order(task: Any, queue: str, *, publisher: str = "", served: frozenset
         who = f"a worker that does not serve the queue {queue!r}"
     if who:
         raise ConfigurationError(
-            f"topic {printable(task.topic)!r} is FIFO, and {who} does not know when {task.name} has finished with an "
-            f"event, before which the next one of its group must not begin: {way_out}serve it by a worker with its "
-            "engine beside it, with balog_dispatch = 'hand-off' and Redis or RabbitMQ, which also serves the queues of "
-            "all its consumers, or use a standard queue"
+            f"topic {printable(task.topic)!r} is FIFO, and {who} does not know when {task.name} has finished, so it "
+            f"cannot keep the order: {way_out}run a worker with its engine, balog_dispatch = 'hand-off' and Redis or "
+            "RabbitMQ as the broker, that serves the queues of all consumers of the topic; or use a standard queue"
         )

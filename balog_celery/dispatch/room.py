@@ -29,7 +29,7 @@ class Room:
         self.credit = 0
         #: For how many tasks there must be room before the next receive.
         self.enough = 1
-        #: Of each task its deliveries, and the size of its events in bytes. The worker has the events themselves, and
+        #: The deliveries of each task, and the size of its events in bytes. The worker has the events themselves, and
         #: keeping thousands of them here would cost time.
         self.tasks: dict[int, tuple[tuple[Delivery, ...], int]] = {}
         #: The size of all their events.

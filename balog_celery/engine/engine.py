@@ -252,7 +252,7 @@ class Engine:
         pending = sum(runner.close(deadline) for runner in self._runners)
         self._dispatcher.close()
         if pending:
-            logger.warning("not deleted nor released, to be received again: %s", count_of(pending, "message"))
+            logger.warning("%s neither deleted nor released: to be received again", count_of(pending, "message"))
         for topic, counts in self.stats.all().items():
             told = ", ".join(f"{count} {name}" for name, count in counts.items())
             logger.info("topic %s: %s", printable(topic), told)

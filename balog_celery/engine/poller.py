@@ -32,13 +32,13 @@ MAX_PENDING = 1000
 MAX_WAITING = 1000
 #: The same for the memory that their bodies take, in bytes.
 MAX_WAITING_BYTES = 64 * 2**20
-#: How long a poll waits meanwhile, in seconds: they are looked after when it returns.
+#: The longest poll while messages are held for paused consumers, in seconds: each poll ends with a check of the pauses.
 _HELD_WAIT = 2
-#: How often to look whether fewer messages are in flight, in seconds.
+#: How often a poller that waits for room checks the number of messages in flight, in seconds.
 _FULL_INTERVAL = 0.5
-#: The same where ``max_in_flight`` may allow but a few, which are soon done.
+#: The same with ``max_in_flight``, which may be so low that the messages are done within milliseconds.
 _ROOM_INTERVAL = 0.05
-#: How much longer than its wait a receive may be open, in seconds: requests and answers travel.
+#: How much longer than its wait time a receive may take, in seconds, for the round trip.
 _DISTANCE = 1.0
 #: The shortest time between two receives that return nothing at once, in seconds: a long poll should have waited.
 _SHORTEST_POLL = 0.1
@@ -55,7 +55,7 @@ class Poller:
         name = topic.name
         self._topic = topic
         most = topic.config.max_in_flight
-        # In less room than that of a call, a delete would wait for others that cannot come.
+        # With room for fewer messages than a call deletes, a delete would wait for others that cannot come.
         linger = topic.config.linger if most is None or most >= BATCH_SIZE else 0.0
         self._acknowledger = Acknowledger(topic.queue, topic.extender, topic.stats, release_delay, linger=linger)
         self._stop = threading.Event()
@@ -70,7 +70,7 @@ class Poller:
         self.latest = LatestReceive()
         self._polled = time.monotonic()
         self._activity = Activity("starting", self._polled)
-        #: When the status showed first that the dispatcher does not take what it is given; 0 if it does.
+        #: When the status first showed that the dispatcher accepts no jobs; 0 if it accepts them.
         self._stuck_since = 0.0
         self._misconfigured: ConfigurationError | None = None
         self._thread = SupervisedThread(f"the poller of {name}", f"poller-{name}", self._run)
@@ -255,13 +255,13 @@ class Poller:
         topic, chunks = self._topic, self._topic.chunks
         wait_time = min(topic.config.wait_time, _HELD_WAIT) if self._pipeline.held else topic.config.wait_time
         if chunks is not None and chunks.has_chunks:
-            wait_time = 0  # they wait for what is there, not for what may come
+            wait_time = 0  # a chunk takes what is in the queue, and does not wait for more
         began = time.monotonic()
         topic.extender.visibility.update()
         visibility = topic.extender.visibility.seconds
         self.latest = LatestReceive(began + wait_time + _DISTANCE, is_open=True)
         try:
-            # Looked at after that is set: a release after a stop waits for each receive that it does not prevent.
+            # Check the flag only after `latest` is set: a release after a stop waits for every receive that has begun.
             messages = [] if self._stop.is_set() else topic.queue.receive(limit, wait_time, visibility)
             self.latest = LatestReceive()
         except BaseException:

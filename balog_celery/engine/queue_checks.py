@@ -106,7 +106,7 @@ def _create(topic: str, queue: Queue, dead_letters: DeadLetters, connect: Connec
 def _log_dead_letters(
     topic: str, attributes: Mapping[str, str], dead_letters: DeadLetters, *, has_default: bool
 ) -> None:
-    """Log where events go that cannot be decoded, that failed for good, and that match no consumer."""
+    """Log where events go that cannot be decoded, that failed permanently, and that match no consumer."""
     name = dead_letters.name(topic)
     try:
         has_dead_letters = dead_letters.exists(topic)
@@ -116,7 +116,7 @@ def _log_dead_letters(
     unmatched = "passed to the default event handler" if has_default else "deleted"
     if has_dead_letters and name is not None:
         logger.info(
-            "topic %s: bodies that cannot be decoded and events that failed for good go to %s; "
+            "topic %s: bodies that cannot be decoded and events that failed permanently go to %s; "
             "events that match no consumer are %s",
             printable(topic),
             printable(name),

@@ -124,8 +124,8 @@ class VisibilityExtender:
             self._stats.add("received_again", count)
         if first_time:
             logger.warning(
-                "%s of %s came again while in flight, as the visibility had lapsed: not dispatched again, going on "
-                "with a new receipt handle (message %s)",
+                "%s of %s came again while in flight, because the visibility timeout had ended: the engine does not "
+                "dispatch it again, and uses the new receipt handle (message %s)",
                 count_of(len(first_time), "message"),
                 printable(self._queue.name),
                 printable(first_time[0].message.message_id),

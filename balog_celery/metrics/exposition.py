@@ -126,7 +126,7 @@ class TaskMetrics:
         labels = ["topic", "consumer"]
         self._ended = Counter(
             "balog_tasks_ended",
-            "Attempts of tasks, by how they ended: succeeded, failed (for good), retried, or released.",
+            "Attempts of tasks, by how they ended: succeeded, failed (permanently), retried, or released.",
             [*labels, "outcome"],
             registry=registry,
         )

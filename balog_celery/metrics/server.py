@@ -84,7 +84,7 @@ class MetricsServer:
             self._server = make_server(host, port, self._answer, server_class=kind, handler_class=_Quiet)
         except OSError as error:
             raise ConfigurationError(
-                f"balog_metrics_port = {port}: {host} cannot be listened on ({error}): set another port"
+                f"balog_metrics_port = {port}: cannot listen on {host} ({error}): set another port"
             ) from error
         self.port = int(self._server.server_port)
         _servers.add(self._server)

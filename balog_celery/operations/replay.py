@@ -55,7 +55,7 @@ class CannotReplay(BalogError):
 
 
 class Refused(BalogError):
-    """The broker or the topic refused some items for good. The others of the same delivery were sent.
+    """The broker or the topic refused some items permanently. The others of the same delivery were sent.
 
     :param reasons: one line for each refused item.
     """
@@ -171,7 +171,7 @@ class Replay:
     def deliver(self, items: Iterable[tuple[Item, Destination]], delivered: Delivered) -> None:
         """Send *items*, and call *delivered* with each that was sent.
 
-        :raises Refused: some were refused for good; all others were sent.
+        :raises Refused: some were refused permanently; all others were sent.
         :raises BalogError: one could not be sent; those after it were not tried.
         """
         to_topics: dict[Destination, list[Item]] = {}
@@ -189,7 +189,7 @@ class Replay:
             raise Refused(refused)
 
     def _publish(self, task: ConsumerTask, item: Item) -> str:
-        """Publish the task of an item. Return why the broker refuses it for good, or "" if it took it."""
+        """Publish the task of an item. Return why the broker refuses it permanently, or "" if it took it."""
         assert item.event is not None  # see destination()
         task_id, _, argument = task.describe([(item.event, item.text)])
         try:
@@ -201,7 +201,7 @@ class Replay:
         return ""
 
     def _send(self, destination: Destination, items: Sequence[Item], delivered: Delivered) -> list[str]:
-        """Send items to a topic. Return the reasons of those that it refuses for good."""
+        """Send items to a topic. Return the reasons of those that it refuses permanently."""
         queue = self._connect(destination.topic)
         waiting = iter(items)
         # With a new deduplication id: a FIFO queue drops a body that it has seen in the last five minutes.

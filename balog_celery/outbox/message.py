@@ -87,14 +87,14 @@ def new_row(
 def _check_message(message: OutgoingMessage) -> None:
     for key, value in message.attributes.items():
         if not (isinstance(key, str) and key and isinstance(value, str) and value):
-            raise RecordError(f"bad message attribute {key!r}: a name and a text that is not empty")
+            raise RecordError(f"bad message attribute {key!r}: give a name, and a text that is not empty")
     if len(message.attributes) > MAX_ATTRIBUTES:
-        raise RecordError(f"{len(message.attributes)} message attributes: SQS takes {MAX_ATTRIBUTES}")
+        raise RecordError(f"{len(message.attributes)} message attributes: give {MAX_ATTRIBUTES} at most")
     size, limit = message.size(), MAX_BODY_BYTES if has_bucket() else MAX_MESSAGE_BYTES
     if size > limit:
         raise RecordError(
-            f"the message has {size} bytes, and the limit is {limit}: store the document elsewhere, and send where it "
-            f"is, or set balog_payload_bucket for messages of up to {MAX_BODY_BYTES}"
+            f"the message has {size} bytes, and the limit is {limit}: store the document elsewhere and send a link to "
+            f"it, or set balog_payload_bucket for messages of up to {MAX_BODY_BYTES} bytes"
         )
 
 
@@ -102,7 +102,7 @@ def _checked_delay(delay: int | None, queue: str) -> int | None:
     if delay is None:
         return None
     if queue.endswith(".fifo"):
-        raise ConfigurationError(f"delay={delay!r} for {queue!r}: SQS takes none for a FIFO queue")
+        raise ConfigurationError(f"delay={delay!r} for {queue!r}: leave it out for a FIFO queue")
     if type(delay) is not int or not 0 <= delay <= MAX_DELAY:
         raise ConfigurationError(f"bad delay {delay!r}: give 0 to {MAX_DELAY} seconds")
     return delay

@@ -190,7 +190,7 @@ class Store:
         return self._settle(f"UPDATE {self._table} SET failed_at = NULL, reason = '', attempts = 0", ids)
 
     def drop(self, ids: Sequence[int]) -> int:
-        """Delete failed rows for good; return how many there were.
+        """Delete failed rows permanently; return how many there were.
 
         :param ids: which; empty: all.
         """
@@ -210,7 +210,7 @@ def check_database(name: str) -> None:
     """
     if name != "postgresql":
         raise ConfigurationError(
-            f"an outbox in {name} cannot be relayed: its rows are locked as PostgreSQL does, so keep it there"
+            f"an outbox in {name} cannot be relayed: only PostgreSQL locks rows as the relay needs, so move it there"
         )
 
 

@@ -213,9 +213,9 @@ class _Planner:
         if all_do(groups) < question.rate:
             needed = math.ceil(question.rate / one_does(1))
             raise ConfigurationError(
-                f"{question.rate:,g} events/s are too many for {groups:,} message groups, of which each has "
-                f"one event at a time: any number of workers does {all_do(groups):,.4g} at most with --share "
-                f"{question.share:g}; use {needed:,} groups or more, or make the function quicker"
+                f"{question.rate:,g} events/s are too many for {groups:,} message groups, each of which handles one "
+                f"event at a time: with --share {question.share:g} any number of workers reaches "
+                f"{all_do(groups):,.4g} at most; use {needed:,} groups or more, or make the function quicker"
             )
         low = high = min(least, groups)
         while all_do(high) < question.rate:

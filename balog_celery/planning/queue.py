@@ -136,7 +136,7 @@ class SimulatedQueue:
 
 
 class SimulatedFifoQueue(SimulatedQueue):
-    """A FIFO queue: of a message group it gives as many messages as it can, and no more while some are in flight.
+    """A FIFO queue: it returns all messages of a group that it can, and no more while some of them are in flight.
 
     :param groups: how many message groups there are; each message has a random one.
     """

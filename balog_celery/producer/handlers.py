@@ -52,8 +52,8 @@ class SQSHandler(logging.Handler):
     :param bucket: the S3 bucket for records that the queue does not take; their messages point to it, as the Amazon SQS
         Extended Client Library's do. It needs ``s3:PutObject``; let a lifecycle rule of the bucket delete them.
     :param payload_threshold: larger messages go to the bucket, too, also where the queue takes them; in bytes.
-    :param queue: sends the messages instead, or a function that makes what does, called when the first is sent; the
-        arguments above, but for the topic's name, are then not used.
+    :param queue: a queue that takes the messages instead of SQS, or a function that returns one and is called at the
+        first send. Of the arguments above, only *topic* is then used, as a name.
     :param capacity: how many records may wait; 64 MiB is the limit as well.
     :param linger: how long a record may wait for others to fill its batch, in seconds.
     :param flush_timeout: how long :meth:`flush`, :meth:`close` and the end of the process wait for SQS, in seconds.
@@ -62,9 +62,9 @@ class SQSHandler(logging.Handler):
         that is made from the event.
     :param delay: for how many seconds each message is invisible at first; not for a FIFO queue.
     :param attributes: message attributes: texts by name, or a function of the record that returns them.
-    :param feedback: whether to ship what consuming the topic itself logs: all records of its consumers while they run,
-        and plain log lines of a process that has such consumers. Each would be an event that makes more of them; they
-        are counted as *withheld*. :func:`~balog_celery.send` sends to any topic from anywhere.
+    :param feedback: whether to ship what the topic's own consumers log: all records of these consumers while they run,
+        and plain log lines of a process that has such consumers. By default they are counted as *withheld*, because
+        each would be an event that causes more records. :func:`~balog_celery.send` sends to any topic from anywhere.
     :param level: the handler's level.
     :param telemetry: whether each record gets a span, whose trace context goes with the message; default: where a
         provider of OpenTelemetry has been set in the process.
@@ -144,7 +144,7 @@ class SQSHandler(logging.Handler):
             return False
         passes = super().filter(record)
         if passes and not self._feedback and self._feeds_back(record):
-            self._tally.withhold(f"what consuming {self.topic} logs is not shipped to it (feedback=True ships it)")
+            self._tally.withhold(f"not shipping what consumers of {self.topic} log: set feedback=True to ship it")
             return False
         return passes
 
@@ -253,8 +253,8 @@ def _holds_logging_lock() -> bool:
 
 
 _handlers: weakref.WeakSet[SQSHandler] = weakref.WeakSet()
-#: Those that got records while logging closes the handlers. It closes only what something refers to, and a closed
-#: MemoryHandler refers to its target no more.
+#: Handlers that received records while :mod:`logging` closes all handlers. A closed MemoryHandler drops its reference
+#: to its target, and :mod:`logging` closes only handlers that are still referenced: these are kept alive for it.
 _kept: list[SQSHandler] = []
 
 

@@ -29,7 +29,7 @@ class MessageMaker:
 
     def __post_init__(self) -> None:
         if self.delay is not None and self.queue.endswith(".fifo"):
-            raise ConfigurationError(f"delay={self.delay!r} for {self.queue!r}: SQS takes none for a FIFO queue")
+            raise ConfigurationError(f"delay={self.delay!r} for {self.queue!r}: leave it out for a FIFO queue")
 
     def __call__(self, line: str, record: logging.LogRecord) -> OutgoingMessage:
         """Return the message for *record*, in the thread that logs it: its trace goes on there."""

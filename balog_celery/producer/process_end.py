@@ -124,7 +124,7 @@ def _finish_for_good() -> None:
 
 
 def remaining(timeout: float) -> float:
-    """Return how much of *timeout* seconds is left, counted from the begin of the end."""
+    """Return how much of *timeout* seconds is left since the process began to end."""
     return max(0.0, _began + timeout - time.monotonic())
 
 
@@ -191,8 +191,8 @@ def _prepare() -> None:
     _is_prepared = True
     if not is_caught:
         tally.tell(
-            "no SQSHandler was made, nor has logged, in the main thread: SIGTERM would lose what they hold, untold; "
-            "make one there"
+            "SQSHandlers were created and used only outside the main thread, so SIGTERM would lose their buffered "
+            "records without a report: create one in the main thread"
         )
     # Only of imported modules: a process that has not imported them is not one of their children.
     for name in ("multiprocessing.util", "billiard.util"):

@@ -143,7 +143,7 @@ def _send(payloads: list[Any], options: Options) -> list[SentEvent]:
         return [SentEvent(event_id, "") for event_id in ids]
     queue = queue_of(options.topic)
     if options.delay is not None and queue.is_fifo:
-        raise ConfigurationError(f"delay={options.delay!r} for {options.topic!r}: SQS takes none for a FIFO queue")
+        raise ConfigurationError(f"delay={options.delay!r} for {options.topic!r}: leave it out for a FIFO queue")
     telemetry, name = find(), queue_name(options.topic)
     messages = [
         OutgoingMessage(

@@ -192,7 +192,7 @@ def way_out(code: str, text: str) -> str:
     if _of_kms(code) in _BAD_KEY:
         return "the KMS key that encrypts it cannot be used: enable the key, or encrypt with another"
     if _of_kms(code) in _KMS_FORBIDDEN:
-        return "the policy must allow kms:Decrypt, and to send kms:GenerateDataKey, on the KMS key that encrypts it"
+        return "allow kms:Decrypt (for sending, kms:GenerateDataKey too) in the policy, on the KMS key that encrypts it"
     if code == "OverLimit":
         return "the queue has as many messages in flight as SQS allows: delete or release some first"
     if is_throttled(code):
@@ -237,12 +237,12 @@ _WAYS_OUT = {
     ),
     "ProfileNotFound": "correct AWS_PROFILE, or add that profile to ~/.aws/config",
     **dict.fromkeys(
-        ("ConfigNotFound", "ConfigParseError"), "mend that file, or correct AWS_CONFIG_FILE: it is ~/.aws/config else"
+        ("ConfigNotFound", "ConfigParseError"), "fix that file, or correct AWS_CONFIG_FILE (default: ~/.aws/config)"
     ),
     **dict.fromkeys(_EXPIRED, "the session token has expired: renew the credentials"),
     **dict.fromkeys(_SERVICE_FAULTS, "AWS has an outage: the call is tried again later"),
     **dict.fromkeys(_UNREACHABLE, "no answer from the endpoint: check endpoint_url, DNS, proxies and firewalls"),
-    "ForeignAnswer": "the endpoint's answer is not SQS's: check endpoint_url, and any proxy or portal in between",
+    "ForeignAnswer": "the answer did not come from SQS: check endpoint_url, and any proxy or portal in between",
     "OptInRequired": "the account is not enabled for this service or region: enable it in the AWS console",
     "SSLError": "the TLS connection failed: check which certificates are trusted (AWS_CA_BUNDLE) and any proxy",
 }

@@ -25,7 +25,7 @@ MAX_BODY_BYTES = 4_194_304
 #: The longest a message can stay invisible after its receive, in seconds.
 MAX_VISIBILITY = 43_200
 
-#: How often a send may be refused with a doubtful failure before the message counts as refused for good.
+#: How often a send may be refused with a doubtful failure before the message counts as refused permanently.
 MAX_DOUBTFUL = 20
 
 NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})

@@ -274,11 +274,11 @@ class SQSQueue:
         if len(messages) < len(raw_messages):
             logger.warning(
                 "%d of %d messages of %s stay in the queue: body, receipt handle, id or attributes cannot be read, or "
-                "the body's MD5 is another%s",
+                "the body does not match its MD5%s",
                 len(raw_messages) - len(messages),
                 len(raw_messages),
                 printable(self.name),
-                ", or that holds for one before them in their group" if self.is_fifo else "",
+                "; or this is so for an earlier message of their group" if self.is_fifo else "",
             )
         return messages
 

@@ -63,7 +63,7 @@ class EventTask(TracedTask):
         return attempt_of(self.request)
 
     def dead_letter(self, args: Any, failure: BaseException | str) -> TaskOutcome:
-        """Make a dead letter of a task that failed for good outside of its body.
+        """Make a dead letter of a task that failed permanently outside of its body.
 
         :param args: the task's arguments.
         :param failure: why it failed.

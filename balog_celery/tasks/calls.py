@@ -75,8 +75,8 @@ def compose_calls(
             call, is_async = partial(_around_async, one, consumer, request, call), True
         else:
             raise ConfigurationError(
-                f"balog_middleware: {one!r} is async and around {waits!r}, which is not and has something async "
-                f"inside for {consumer.task_name}: list the plain ones before the async ones"
+                f"balog_middleware: the plain {waits!r} is inside the async {one!r}, and cannot wait there for async "
+                f"code of {consumer.task_name}: list plain middleware before async middleware"
             )
     return (call if is_async else _on_loop(consumer, call)), is_async
 
@@ -106,7 +106,7 @@ def finished(consumer: Consumer, result: Any) -> Any:
     :raises TypeError: nothing of it has run, though the event would count as done.
     """
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError(f"{consumer.task_name} returned a generator, of which nothing has run: return its items")
+        raise TypeError(f"{consumer.task_name} returned a generator, so none of its code has run: return its items")
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()  # without a warning that says the same

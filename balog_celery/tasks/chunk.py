@@ -49,7 +49,7 @@ class Ends:
         self.failed: dict[int, str] = {}
         #: The longest countdown that one of their calls asked for, in seconds; None: none did.
         self.countdown: float | None = None
-        #: Why events failed for good.
+        #: Why events failed permanently.
         self.dead: dict[int, str] = {}
         #: Events to process later, which is no retry.
         self.later: list[int] = []
@@ -231,7 +231,7 @@ class ChunkTask(BatchTask):
         (ends.failed if is_retried(error, self.retried) else ends.dead)[position] = printable(safe_repr(cause), 500)
 
     def _fail(self, event: Sequence[str], reasons: Mapping[int, str]) -> None:
-        """Note that these events failed for good, which makes dead letters of them.
+        """Note that these events failed permanently, which makes dead letters of them.
 
         :raises BatchFailure: always.
         """

@@ -162,8 +162,8 @@ class ConsumerTask(FailingTask):
             logger.info("%s has finished event %s before: skipped", self.name, printable(event_id))
             raise
         except OtherPayload:
-            why = f"{self.name} has finished an event with the id {printable(event_id)} and another payload before"
-            logger.warning("%s: this one is a dead letter; the id must be the event's alone", why)
+            why = f"{self.name} has already finished an event with the id {printable(event_id)} and another payload"
+            logger.warning("%s, so this one becomes a dead letter: give each event an id of its own", why)
             raise Reject(why, requeue=False) from None
         except InProgress:
             logger.info("%s is processing event %s elsewhere: trying again later", self.name, printable(event_id))

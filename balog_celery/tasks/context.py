@@ -20,7 +20,7 @@ class HandOffContext(NamedTuple):
 
     :param retry_until: until when a retry may wait in the worker, by ``time.monotonic()``; 0: it must be published.
     :param headers: the names of the headers that the engine gave the task, besides Celery's own.
-    :param failure: why the task failed for good, if only its dead letter remains to be made.
+    :param failure: why the task failed permanently, if only its dead letter remains to be made.
     """
 
     retry_until: float = 0.0

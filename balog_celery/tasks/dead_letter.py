@@ -61,7 +61,7 @@ class DeadLetterMaker(EventTask):
         except SoftTimeLimitExceeded:
             raise
         except Exception:
-            # Any error, such as an embedded SQS that has ended, must leave the event where it is.
+            # Any error, such as a local SQS that has ended, must leave the event where it is.
             logger.exception("a dead letter of %s could not be made", printable(topic))
             return Outcome.NOT_NOW
 
@@ -83,7 +83,7 @@ class DeadLetterTask(DeadLetterMaker):
 
 
 class FailingTask(DeadLetterMaker):
-    """A task whose events become dead letters when it fails for good."""
+    """A task whose events become dead letters when it fails permanently."""
 
     abstract = True
 
@@ -97,7 +97,7 @@ class FailingTask(DeadLetterMaker):
         return TaskOutcome.DEAD_LETTERED
 
     def fail(self, event: Any, failure: BaseException | str) -> None:
-        """Make the dead letters of a task that failed for good.
+        """Make the dead letters of a task that failed permanently.
 
         :param event: the task's argument.
         :raises LocalRetry: SQS cannot be reached, so the task waits in its worker.
@@ -107,7 +107,7 @@ class FailingTask(DeadLetterMaker):
         self._make(event, self.failures(event, failure), LocalRetry(None, failure, _FIRST_DELAY, retries, error))
 
     def finish_failure(self, event: Any, error: str) -> None:
-        """Make the dead letters of a task that failed for good in an earlier attempt.
+        """Make the dead letters of a task that failed permanently in an earlier attempt.
 
         :raises LocalRetry: SQS still cannot be reached.
         :raises Reject: they are made; this ends the task as a failure.
@@ -177,16 +177,16 @@ class FailingTask(DeadLetterMaker):
                 headers={name: self.request.get(name) for name in (RECEIVES, GROUP, KEPT)},
             )
         except Exception as problem:
-            logger.exception("neither SQS nor the broker takes an event that failed for good: it comes again")
+            logger.exception("neither SQS nor the broker accepts a dead letter: the event will be received again")
             raise Reject(problem, requeue=True) from problem
 
 
 def log_outcome(outcome: Outcome, event: str, dead_letter_queue: str | None, consumer: str, error: str) -> None:
-    """Log that *event* failed for good: where its dead letter is, or the whole event if there is none."""
+    """Log that *event* failed permanently: where its dead letter is, or the whole event if there is none."""
     if outcome:
         # Celery has logged the error itself: as a second one, Sentry would show it twice.
         logger.warning(
-            "%s failed for good on event %s: it is in %s now (%s)",
+            "%s failed permanently on event %s, which is now in %s (%s)",
             consumer,
             printable(event_id_of(event)) or "?",
             dead_letter_queue,
@@ -194,7 +194,7 @@ def log_outcome(outcome: Outcome, event: str, dead_letter_queue: str | None, con
         )
         return
     logger.error(
-        "%s failed for good on event %s (%s), and %s. The event: %s",
+        "%s failed permanently on event %s (%s), and %s. The event: %s",
         consumer,
         printable(event_id_of(event)) or "?",
         printable(error),
@@ -217,7 +217,7 @@ def event_id_of(text: str) -> str:
 
 
 def pending_failure(request: Any) -> str | None:
-    """Return why the task of *request* failed for good, if only its dead letter remains to be made."""
+    """Return why the task of *request* failed permanently, if only its dead letter remains to be made."""
     context = HandOffContext.of(request)
     return None if context is None else context.failure
 

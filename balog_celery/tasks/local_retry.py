@@ -75,7 +75,7 @@ class LocalRetry(Retry):  # type: ignore[misc]
 
     :param when: in how many seconds.
     :param retries: how often the task will have been retried then.
-    :param failure: why it failed for good, if only its dead letter remains to be made.
+    :param failure: why it failed permanently, if only its dead letter remains to be made.
     :param remainder: the events of a batch that remain; None: all.
     """
 

@@ -39,7 +39,7 @@ class TaskOutcome(enum.Enum):
 
     FINISHED = "the function returned, or asked to be ignored"
     RETRIED = "its retry is on the broker"
-    DEAD_LETTERED = "it failed for good, and its event is a dead letter"
+    DEAD_LETTERED = "it failed permanently, and its event is a dead letter"
     WAITING = "its worker executes it again"
     RELEASED = "its event must come again"
 
@@ -228,7 +228,7 @@ def _reported(outcome: TaskOutcome, attempt: Attempt, info: Any) -> Exception:
 
 
 def _known(attempt: Attempt, result: Any) -> TaskOutcome | None:
-    """Return the outcome of an attempt without success; None: it failed for good, and has no dead letter yet."""
+    """Return the outcome of an attempt without success; None: it failed permanently, and has no dead letter yet."""
     state, error, internal = result.info.state, result.info.retval, result.retval.internal
     if attempt.local_retry is not None:
         return TaskOutcome.WAITING

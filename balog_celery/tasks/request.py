@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _SETTLED = (TaskOutcome.FINISHED, TaskOutcome.RETRIED, TaskOutcome.DEAD_LETTERED)
 #: Those of them that Celery reports as a failure, as observers are told.
 _ENDS = {TaskOutcome.FINISHED: "succeeded", TaskOutcome.DEAD_LETTERED: "failed"}
-#: What ends a task for good, whether or not its message was acknowledged at the start.
+#: What ends a task permanently, whether or not its message was acknowledged at the start.
 _FOR_GOOD = (WorkerLostError, TimeLimitExceeded)
 #: What only the worker's main process knows about a task's end.
 _BY_THE_POOL = (WorkerLostError, TimeLimitExceeded, Terminated, SystemExit, KeyboardInterrupt)
@@ -44,7 +44,7 @@ class EventRequest(HookedRequest):
     """
 
     #: Called with each request, how its attempt ended, and for how many seconds it ran, if that is known. The ends are
-    #: "succeeded", "failed" (for good), "retried" and "released".
+    #: "succeeded", "failed" (permanently), "retried" and "released".
     observers: ClassVar[list[Callable[[EventRequest, str, float | None], None]]] = []
 
     #: While Celery reports the end of the task: it settles nothing yet.
@@ -196,7 +196,7 @@ class EventRequest(HookedRequest):
         # Otherwise Celery leaves the message to a broker that has lost its connection.
 
     def _dead_letter(self, error: BaseException) -> None:
-        """Make a dead letter of a task that failed for good and could not do that itself."""
+        """Make a dead letter of a task that failed permanently and could not do that itself."""
         hand_off = self._hand_off
         failure = None if hand_off is None else hand_off.failure
         if hand_off is not None and failure is None and self.task.can_wait_locally(self.context, 0.0):

@@ -40,7 +40,7 @@ def register(
 
     :param operator: the consumer operator, which calls the function.
     :param topic: the topic of the consumer, a queue's name or URL.
-    :param dead_letters: where events go that failed for good.
+    :param dead_letters: where events go that failed permanently.
     :param idempotency_store: remembers the events of a consumer with ``once``.
     :param fifo: as :attr:`EventTask.fifo`.
     :param middleware: what is called around the function, the outermost first.

@@ -94,7 +94,7 @@ class ConsumerHarness:
         :param events: each is a record, a payload (which becomes a record), a dict or text (the body of a message),
             several records, or the path of a file: each line of a ``.jsonl``, any other file as one body.
         :param topic: the queue's name or URL; default: the topic of the consumers, if they have only one.
-        :param throw: after all consumers ran, raise the first exception with which a task failed for good, or with
+        :param throw: after all consumers ran, raise the first exception with which a task failed permanently, or with
             which an event could not be decoded. False: only report it.
         :param attributes: the message attributes of each message.
         :param group: its message group.

@@ -23,7 +23,7 @@ class Run:
     event: FacilityRecord
     #: Celery's state of the task: ``"SUCCESS"``, ``"FAILURE"``, ``"REJECTED"`` or ``"IGNORED"``.
     state: str
-    #: What the function returned, or the exception with which it failed for good.
+    #: What the function returned, or the exception with which it failed permanently.
     result: Any
     #: One for each retry: ``.exc`` is the exception, ``.when`` the countdown in seconds, or the time.
     retries: tuple[Retry, ...] = ()

@@ -29,7 +29,7 @@ class Role(enum.IntEnum):
     VIEWER = 1
     #: May see and export events.
     READER = 2
-    #: May replay and delete dead letters.
+    #: May replay and delete dead letters, and pause and resume topics and consumers.
     OPERATOR = 3
 
 

@@ -194,7 +194,7 @@ def search_budget(message_ids: frozenset[str]) -> Budget:
 
 
 def delete(app: Celery, message_ids: frozenset[str]) -> int:
-    """Delete the dead letters in some messages for good. Return how many SQS deleted.
+    """Delete the dead letters in some messages permanently. Return how many SQS deleted.
 
     :raises BalogError: a queue cannot be read, or SQS could not be asked.
     """

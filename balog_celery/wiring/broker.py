@@ -16,7 +16,7 @@ from ..text import printable
 #: The schemes of brokers whose client library is an extra of this package.
 _REDIS = ("redis", "rediss", "sentinel")
 _NO_URL = (
-    "it is no URL; write it as scheme://user:password@host:port/path, with special characters in the password "
+    "it is not a URL; write it as scheme://user:password@host:port/path, with special characters in the password "
     "percent-encoded"
 )
 

@@ -207,7 +207,7 @@ def _check_middleware(made: Callable[..., Any]) -> None:
     called = (made, getattr(made, "__call__", None))  # noqa: B004  # the object's own
     if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in called):
         raise ConfigurationError(
-            f"{PREFIX}middleware: {made!r} is a generator, of which nothing would run when called: remove its yield"
+            f"{PREFIX}middleware: {made!r} is a generator, so calling it would run none of its code: remove its yield"
         )
     try:
         signature = signature_of(made)

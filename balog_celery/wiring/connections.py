@@ -60,7 +60,7 @@ def _local_connection(state_dir: Path) -> dict[str, Any]:
     stack = local_stack.find(state_dir)
     if stack is None:
         raise BalogError(
-            f"the embedded SQS of {state_dir} does not run: start a worker in this folder, "
+            f"the local SQS of {state_dir} does not run: start a worker in this folder, "
             "or configure a broker and an endpoint"
         )
     credentials = dict(DUMMY_CREDENTIALS)
@@ -106,6 +106,6 @@ def _redis(url: str) -> Any:
     except ValueError:
         # Not the error's text, which may hold a part of the password.
         raise ConfigurationError(
-            "balog_once_url is no URL of a Redis: write it as 'redis://:password@host:6379/1', with special characters "
-            "in the password percent-encoded"
+            "balog_once_url is not the URL of a Redis: write it as 'redis://:password@host:6379/1', with special "
+            "characters in the password percent-encoded"
         ) from None

@@ -40,7 +40,7 @@ def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:
         if isinstance(error, BalogError) and not frames_of(error):
             raise
         if isinstance(error, ModuleNotFoundError) and error.name == name:
-            missing = f"balog_packages names {name!r}, and there is no such package"
+            missing = f"balog_packages names {name!r}, and there is no such package: correct the name, or install it"
             raise PackageImportError(missing, "") from error
         raise import_error(f"balog_packages entry {name!r}", error) from error
 

@@ -1,4 +1,4 @@
-"""The worker's steps: they run the embedded stack, and supervise an engine.
+"""The worker's steps: they run the local stack, and supervise an engine.
 
 The engine is a separate process, started by exec, so it shares nothing with the pool's forks.
 """
@@ -50,7 +50,7 @@ def no_engine_option() -> click.Option:
 
 
 class LocalStep(bootsteps.Step):  # type: ignore[misc]
-    """Starts the embedded broker and SQS before anything connects to them. They end with their last user."""
+    """Starts the local broker and SQS before anything connects to them. They end with their last user."""
 
     name = "balog-local"
 
@@ -67,7 +67,7 @@ class LocalStep(bootsteps.Step):  # type: ignore[misc]
             **local_stack.consumer_options(integration.state_dir),
         }
         # Printed, not logged, to be seen at any log level, above the banner.
-        print(f"Development only: a private broker runs at {stack.broker_url}", flush=True)
+        print(f"Development only: a local broker runs at {stack.broker_url}", flush=True)
         print(
             f"Development only: a local SQS runs at {stack.endpoint_url}; its queues are gone when it stops", flush=True
         )
@@ -227,8 +227,8 @@ def _check_pool(worker: Any) -> None:
     served = queue_names(worker)
     if names := [task.name for task in asynchronous if route_of(app, task)["queue"].name in served]:
         raise ConfigurationError(
-            f"a pool of greenlets cannot run {', '.join(names)}, for which something is async: use -P prefork or "
-            "-P threads, give it a queue= that this worker does not serve, or write it without async"
+            f"a pool of greenlets cannot run {', '.join(names)}, which are async or called by async code: use -P "
+            "prefork or -P threads, a queue= that this worker does not serve, or plain functions"
         )
 
 

@@ -70,7 +70,7 @@ class TaskInstrumentation:
                 self._telemetry().started(_topic(task), task.name, times)
 
     def _ended(self, task: Any, retval: Any, state: str, **_: Any) -> None:
-        # A task that is rejected without a requeue has failed for good; one that is retried or ignored is not done.
+        # A task that is rejected without a requeue has failed permanently; one that is retried or ignored is not done.
         failed = state == FAILURE or (state == REJECTED and isinstance(retval, Reject) and not retval.requeue)
         if self._is_consumer(task) and (failed or state == SUCCESS):
             times = _times(task, "done")

@@ -110,12 +110,12 @@ class WorkerPauses:
             return Paused()
         except (OSError, ValueError) as error:
             raise ConfigurationError(
-                f"balog_remember_pauses: it is not known what was paused, as {path} cannot be read ({error}): "
-                "mend or delete it"
+                f"balog_remember_pauses: {path} cannot be read ({error}), so what was paused is unknown: "
+                "fix or delete it"
             ) from error
         tasks = {one.task_name for consumers in self._topics.values() for one in consumers}
         if gone := sorted((found.topics - self._topics.keys()) | (found.consumers - tasks)):
-            logger.warning("paused before the restart, and there no longer: %s", ", ".join(map(printable, gone)))
+            logger.warning("paused before the restart, but they no longer exist: %s", ", ".join(map(printable, gone)))
         return Paused(found.topics & self._topics.keys(), found.consumers & tasks)
 
     def _meant(self, names: Iterable[str]) -> Paused:

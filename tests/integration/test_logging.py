@@ -26,7 +26,7 @@ def test_the_schema_formatter_formats_all_that_a_worker_logs(start: Start, proje
         project.add(block)
     topic.send(event_text("e1", values=METRIC), event_text("e2", "doomed"))
     worker = start("worker", "-l", "INFO", "-c", "1")
-    worker.wait_for("failed for good on event e2", 60)
+    worker.wait_for("failed permanently on event e2", 60)
 
     def logged(channel: str, text: str) -> FacilityRecord | None:
         found = [one for one in records(worker) if one.header.channel == channel and text in one.payload.message]
@@ -38,7 +38,7 @@ def test_the_schema_formatter_formats_all_that_a_worker_logs(start: Start, proje
         ("balog_celery.engine.engine", "engine started"),
         ("celery.worker.strategy", f"received: ({shown},)"),
         ("celery.app.trace", "proj.consumers.first"),
-        ("balog_celery.tasks.dead_letter", "failed for good on event e2"),
+        ("balog_celery.tasks.dead_letter", "failed permanently on event e2"),
     ]:
         found = servers.wait_until(lambda: logged(channel, text), 40, f"{text} of {channel}")  # noqa: B023
         assert found.payload.cls_type == "log"

@@ -268,7 +268,7 @@ def test_a_row_that_commits_late_does_not_reorder_its_group(engine: sa.Engine, s
 def test_what_sqs_can_never_take_is_marked_and_blocks_its_group_only(
     engine: sa.Engine, store: Store, relay: Relay, queues: Queues, whole_call: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A row that SQS refuses for good is marked, and blocks its group until it is retried or dropped."""
+    """A row that SQS refuses permanently is marked, and blocks its group until it is retried or dropped."""
 
     def refuse_call(messages: Sequence[OutgoingMessage]) -> None:
         if 1 in numbers(messages):

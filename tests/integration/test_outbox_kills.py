@@ -111,7 +111,7 @@ def test_the_state_of_a_relay_by_itself(
         assert found["balog_outbox_sent_total"] == found["balog_outbox_problems"] == 0
         with project.relay(sqs) as other:
             other.wait_for("outbox relay started")
-            said = f"the relay runs without metrics: balog_metrics_port = {port}: 127.0.0.1 cannot be listened on"
+            said = f"the relay runs without metrics: balog_metrics_port = {port}: cannot listen on 127.0.0.1"
             assert said in other.output
 
 

@@ -89,7 +89,7 @@ def test_a_producer_logs_records(shell: Shell) -> None:
 def test_a_worker_with_nothing_configured_brings_its_own_broker_and_sqs(shell: Shell, project: Path) -> None:
     """An unconfigured worker starts a stack that other commands find, and that survives a killed worker's restart."""
     worker = shell.start("celery -A balog_celery worker -l INFO -c 1", ready=" ready.")
-    assert "Development only: a private broker runs at" in worker.output
+    assert "Development only: a local broker runs at" in worker.output
     assert "Development only: a local SQS runs at" in worker.output
     send(shell, event_text("e1", "order"))
     worker.wait_for("booked e1")

@@ -187,7 +187,7 @@ def test_a_handler_that_only_other_threads_use(run: Run, topic: Topic) -> None:
         """
     )
     assert program.wait() == 0
-    assert program.output.count("SIGTERM would lose what they hold") == 1
+    assert program.output.count("SIGTERM would lose their buffered records") == 1
     assert topic.left() == 3
 
 

@@ -451,7 +451,7 @@ REGION = {"AWS_DEFAULT_REGION": "eu-west-1"}
         ({**REGION, "AWS_CA_BUNDLE": "/no.pem"}, "AWS_CA_BUNDLE = '/no.pem': no certificates .*No such file.*PEM"),
         ({**REGION, "REQUESTS_CA_BUNDLE": __file__}, "REQUESTS_CA_BUNDLE = .*: no certificates can be read.*PEM"),
         ({**REGION, "AWS_PROFILE": "nobody"}, r"correct AWS_PROFILE.*profile \(nobody\) could not be found"),
-        ({**REGION, "AWS_CONFIG_FILE": __file__}, r"mend that file, or correct AWS_CONFIG_FILE.*Unable to parse"),
+        ({**REGION, "AWS_CONFIG_FILE": __file__}, r"fix that file, or correct AWS_CONFIG_FILE.*Unable to parse"),
     ],
 )
 def test_an_engine_that_can_make_no_client_ends_at_start(

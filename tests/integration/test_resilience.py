@@ -133,7 +133,7 @@ def test_the_backlog_stays_in_sqs(start: Start, project: Project, topic: Topic, 
     project.add("balog_high_water = 20")
     engine = start("balog", "engine", ready="engine started")
     topic.send(*(event_text(f"a{number}", values=METRIC) for number in range(30)))
-    engine.wait_for("nothing is received for it until they are fewer")
+    engine.wait_for("receiving nothing for it until some have run")
 
     def at_rest() -> bool:
         """Return whether the current poll has ended and its messages are deleted."""
@@ -232,7 +232,7 @@ def test_a_worker_that_stands_still_is_given_nothing_and_told_of(start: Start, p
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         topic.send(*(event_text(f"e{number}", values=METRIC) for number in range(30)))
-        servers.wait_until(lambda: "says nothing" in status(project, topic)["reason"], what="the reason")
+        servers.wait_until(lambda: "does not respond" in status(project, topic)["reason"], what="the reason")
         assert not status(project, topic)["back_pressure"]
     finally:
         os.kill(worker.pid, signal.SIGCONT)

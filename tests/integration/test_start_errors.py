@@ -154,7 +154,7 @@ def test_a_pool_of_greenlets_refuses_what_is_async(folder: Path) -> None:
     write(folder, "", f"{EVENTS.replace('def', 'async def').replace('book', 'call')}\n{there}")
     done = run(folder, "worker", "-P", "gevent", "-Q", "celery")
     assert done.returncode == 78
-    assert_said_once(done.stderr, ("a pool of greenlets cannot run events.call, for which", "-P prefork", "queue="))
+    assert_said_once(done.stderr, ("a pool of greenlets cannot run events.call, which", "-P prefork", "queue="))
 
 
 @pytest.mark.parametrize("wrong", ["unknown setting", "missing module", "transport", "endpoint"])

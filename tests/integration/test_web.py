@@ -397,7 +397,7 @@ def test_a_dead_letter_is_deleted_after_a_confirmation(desk: Desk, declined: lis
     scan(desk)
     desk.follow("PermissionError")
     desk.follow(declined[0])
-    assert "for good" in desk.press("Delete…")
+    assert "permanently" in desk.press("Delete…")
     assert desk.dead() == (3, 0)
     assert "Deleted 1" in desk.press("Delete 1")
     assert desk.dead() == (2, 0)

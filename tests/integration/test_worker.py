@@ -84,7 +84,7 @@ def test_celery_retries_and_what_fails_for_good_is_a_dead_letter(
         received = datetime.fromisoformat(letter["first_received"])
         assert abs((datetime.now(timezone.utc) - received).total_seconds()) < 600
     servers.wait_until(lambda: topic.left() == 0, what="the deletes")
-    assert "(<Event d cls_type=doomed topic=" in worker.output or "doomed failed for good on event d" in worker.output
+    assert "(<Event d cls_type=doomed topic=" in worker.output or "failed permanently on event d" in worker.output
     assert stop(worker) == 0
 
 

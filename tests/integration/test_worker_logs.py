@@ -136,7 +136,7 @@ def test_a_worker_does_not_feed_itself(start: Start, project: Project, topic: To
     stop(worker)
     assert project.runs() == {("shipping", "e1"): 1}
     assert topic.left() == 0
-    assert "is not shipped to it (feedback=True ships it)" in worker.output
+    assert "log: set feedback=True to ship it" in worker.output
 
 
 def test_a_worker_feeds_itself_if_it_is_asked_to(start: Start, project: Project, topic: Topic) -> None:

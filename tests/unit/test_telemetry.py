@@ -422,7 +422,7 @@ def nothing(event: dict[str, Any]) -> None:
 
 
 def test_tasks_are_counted_when_they_are_done(app: Celery, told: Told) -> None:
-    """Tasks are counted when they succeed or fail for good, not when they are redelivered or ignored."""
+    """Tasks are counted when they succeed or fail permanently, not when they are redelivered or ignored."""
 
     def fine(event: dict[str, Any]) -> None:
         # What handlers see of it.

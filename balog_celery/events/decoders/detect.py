@@ -120,7 +120,7 @@ def sns_type(envelope: dict[str, Any]) -> str:
     """
     kind = envelope.get("Type")
     if kind not in _SNS_TYPES:
-        raise DecodeError("it is no SNS notification: its Type is none of SNS")
+        raise DecodeError("it is not an SNS notification: its Type is not one of SNS's")
     return str(kind)
 
 
@@ -186,7 +186,7 @@ def _advice(document: Any) -> str:
         if len(missing) < 3:
             found = " and ".join(name for name in ("schema", "header", "payload") if name in document)
             return (
-                f"it has {found}, but no {' and no '.join(missing)}, so it is no record of balog: "
+                f"it has {found}, but no {' and no '.join(missing)}, so it is not a record of balog: "
                 "name a decoder for its topic in balog_decoders"
             )
     return (

@@ -70,7 +70,7 @@ def s3(message: str | Message) -> Sequence[FacilityRecord]:
         return []
     found = notification.get("Records")
     if not isinstance(found, list):
-        raise DecodeError("it is no S3 notification: it has no Records")
+        raise DecodeError("it is not an S3 notification: it has no Records")
     events: Iterable[Event] = (entries.s3_event(as_object(entry, "S3 notification")) for entry in found)
     return records_of("s3", events, message)
 
@@ -115,7 +115,7 @@ def find_decoder(value: object) -> Decoder:
     if isinstance(value, str):
         found = DECODERS.get(value) or _imported(value)
     if not callable(found) or isinstance(found, type):
-        raise ConfigurationError(f"{value!r} is no decoder: give a function that takes a body and returns its events")
+        raise ConfigurationError(f"{value!r} is not a decoder: give a function that takes a body and returns events")
     return found  # type: ignore[no-any-return]
 
 

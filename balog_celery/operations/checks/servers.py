@@ -118,7 +118,7 @@ def check_pauses(balog: Any) -> Iterator[Finding]:
         try:
             paused = Paused.read(path)
         except (OSError, ValueError) as error:
-            text = f"{path} cannot be read ({printable(error)}), so that worker will not start: mend or delete it"
+            text = f"{path} cannot be read ({printable(error)}), so that worker will not start: fix or delete it"
             yield Finding("FAIL", about, text)
             continue
         if any(paused):

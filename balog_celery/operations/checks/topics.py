@@ -123,7 +123,7 @@ def _failed_messages(balog: Any, topic: str, about: str, attributes: Mapping[str
     if target != name and not (yield from _exists(balog, target, about)):
         return
     if receives < _FEW_RECEIVES:
-        text = f"maxReceiveCount {receives}: a stop of a worker may release its messages, so sound events are moved"
+        text = f"maxReceiveCount {receives}: each stop of a worker counts as a receive, so healthy events may be moved"
         yield Finding("WARN", about, f"{text} to {printable(target)}; make it 5 or more")
     else:
         yield Finding("OK", about, f"to {printable(target)} after {receives} receives")

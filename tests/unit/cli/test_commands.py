@@ -452,7 +452,7 @@ def test_tail_needs_a_broker_that_carries_events(run: Run, monkeypatch: pytest.M
 
 
 def test_send_refuses_a_queue_that_does_not_exist(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`balog send` refuses a missing queue, also with the embedded SQS, which creates the app's topics only."""
+    """`balog send` refuses a missing queue, also with the local SQS, which creates the app's topics only."""
     queues: dict[str, ObservedQueue] = {}
 
     def connect(self: Integration, topic: str) -> ObservedQueue:

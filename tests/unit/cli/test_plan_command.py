@@ -131,7 +131,7 @@ def test_a_fifo_queue_has_its_price_and_its_quota(run: Run) -> None:
     few, many = run("--rate 50 --fifo 100"), run("--rate 3000 --fifo 3000")
     assert "at 0.5 a million" in few.output
     assert "high throughput" not in few.output
-    assert "A FIFO queue allows 300 of a kind: set it to high throughput" in many.output
+    assert "of a kind exceed a FIFO queue's 300: set it to high throughput" in many.output
 
 
 def test_simpy_is_needed(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_what_the_decoder_reads_is_sent(
     [
         ("auto", "{}", "cannot be decoded by the decoder of auto: it is of no kind"),
         ("const", event_text(), "is a record of balog, which the decoder of const takes for a plain document"),
-        ("s3only", event_text(), "cannot be decoded by the decoder of s3only: it is no S3 notification"),
+        ("s3only", event_text(), "cannot be decoded by the decoder of s3only: it is not an S3 notification"),
         ("webhook", '{"n": 1}', "it has no cls_type for its JSONMapping in the message attribute X-GitHub-Event"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_schema_that_is_no_version_meets_no_condition() -> None:
     event = decode(event_text(schema="\x1b[31m"))
     (reason,) = why_not(consumer(version="<1.0"), event)
     assert reason.code == "version unreadable"
-    assert reason.text == r"schema \x1b[31m is no version, and it asks for <1.0"
+    assert reason.text == r"schema \x1b[31m is not a version, and the consumer asks for <1.0"
     assert why_not(consumer(), event) == []
 
 

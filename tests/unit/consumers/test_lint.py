@@ -45,7 +45,7 @@ def test_a_consumer_that_can_never_match_is_told() -> None:
 def test_a_function_that_would_be_called_twice_is_told(one: dict[str, Any], other: dict[str, Any]) -> None:
     """A function that would be called twice for an event is reported."""
     (doubt,) = told(Consumer(f, "events", name="one", **one), Consumer(f, "events", name="other", **other))
-    assert f"{__name__}.one and {__name__}.other are one function" in doubt
+    assert f"{__name__}.one and {__name__}.other call the same function" in doubt
 
 
 def test_a_method_is_one_function_though_it_has_an_instance_for_each_consumer() -> None:

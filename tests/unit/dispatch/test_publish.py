@@ -218,7 +218,7 @@ def test_where_no_dead_letter_can_be_made_now_the_message_comes_again(
 def test_where_there_is_no_dead_letter_queue_the_event_is_logged(
     site: Site, broker: Broker, dead: ObservedQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Like every event that fails for good without one."""
+    """Like every event that fails permanently without one."""
     dead.drop()
     site.dispatch(site.job("large"))
     assert site.settled == [("large", False)]

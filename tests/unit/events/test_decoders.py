@@ -343,8 +343,8 @@ def test_a_decoder_has_a_name() -> None:
         ("nonsense", "unknown decoder 'nonsense': there are auto, balog, cloudevents, eventbridge, json, s3, sns"),
         ("no.such.module", "'no.such.module' cannot be imported"),
         ("json:nothing", "'json:nothing' cannot be imported"),
-        ("balog_celery.decoders.JSONMapping", "is no decoder"),
-        (3, "3 is no decoder"),
+        ("balog_celery.decoders.JSONMapping", "is not a decoder"),
+        (3, "3 is not a decoder"),
     ],
 )
 def test_an_unknown_decoder_is_an_error(value: object, text: str) -> None:

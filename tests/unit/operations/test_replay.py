@@ -163,7 +163,7 @@ def test_what_sqs_did_not_take_is_not_called_delivered(replay: Replay, queue: Ob
 
 
 def test_what_sqs_never_takes_does_not_keep_the_others(replay: Replay, queue: ObservedQueue) -> None:
-    """Events that SQS refuses for good do not keep the others of their batch from being sent."""
+    """Events that SQS refuses permanently do not keep the others of their batch from being sent."""
     items = [item(event_text(str(number))) for number in range(12)]
     odd = {items[1].body, items[3].body}
 

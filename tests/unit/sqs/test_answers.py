@@ -114,7 +114,7 @@ def test_an_answer_that_is_not_sqs_is_an_error(server: Server, queue: SQSQueue, 
         server.seen.clear()
         say(server, answer)
         with pytest.raises(
-            QueueError, match=r"the endpoint's answer is not SQS's: check endpoint_url.+\(ForeignAnswer: .+\)"
+            QueueError, match=r"the answer did not come from SQS: check endpoint_url.+\(ForeignAnswer: .+\)"
         ) as error:
             CALLS[call](queue)
         assert error.value.code == "ForeignAnswer", name
@@ -129,7 +129,7 @@ def test_an_answer_without_what_was_asked_for_is_an_error(
 ) -> None:
     """An answer without the requested member is an error."""
     say(server, answer)
-    with pytest.raises(QueueError, match="the endpoint's answer is not SQS's"):
+    with pytest.raises(QueueError, match="the answer did not come from SQS"):
         CALLS[call](queue)
 
 

@@ -66,7 +66,7 @@ def test_an_answer_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -
     for module in (exchange, clients):
         monkeypatch.setattr(module, "LARGEST", 1_000_000)
     with serving(PiecesServer(b"HTTP/1.1 200 OK\r\n\r\n", *[b"x" * 65_536] * 10_000, pause=0)) as server:
-        with pytest.raises(QueueError, match=r"the endpoint's answer is not SQS's.*it is too large"):
+        with pytest.raises(QueueError, match=r"the answer did not come from SQS.*it is too large"):
             queue_at(server.endpoint).receive(10, 0, 600)
         wait_until_no_call_goes_on()
 

@@ -49,7 +49,7 @@ from scripted_sqs.observed import ObservedQueue
         ({"limits_of": "chunk"}, "limits_of='chunk'.*without chunk="),
         ({"chunk": 2, "limits_of": "batch"}, "give 'event' or 'chunk'"),
         ({"chunk": 2, "batch": 2}, "both batch= and chunk="),
-        ({"chunk": 2, "options": {"time_limit": 60}}, "a time limit, which would be for up to 2 events.*limits_of="),
+        ({"chunk": 2, "options": {"time_limit": 60}}, "a time limit, which would apply to up to 2 events.*limits_of="),
         ({"chunk": 2, "options": {"soft_time_limit": 60}}, "limits_of='chunk'"),
         ({"chunk": 2, "topic": "orders.fifo"}, "has chunk=, and a FIFO topic's events.*use a standard queue"),
     ],

@@ -1,4 +1,4 @@
-"""The tasks of consumers: ids, options, and events that fail for good."""
+"""The tasks of consumers: ids, options, and events that fail permanently."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def test_what_fails_for_good_is_a_dead_letter(
     assert letter.body == event_text("LG7")
     assert mark_of(letter)["consumer"] == "proj.consumers.f"
     assert mark_of(letter)["error"] == "ValueError('never')"
-    assert "proj.consumers.f failed for good on event LG7: it is in t-dead now (ValueError('never'))" in caplog.messages
+    said = "proj.consumers.f failed permanently on event LG7, which is now in t-dead (ValueError('never'))"
+    assert said in caplog.messages
 
 
 def test_without_a_dead_letter_queue_the_whole_event_is_an_error_record(
@@ -178,7 +179,7 @@ def test_a_dead_letter_that_cannot_be_kept_now_is_kept_later(
 def test_celerys_own_outcomes_mean_what_they_say(
     app: Celery, letters: DeadLetters, dead: ObservedQueue, outcome: Exception, buried: int
 ) -> None:
-    """Celery's own outcomes keep their meaning: only a reject without requeue is a failure for good."""
+    """Celery's own outcomes keep their meaning: only a reject without requeue is a permanent failure."""
     with pytest.raises(type(outcome)):
         registered(app, letters, failing(outcome))(event_text())
     assert len(dead.sent) == buried

@@ -361,7 +361,7 @@ def test_a_group_is_deleted_after_a_confirmation(app: Celery, queues: dict[str, 
         scan(browser)
         (group,) = dead_pages(browser.get("/dead").text)
         form = {"token": token_in(browser.get(group).text), "group": group.rpartition("/")[2], "action": "drop"}
-        assert "for good" in browser.post("/dead/actions", data=form).text
+        assert "permanently" in browser.post("/dead/actions", data=form).text
         assert queues["events-dead"].deleted == []
 
 

@@ -152,14 +152,14 @@ def test_what_is_remembered_and_gone_is_dropped_with_a_warning(folder: Path, cap
     path = worker(folder, remember_pauses=True).path
     path.write_text(json.dumps({"topics": ["orders", "old"], "consumers": ["m.old"]}))
     assert worker(folder, remember_pauses=True).names == ["orders"]
-    assert "paused before the restart, and there no longer: m.old, old" in caplog.text
+    assert "paused before the restart, but they no longer exist: m.old, old" in caplog.text
 
 
 def test_a_memory_that_cannot_be_read_is_an_error_at_start(folder: Path) -> None:
     """What a user has paused must not go on because a file is damaged."""
     path = worker(folder, remember_pauses=True).path
     path.write_text("{")
-    with pytest.raises(ConfigurationError, match=r"balog_remember_pauses: .* cannot be read .*: mend or delete it"):
+    with pytest.raises(ConfigurationError, match=r"balog_remember_pauses: .* cannot be read .*: fix or delete it"):
         worker(folder, remember_pauses=True)
 
 
@@ -205,6 +205,6 @@ def test_check_shows_what_is_remembered_as_paused(folder: Path) -> None:
     path.write_text("[")
     # Then
     (found,) = check_pauses(balog)
-    assert (found.level, "will not start: mend or delete it" in found.text) == ("FAIL", True)
+    assert (found.level, "will not start: fix or delete it" in found.text) == ("FAIL", True)
     # What is not remembered ends with its worker
     assert [*check_pauses(app_in(folder).balog)] == []
