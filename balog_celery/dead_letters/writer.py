@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -28,8 +27,6 @@ from .kept import Attributes, Kept, marked
 
 logger = logging.getLogger(__name__)
 
-#: How long a missing dead-letter queue counts as missing before SQS is asked again, in seconds.
-_RECHECK_INTERVAL = 60.0
 #: Why there is a dead letter.
 REASONS = frozenset({"undecodable", "failed", "default_event_handler", "fault"})
 #: The parts of the mark that a replay needs.
@@ -69,8 +66,8 @@ class DeadLetters:
         self._on_kept = on_kept
         self._lock = threading.Lock()
         self._queues: dict[str, Queue] = {}
-        #: When each missing queue may exist, by ``time.monotonic()``.
-        self._missing: dict[str, float] = {}
+        #: Those that have existed, by name. One that is gone, as while it is replaced, is an outage.
+        self._found: set[str] = set()
 
     def name(self, topic: str) -> str | None:
         """Return the dead-letter queue of *topic*, whether or not it exists: a name, or a URL for a URL."""
@@ -202,14 +199,15 @@ class DeadLetters:
         with self._lock:
             if name in self._queues:
                 return self._queues[name]
-            if time.monotonic() < self._missing.get(name, 0.0):
-                return None
+        # Ask each time while it is missing: its event is about to be deleted.
         queue = self._connect(name)
         exists = queue.exists()
         with self._lock:
             if exists:
+                self._found.add(name)
                 return self._queues.setdefault(name, queue)
-            self._missing[name] = time.monotonic() + _RECHECK_INTERVAL
+            if name in self._found:
+                raise QueueNotFound(f"{printable(name)} is gone: create it again")
             return None
 
     def _forget(self, topic: str) -> None:

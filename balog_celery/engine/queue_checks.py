@@ -125,8 +125,8 @@ def _log_dead_letters(
         return
     redrive = attributes.get("RedrivePolicy")
     logger.warning(
-        "topic %s has no dead-letter queue%s: bodies that cannot be decoded stay in it%s; events that failed for "
-        "good are logged whole as ERROR records; events that match no consumer are %s",
+        "topic %s has no dead-letter queue%s: bodies that cannot be decoded stay in it%s; events that failed "
+        "permanently are logged whole as ERROR records; events that match no consumer are %s",
         printable(topic),
         f" {name!r}" if name else "",
         f" until its redrive policy {printable(redrive)} moves them" if redrive else " until they expire",

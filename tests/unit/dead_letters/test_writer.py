@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from balog_celery.dead_letters import writer
 from balog_celery.dead_letters.writer import DeadLetters, Outcome
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
 from balog_celery.events.mark import MARK
@@ -46,14 +45,6 @@ def connect(queue: ObservedQueue) -> Connected:
 def dead_letters(connect: Connected) -> DeadLetters:
     """Dead letters in queues of the default name."""
     return DeadLetters(connect, "{topic}-dead")
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that the test can set: its one entry is the time."""
-    now = [1000.0]
-    monkeypatch.setattr(writer.time, "monotonic", lambda: now[0])
-    return now
 
 
 def test_a_dead_letter_holds_the_body_unchanged_and_describes_the_failure(
@@ -143,22 +134,30 @@ def test_none_may_be_wanted(connect: Connected) -> None:
     assert connect.names == []
 
 
-def test_a_missing_queue_is_looked_for_again_only_after_a_while(
-    dead_letters: DeadLetters, connect: Connected, queue: ObservedQueue, clock: list[float]
-) -> None:
-    """A missing queue is looked up again after a while, not for each event."""
+def test_a_queue_that_never_was_is_looked_for_with_each_event(dead_letters: DeadLetters, queue: ObservedQueue) -> None:
+    """An event is given up only if its queue is missing at that time, and never has been there."""
     queue.drop()
     assert not dead_letters.exists("events")
-    assert not dead_letters.send("x", "events", "failed")
-    assert len(connect.names) == 1
+    assert dead_letters.send("x", "events", "failed") is Outcome.NO_QUEUE
     queue.create()
-    clock[0] += 30
-    assert not dead_letters.send("x", "events", "failed")
-    assert len(connect.names) == 1
-    clock[0] += 31
     assert dead_letters.send("x", "events", "failed")
-    assert len(connect.names) == 2
     assert len(queue.sent) == 1
+
+
+def test_a_queue_that_is_being_replaced_costs_no_event(dead_letters: DeadLetters, queue: ObservedQueue) -> None:
+    """Given a queue that existed, then the caller keeps each event until it exists again."""
+    assert dead_letters.exists("events")
+
+    def gone(_: Any) -> None:
+        queue.drop()
+        raise QueueNotFound("gone")
+
+    queue.on["send"] = gone
+    for _ in range(3):
+        assert dead_letters.send("x", "events", "failed") is Outcome.NOT_NOW
+    queue.on.clear()
+    queue.create()
+    assert dead_letters.send("x", "events", "failed")
 
 
 def test_topics_do_not_share_what_is_missing(queue: ObservedQueue) -> None:
@@ -200,7 +199,8 @@ def test_a_queue_that_was_deleted_is_forgotten(
 
     queue.on["send"] = gone
     assert not dead_letters.send("y", "events", "failed")
-    assert not dead_letters.exists("events")
+    with pytest.raises(QueueNotFound, match="events-dead is gone: create it again"):
+        dead_letters.exists("events")
     assert len(connect.names) == 2
 
 
