@@ -52,6 +52,8 @@ _NUMBERS = frozenset(
 #: A large answer is sampled for escaped characters: the first _SAMPLE bytes of every _STRIDE bytes. The standard
 #: library's parser is faster if there is more than one escape in _BYTES_PER_ESCAPE bytes.
 _SAMPLE, _STRIDE, _BYTES_PER_ESCAPE = 1024, 65_536, 30
+#: The members of what gateways and SQS say instead of an answer. An empty queue's answer has no members.
+_OF_ERRORS = frozenset({"__type", "code", "Code", "error", "Error", "errors", "Errors", "message", "Message"})
 _DIGITS = re.compile(r"[0-9]{1,15}")
 #: Larger than any count, and than any time in milliseconds until the year 5138.
 _LARGEST_NUMBER = 10**14
@@ -76,6 +78,8 @@ def read_answer(operation: str, content: bytes) -> dict[str, Any]:
             if type(value) is not kind:
                 raise ForeignAnswer(f"its {name} has the wrong type")
             members[name] = value
+    if answer and not members and not _OF_ERRORS.isdisjoint(answer):
+        raise ForeignAnswer("it is an error with the HTTP status of a success")
     return members
 
 

@@ -89,6 +89,10 @@ FOREIGN = {
     "a number": 1,
     "true": True,
     **{
+        f"an error that says {name}": {name: "com.amazonaws.sqs#InternalError", "Messages": None}
+        for name in ("__type", "message", "Message", "error", "code")
+    },
+    **{
         f"{name} is {value!r}": {"Successful": [{"Id": "0"}], "Messages": [], name: value}
         for name, values in {
             "Successful": ["012", {"Id": "0"}, 1, True, [None], ["0"], [["0"]], [{}], [{"Id": 0}], [{"Id": ["0"]}]],
