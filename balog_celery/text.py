@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
 
 
 def plain_topic(topic: str) -> str:
-    """Return *topic* without the secrets that a URL may hold: user, password, query and fragment.
+    """Return *topic* without the secrets that a URL may hold (user, password, query, fragment) and its last slashes.
 
     A queue needs none of them, and a topic is in logs, metrics, tasks and dead letters.
     """
@@ -53,7 +53,7 @@ def plain_topic(topic: str) -> str:
     place = _before_query(rest).rpartition("@")[2]
     if not _PLACE.fullmatch(place):
         place = _before_query(rest.rpartition("@")[2])
-    return f"{scheme.lower()}://{place}"
+    return f"{scheme.lower()}://{place.rstrip('/')}"
 
 
 def without_secrets(value: Any) -> Any:

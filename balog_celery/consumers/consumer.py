@@ -17,7 +17,7 @@ from ..events.payloads import declared_names, payload_dict
 from ..events.records import FacilityRecord, as_event, typed
 from ..events.serialization import explain
 from ..number_rule import LONGEST, is_number
-from ..sqs.addresses import queue_address
+from ..sqs.addresses import is_arn, queue_address
 from ..text import plain_topic, printable
 from .annotations import defaults, event_type, message_parameter
 from .concurrency import concurrency_of
@@ -82,7 +82,7 @@ class Consumer:
     found_as: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.topic, str) or not self.topic.strip():
+        if not isinstance(self.topic, str) or not self.topic.strip() or is_arn(self.topic):
             raise ConfigurationError(f"bad topic {self.topic!r}: give the name or the URL of the queue to listen to")
         self.topic = plain_topic(self.topic)
         if self.name is not None and (not isinstance(self.name, str) or not self.name):

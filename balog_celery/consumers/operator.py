@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import BatchFailure, ConfigurationError
 from ..events.records import FacilityRecord
+from ..sqs.addresses import is_arn
 from ..text import plain_topic, printable
 from .consumer import Consumer, check_order
 
@@ -42,7 +43,7 @@ def resolve_topic(operator: Any, consumer: Consumer) -> str:
             f"{type(operator).__name__}.get_topic failed for {consumer.task_name} (topic {consumer.topic!r}): {error!r}"
         ) from error
     topic = plain_topic(topic) if isinstance(topic, str) else topic
-    if not isinstance(topic, str) or not topic or "{" in topic:
+    if not isinstance(topic, str) or not topic or "{" in topic or is_arn(topic):
         raise ConfigurationError(
             f"the topic of {consumer.task_name} is {topic!r}, which is not a queue's name or URL: "
             "give a consumer operator whose get_topic fills in the placeholders"

@@ -89,25 +89,26 @@ class PendingCalls:
         refused again; their outage ends when none is left.
         """
         problem: object = None
+        kind: object = None
         failures: Sequence[EntryFailure] | None = None
         self.outage.began = self._clock()
         try:
             failures = self._call(handles)
         except Exception as error:  # the messages stay pending
             # Keep its text, not the error: that and this frame would keep each other.
-            problem = printable(error, 500)
+            problem, kind = printable(error, 500), getattr(error, "code", type(error))
             if not isinstance(error, QueueError):
                 logger.exception("unexpected error while %s", self.outage)
         # Stale handles are not an outage.
         refused = [failure.code for failure in failures or () if not failure.sender_fault]
         if self.again is None and len(refused) == len(handles):
-            problem = refused[0]
+            problem = kind = refused[0]
         found = self.noted(failures) if failures else None if failures is None else {}
         if problem is None:
             if self.again is not None or not (refused or self.waiting):
                 self.outage.succeeded()
         else:
-            delay = self.outage.failed(problem)
+            delay = self.outage.failed(problem, kind)
             with self._changed:
                 self.retry_at = self._clock() + (min(delay, _CLOSING_RETRY) if self._closing else delay)
         return found

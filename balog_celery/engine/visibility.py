@@ -92,8 +92,9 @@ class VisibilityExtender:
 
         :param visibility: the visibility timeout that they were received with, in seconds; None for the present one.
 
-        A message that is tracked already was received again because its visibility had lapsed. Its first delivery goes
-        on with the new receipt handle. If that only waits to be released, the new one takes its place in its group.
+        A message that is tracked already was received again: its visibility had lapsed, or SQS delivered it twice. Its
+        first delivery goes on with the new receipt handle. If that only waits to be released, the new one takes its
+        place in its group.
         """
         new, first_time, count = list[Delivery](), list[Delivery](), 0
         visibility, by_id = visibility or self.visibility.seconds, self._queue.has_unique_ids
@@ -124,8 +125,8 @@ class VisibilityExtender:
             self._stats.add("received_again", count)
         if first_time:
             logger.warning(
-                "%s of %s came again while in flight, because the visibility timeout had ended: the engine does not "
-                "dispatch it again, and uses the new receipt handle (message %s)",
+                "%s of %s came again while in flight: the visibility timeout had ended, or SQS delivered it twice; the "
+                "engine does not dispatch it again, and uses the new receipt handle (message %s)",
                 count_of(len(first_time), "message"),
                 printable(self._queue.name),
                 printable(first_time[0].message.message_id),

@@ -42,6 +42,11 @@ def is_url(topic: str) -> bool:
     return topic[:8].lower().startswith(("https://", "http://"))
 
 
+def is_arn(topic: str) -> bool:
+    """Return whether *topic* is the ARN of a queue, which SQS's API does not accept in place of a name or URL."""
+    return topic.startswith("arn:")
+
+
 def queue_address(topic: str) -> QueueAddress:
     """Return what *topic*, a queue's name or URL, says about the queue.
 

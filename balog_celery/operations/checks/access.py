@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kombu.utils.url import maybe_sanitize_url
-
 from ...errors import AccessDenied, BalogError, QueueError
 from ...sqs.codes import MISCONFIGURED
 from ...sqs.diagnostics import access_of
 from ...sqs.queues import SQSQueue
-from ...text import printable
+from ...text import plain_topic, printable
 from .finding import Finding
 
 
@@ -26,7 +24,7 @@ def check_credentials(balog: Any, topic: str) -> Iterator[Finding]:
     except BalogError as error:
         yield Finding("FAIL", "credentials", str(error))
         return
-    where = maybe_sanitize_url(access.endpoint_url)
+    where = plain_topic(access.endpoint_url)
     slow = f"; calls take boto3's client: {access.slow_path}" if access.slow_path else ""
     text = f"from {access.credentials}; region {access.region}; SQS at {where}{slow}"
     yield Finding("OK", "credentials", printable(text, 500))

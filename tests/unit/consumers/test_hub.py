@@ -241,6 +241,7 @@ def test_a_scan_takes_a_module(target: Any) -> None:
     [
         ({"topic": ""}, "bad topic ''"),
         ({"topic": None}, "bad topic None"),
+        ({"topic": "arn:aws:sqs:eu-west-1:123456789012:orders"}, "bad topic 'arn:.*': give the name or the URL"),
         ({"topic": "t", "cls_type": 5}, "bad cls_type 5"),
         ({"topic": "t", "cls_type": []}, r"bad cls_type \[\]: it names no type"),
         ({"topic": "t", "cls_type": ""}, "bad cls_type ''"),

@@ -285,7 +285,7 @@ def test_a_message_that_is_still_in_flight_is_not_new(caplog: pytest.LogCaptureF
     assert setting.stats.counts()["received_again"] == 2
     warnings = [record for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1
-    assert "1 message of topic came again while in flight, because the visibility timeout had" in warnings[0].message
+    assert "1 message of topic came again while in flight: the visibility timeout had" in warnings[0].message
 
 
 def test_an_answer_about_an_old_handle_says_nothing_about_the_new_one() -> None:
