@@ -86,7 +86,7 @@ def plan(app: Celery, price: float | None, as_json: bool, **options: Any) -> Non
     try:
         from ..planning.plan import Question, make_plan
         from ..planning.scenario import Function, Way
-        from ..planning.sizes import Wish
+        from ..planning.sizes import GivenSize
     except ImportError as error:
         raise ConfigurationError("the plan needs simpy: pip install 'balog_celery[plan]'") from error
     question = Question(
@@ -94,7 +94,7 @@ def plan(app: Celery, price: float | None, as_json: bool, **options: Any) -> Non
         Function(options["seconds"], options["cpu"], options["is_random"]),
         options["distance"] / 1000,
         options["share"],
-        Wish(options["concurrency"], options["pollers"], options["cores"]),
+        GivenSize(options["concurrency"], options["pollers"], options["cores"]),
         Way(options["batch"] or 0, options["chunk"] or 0, options["publish"] or "", options["fifo"] or 0),
     )
     found = make_plan(question)

@@ -25,8 +25,8 @@ from ..producer.lineage import cause_of
 from ..signals import event_received
 from ..sqs.messages import BATCH_SIZE, Message
 from .outage import Outage
-from .rejects import Rejects
 from .topic import Topic
+from .undispatched import Undispatched
 
 
 class MessagePipeline:
@@ -42,8 +42,8 @@ class MessagePipeline:
         self._topic = topic
         self._name = topic.name
         self._stop = stop
-        self._rejects = Rejects(topic)
-        self._poison = self._rejects.poison
+        self._undispatched = Undispatched(topic)
+        self._poison = self._undispatched.poison
         self._router = Router(topic.consumers)
         #: Messages with events of paused consumers. They stay in flight until :meth:`take_held`.
         self.held: deque[Delivery] = deque()
@@ -68,7 +68,7 @@ class MessagePipeline:
                 try:
                     self._decode(delivery, jobs, rejected)
                 except BaseException as error:  # a decoder may call sys.exit()
-                    self._rejects.fault(delivery, error)
+                    self._undispatched.fault(delivery, error)
                 if len(jobs) < MANY_JOBS:
                     continue
             # After each message with many events, so that those of several such messages are not in memory together.
@@ -82,7 +82,7 @@ class MessagePipeline:
                     try:
                         self._dispatch(part)
                     except BaseException as error:
-                        self._rejects.suspect(part)
+                        self._undispatched.suspect(part)
                         failed = failed or error
             jobs = []
         # After the dispatch, as these make calls to SQS.
@@ -90,7 +90,7 @@ class MessagePipeline:
             try:
                 reject()
             except BaseException as error:
-                self._rejects.fault(delivery, error)
+                self._undispatched.fault(delivery, error)
         for delivery in deliveries:
             if delivery.state is not State.RECEIVED:  # one that is held is decoded again
                 delivery.drop_content()
@@ -153,7 +153,7 @@ class MessagePipeline:
         """Append the jobs of a message to *jobs*, and what to do about the rest of it to *rejected*."""
         message = delivery.message
         if self._poison.get(message.message_id, 0) >= MAX_TRIES:
-            rejected.append((delivery, partial(self._rejects.give_up, delivery)))
+            rejected.append((delivery, partial(self._undispatched.give_up, delivery)))
             return
         if not message.sent:
             # What has no time has that of this receive, which a dead letter keeps.
@@ -169,19 +169,19 @@ class MessagePipeline:
                     # A JSON text inside the body, as SNS sends it, did not count for the body's depth.
                     check_limits(text, config.max_depth)
         except DecodeError as error:
-            rejected.append((delivery, partial(self._rejects.undecodable, delivery, error.reason)))
+            rejected.append((delivery, partial(self._undispatched.undecodable, delivery, error.reason)))
             return
         if any(config.pauses.now) and self._waits(events, message):
             self._hold(delivery)
             return
         matched, unmatched = self._route(delivery, message, events)
         if not matched:
-            rejected.append((delivery, partial(self._rejects.unmatched, delivery, unmatched)))
+            rejected.append((delivery, partial(self._undispatched.unmatched, delivery, unmatched)))
         # All unmatched events of a message count as one job.
         elif delivery.dispatch(len(matched) + bool(unmatched)):
             jobs += matched
             if unmatched:
-                rejected.append((delivery, partial(self._rejects.unmatched_beside, delivery, unmatched)))
+                rejected.append((delivery, partial(self._undispatched.unmatched_beside, delivery, unmatched)))
 
     def _route(
         self, delivery: Delivery, message: Message, events: Sequence[Reading]
@@ -203,7 +203,7 @@ class MessagePipeline:
             if event_received.receivers:
                 event_received.send(self._name, event=event)
             if self._by_version and parse_version(event.schema_version) is None:
-                self._rejects.unreadable_version(message, event)
+                self._undispatched.unreadable_version(message, event)
             consumers = self._router.route(event, attributes)
             if not consumers:
                 unmatched.append((event, text))

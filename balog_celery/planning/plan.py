@@ -11,7 +11,7 @@ from .costs import COSTS
 from .quotas import IN_FLIGHT, MONTH, VISIBILITY
 from .scenario import SINGLE, Function, Scenario, Way
 from .simulation import Outcome, simulate
-from .sizes import ANY, Size, Wish, choose_size
+from .sizes import ANY, GivenSize, Size, choose_size
 
 #: What to change first where a part is the limit.
 ADVICE = {
@@ -49,8 +49,8 @@ class Question:
     :param rate: events per second, which arrive at random times.
     :param function: the consumer's.
     :param distance: the round trip to SQS, in seconds.
-    :param share: how much of what a worker can do it shall do, 0 to 1.
-    :param wish: what is decided of the workers' size.
+    :param share: the load to plan for, as a fraction of what a worker can do.
+    :param given: what the user gives of the workers' size.
     :param way: how events get to the function.
     """
 
@@ -58,7 +58,7 @@ class Question:
     function: Function
     distance: float = 0.0
     share: float = 0.8
-    wish: Wish = ANY
+    given: GivenSize = ANY
     way: Way = SINGLE
 
 
@@ -228,7 +228,7 @@ class _Planner:
     def _size(self, rate: float) -> Size:
         asked = self._question
         costs = COSTS[asked.way.broker]
-        return choose_size(rate, asked.function, costs, asked.distance, asked.share, asked.wish, asked.way)
+        return choose_size(rate, asked.function, costs, asked.distance, asked.share, asked.given, asked.way)
 
     def _scenario(self, size: Size) -> Scenario:
         asked = self._question

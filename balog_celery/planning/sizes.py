@@ -33,15 +33,15 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What a user has decided of a worker's size; None: what suits the load."""
+class GivenSize:
+    """What a user gives of a worker's size; None: what the load needs."""
 
     concurrency: int | None = None
     pollers: int | None = None
     cores: int | None = None
 
 
-ANY = Wish()
+ANY = GivenSize()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class _Event:
 
 
 def choose_size(
-    rate: float, function: Function, costs: Costs, distance: float, share: float, wish: Wish, way: Way
+    rate: float, function: Function, costs: Costs, distance: float, share: float, given: GivenSize, way: Way
 ) -> Size:
     """Return a size with which the engine or the worker's main process limits the worker, if the rate needs that.
 
@@ -65,20 +65,20 @@ def choose_size(
     """
     event = _event(function, costs, way, way.events(function))
     # A FIFO topic has one poller for all of its groups.
-    pollers = 1 if way.groups else wish.pollers
+    pollers = 1 if way.groups else given.pollers
     cycle = distance + costs.receive + BATCH_SIZE * (costs.gathered if way.gathers else costs.event)
     fetched = (pollers or MAX_POLLERS) * BATCH_SIZE / cycle
     aimed = min(rate, share * fetched, share / max(event.engine, event.main))
     # At a low rate a batch has the events of a moment.
     few = min(way.most, max(1, math.ceil(aimed * BATCH_WAIT))) if way.batch else way.events(function)
     call = _event(function, costs, way, few).call
-    concurrency = wish.concurrency or min(MAX_CHILDREN, max(2, math.ceil(aimed * call / share)))
-    if way.groups and not wish.concurrency:  # one message of a group at a time
+    concurrency = given.concurrency or min(MAX_CHILDREN, max(2, math.ceil(aimed * call / share)))
+    if way.groups and not given.concurrency:  # one message of a group at a time
         concurrency = min(concurrency, max(2, way.groups))
     aimed = min(aimed, share * concurrency / event.call)
     pollers = pollers or min(MAX_POLLERS, max(1, math.ceil(aimed * cycle / BATCH_SIZE / share)))
     # Cores may be busier than each of the processes, between which they move.
-    cores = wish.cores or max(1, math.ceil(aimed * (event.engine + event.main + event.child) / ((1 + share) / 2)))
+    cores = given.cores or max(1, math.ceil(aimed * (event.engine + event.main + event.child) / ((1 + share) / 2)))
     return Size(concurrency, pollers, cores)
 
 

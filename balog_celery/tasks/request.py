@@ -23,12 +23,12 @@ _SETTLED = (TaskOutcome.FINISHED, TaskOutcome.RETRIED, TaskOutcome.DEAD_LETTERED
 #: Those of them that Celery reports as a failure, as observers are told.
 _ENDS = {TaskOutcome.FINISHED: "succeeded", TaskOutcome.DEAD_LETTERED: "failed"}
 #: What ends a task permanently, whether or not its message was acknowledged at the start.
-_FOR_GOOD = (WorkerLostError, TimeLimitExceeded)
+_PERMANENT = (WorkerLostError, TimeLimitExceeded)
 #: What only the worker's main process knows about a task's end.
 _BY_THE_POOL = (WorkerLostError, TimeLimitExceeded, Terminated, SystemExit, KeyboardInterrupt)
 
 
-class Wish(enum.Enum):
+class Verdict(enum.Enum):
     """What Celery would do with the message of a task that failed."""
 
     ACKNOWLEDGE = "acknowledge"
@@ -49,7 +49,7 @@ class EventRequest(HookedRequest):
 
     #: While Celery reports the end of the task: it settles nothing yet.
     _ending = False
-    _wish: Wish | None = None
+    _verdict: Verdict | None = None
     #: The worker executes the task again, and keeps its message.
     _waits = False
     #: Celery has found that the event is safe: its task was retried, had succeeded, or was revoked.
@@ -64,14 +64,14 @@ class EventRequest(HookedRequest):
     def acknowledge(self) -> None:
         """Acknowledge the message; while the end of the task is reported, only note that Celery would."""
         if self._ending:
-            self._wish = self._wish or Wish.ACKNOWLEDGE
+            self._verdict = self._verdict or Verdict.ACKNOWLEDGE
         else:
             super().acknowledge()
 
     def reject(self, requeue: bool = False) -> None:
         """Reject the message; while the end of the task is reported, only note that Celery would."""
         if self._ending:
-            self._wish = self._wish or (Wish.REQUEUE if requeue else Wish.REJECT)
+            self._verdict = self._verdict or (Verdict.REQUEUE if requeue else Verdict.REJECT)
         else:
             super().reject(requeue)
 
@@ -182,7 +182,9 @@ class EventRequest(HookedRequest):
             logger.exception("unexpected error at the end of task %s[%s]", self.name, self.id)
 
     def _settle(self, error: BaseException, outcome: TaskOutcome | None, failed: bool) -> None:
-        over = self._wish in (Wish.ACKNOWLEDGE, Wish.REJECT) or (self.acknowledged and isinstance(error, _FOR_GOOD))
+        over = self._verdict in (Verdict.ACKNOWLEDGE, Verdict.REJECT) or (
+            self.acknowledged and isinstance(error, _PERMANENT)
+        )
         if outcome in _SETTLED or self._is_safe:
             if outcome in _ENDS:
                 self._observe(_ENDS[outcome])
@@ -190,7 +192,7 @@ class EventRequest(HookedRequest):
         elif outcome is None and over and not (failed or stops_at_once()):
             # A worker that stops at once kills what runs, which says nothing about the task.
             self._dead_letter(error)
-        elif self._wish is not None or failed or self._hand_off is not None:
+        elif self._verdict is not None or failed or self._hand_off is not None:
             self._observe("released")
             self.reject(requeue=True)
         # Otherwise Celery leaves the message to a broker that has lost its connection.

@@ -6,11 +6,11 @@ import pytest
 
 from balog_celery.planning.plan import ADVICE, Plan, Question, make_plan
 from balog_celery.planning.scenario import Function
-from balog_celery.planning.sizes import Wish
+from balog_celery.planning.sizes import GivenSize
 
 
-def plan(rate: float, seconds: float = 0.0, cpu: float = 0.0, distance: float = 0.0, **wish: int) -> Plan:
-    question = Question(rate, Function(seconds, cpu), distance, wish=Wish(**wish))
+def plan(rate: float, seconds: float = 0.0, cpu: float = 0.0, distance: float = 0.0, **given: int) -> Plan:
+    question = Question(rate, Function(seconds, cpu), distance, given=GivenSize(**given))
     return make_plan(question, events=1500)
 
 
@@ -28,7 +28,7 @@ def test_a_small_rate_needs_one_small_worker() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bound", "load", "wish"),
+    ("bound", "load", "given"),
     [
         ("children", {"seconds": 0.05}, {"concurrency": 4, "cores": 2}),
         ("main process", {}, {"concurrency": 16, "cores": 16, "pollers": 4}),
@@ -36,9 +36,9 @@ def test_a_small_rate_needs_one_small_worker() -> None:
         ("cores", {"seconds": 0.01, "cpu": 0.01}, {"concurrency": 8, "cores": 2}),
     ],
 )
-def test_the_limit_is_the_part_that_is_busy(bound: str, load: dict[str, float], wish: dict[str, int]) -> None:
+def test_the_limit_is_the_part_that_is_busy(bound: str, load: dict[str, float], given: dict[str, int]) -> None:
     """The limit is the part that is busy all the time when events never end, and each has its advice."""
-    found = plan(10_000, **load, **wish)
+    found = plan(10_000, **load, **given)
     assert found.bound == bound
     assert found.full[bound] > 0.9
     assert found.advice == ADVICE[bound]

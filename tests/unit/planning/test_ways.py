@@ -13,7 +13,7 @@ from balog_celery.planning.costs import COSTS
 from balog_celery.planning.plan import Plan, Question, make_plan
 from balog_celery.planning.scenario import SINGLE, Function, Scenario, Way
 from balog_celery.planning.simulation import Outcome, simulate
-from balog_celery.planning.sizes import Wish
+from balog_celery.planning.sizes import GivenSize
 
 BATCH, CHUNK, REDIS = Way(batch=100), Way(chunk=100), Way(broker="redis")
 FREE = COSTS[""].scaled(0.0)
@@ -24,8 +24,8 @@ def run(way: Way, seconds: float = 0.0, rate: float | None = None, events: int =
     return simulate(scenario, events=events)
 
 
-def plan(rate: float, way: Way, seconds: float = 0.0, distance: float = 0.001, **wish: int) -> Plan:
-    return make_plan(Question(rate, Function(seconds), distance, way=way, wish=Wish(**wish)), events=1500)
+def plan(rate: float, way: Way, seconds: float = 0.0, distance: float = 0.001, **given: int) -> Plan:
+    return make_plan(Question(rate, Function(seconds), distance, way=way, given=GivenSize(**given)), events=1500)
 
 
 @pytest.mark.parametrize("way", [BATCH, CHUNK])

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _REMEMBERED = 10_000
 
 
-class Rejects:
+class Undispatched:
     """Ends what one poller does not dispatch: in the dead-letter queue, by the default event handler, or by a delete.
 
     A message that can be neither deleted nor kept as a dead letter stays in its queue until its visibility timeout
