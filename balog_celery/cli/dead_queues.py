@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 from celery import Celery
 
-from ..dead_letters.kept import pack
+from ..dead_letters.original import pack
 from ..dead_letters.reader import DeadLetter
 from ..dead_letters.scan import QueueScan
 from ..errors import BalogError, QueueNotFound

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import IO
 
-from ..dead_letters.kept import pack, unpack
+from ..dead_letters.original import pack, unpack
 from ..dead_letters.reader import DeadLetter
 from ..events.mark import number_in, text_in
 from ..sqs.messages import Message

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..dead_letters.kept import Kept, pack, unpack
+from ..dead_letters.original import OriginalMessage, pack, unpack
 from ..events.decoders.detect import opened
 from ..events.message import Message, Received
 
@@ -23,14 +23,14 @@ RECEIVES = "balog_receives"
 #: The header with the message group of a FIFO topic's event. Other events have none.
 GROUP = "balog_group"
 #: The header with what a dead letter keeps of the message of each event, by the event's id.
-KEPT = "balog_kept"
+ORIGINAL = "balog_kept"
 #: The header with the message, for consumers that ask for it.
 MESSAGE = "balog_message"
 #: The header of a chunk with those that are about one event only: the message that its function asks for, and its
 #: trace, by the event's id.
 OWN = "balog_own"
 #: The headers of an event that a chunk does not repeat for each.
-_NOT_OWN = frozenset({EVENT, TIMES, RECEIVES, GROUP, KEPT})
+_NOT_OWN = frozenset({EVENT, TIMES, RECEIVES, GROUP, ORIGINAL})
 
 
 class EventContext(NamedTuple):
@@ -42,7 +42,7 @@ class EventContext(NamedTuple):
     :param first_received: when the message was first received, in milliseconds of Unix time; 0: unknown.
     :param receive_count: how often the message was received; 0: unknown.
     :param group: the message group of a FIFO topic's event; "": none.
-    :param kept: what a dead letter of the event keeps of its message.
+    :param original: what a dead letter of the event keeps of its message.
     :param cause: the id of the event that caused this one; "": it does not say.
     """
 
@@ -52,24 +52,24 @@ class EventContext(NamedTuple):
     first_received: int = 0
     receive_count: int = 0
     group: str = ""
-    kept: Kept = Kept()
+    original: OriginalMessage = OriginalMessage()
     cause: str = ""
 
     def to_headers(self) -> dict[str, Any]:
         """Return the context as headers of a task message."""
-        message_id, sent, body, attributes, is_record = self.kept
-        kept: dict[str, Any] = {"id": message_id, "sent": sent}
+        message_id, sent, body, attributes, is_record = self.original
+        original: dict[str, Any] = {"id": message_id, "sent": sent}
         if body is not None:
-            kept["body"] = body
+            original["body"] = body
         if attributes:
-            kept["attributes"] = pack(attributes)
+            original["attributes"] = pack(attributes)
         if is_record:
-            kept["record"] = True
+            original["record"] = True
         headers: dict[str, Any] = {
             EVENT: {"id": self.event_id, "cls_type": self.cls_type},
             TIMES: self.times,
             RECEIVES: {"first": self.first_received, "count": self.receive_count},
-            KEPT: {self.event_id: kept},
+            ORIGINAL: {self.event_id: original},
         }
         if self.group:
             headers[GROUP] = self.group
@@ -89,8 +89,8 @@ class EventContext(NamedTuple):
             headers = _mapping(headers.get("headers")) or headers  # the request of an eager task
         event, receives = _mapping(headers.get(EVENT)), _mapping(headers.get(RECEIVES))
         event_id = event_id or _text(event.get("id"))
-        kept = _mapping(_mapping(headers.get(KEPT)).get(event_id))
-        body = kept.get("body")
+        original = _mapping(_mapping(headers.get(ORIGINAL)).get(event_id))
+        body = original.get("body")
         return cls(
             event_id=event_id,
             cls_type=_text(event.get("cls_type")),
@@ -98,12 +98,12 @@ class EventContext(NamedTuple):
             first_received=_number(receives.get("first")),
             receive_count=_number(receives.get("count")),
             group=_text(headers.get(GROUP)),
-            kept=Kept(
-                message_id=_text(kept.get("id")),
-                sent=_number(kept.get("sent")),
+            original=OriginalMessage(
+                message_id=_text(original.get("id")),
+                sent=_number(original.get("sent")),
                 body=body if isinstance(body, str) else None,
-                attributes=unpack(kept.get("attributes")),
-                is_record=kept.get("record") is True,
+                attributes=unpack(original.get("attributes")),
+                is_record=original.get("record") is True,
             ),
             cause=_text(event.get("cause")),
         )
@@ -161,9 +161,9 @@ def batch_headers(headers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     :param headers: those of each event.
     """
-    common = {name: value for name, value in headers[0].items() if name not in (EVENT, RECEIVES, KEPT, MESSAGE)}
-    kept = {event_id: one for each in headers for event_id, one in _mapping(each.get(KEPT)).items()}
-    return {**common, KEPT: kept} if kept else common
+    common = {name: value for name, value in headers[0].items() if name not in (EVENT, RECEIVES, ORIGINAL, MESSAGE)}
+    original = {event_id: one for each in headers for event_id, one in _mapping(each.get(ORIGINAL)).items()}
+    return {**common, ORIGINAL: original} if original else common
 
 
 def chunk_headers(headers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ..events.records import FacilityRecord
 from ..sqs.addresses import queue_name, topics_named
 from ..sqs.messages import Message, TypedValue
 from ..text import printable
-from .kept import marked, unmarked
+from .original import marked, unmarked
 from .writer import REASONS
 
 #: The attributes of dead letters of earlier releases, which kept none of the message's own.

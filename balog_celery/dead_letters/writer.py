@@ -23,7 +23,7 @@ from ..sqs.messages import Message, OutgoingMessage
 from ..sqs.protocols import Connect, Queue
 from ..sqs.translation import is_bad_message
 from ..text import printable
-from .kept import Attributes, Kept, marked
+from .original import Attributes, OriginalMessage, marked
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 REASONS = frozenset({"undecodable", "failed", "default_event_handler", "fault"})
 #: The parts of the mark that a replay needs.
 _ESSENTIAL = ("reason", "topic", "consumer", "event", "record", "message_id")
-_NOTHING_KEPT = Kept()
+_UNKNOWN = OriginalMessage()
 
 
 class Outcome(enum.Enum):
@@ -92,7 +92,7 @@ class DeadLetters:
         receive_count: int = 0,
         group: str = "",
         event_id: str = "",
-        kept: Kept = _NOTHING_KEPT,
+        original: OriginalMessage = _UNKNOWN,
     ) -> Outcome:
         """Send a message, or one event of it, to the dead-letter queue of *topic*.
 
@@ -107,7 +107,7 @@ class DeadLetters:
         :param receive_count: how often SQS delivered the message; 0: not known.
         :param group: the event's message group on a FIFO topic; "": none.
         :param event_id: the event's id; "": it is about the message.
-        :param kept: what is kept of its message.
+        :param original: the message that held the event.
         """
         mark = {
             "reason": reason,
@@ -118,11 +118,11 @@ class DeadLetters:
             "receive_count": receive_count,
             "group": group,
             "event": event_id,
-            "record": kept.is_record,
-            "message_id": kept.message_id,
-            "sent": kept.sent,
+            "record": original.is_record,
+            "message_id": original.message_id,
+            "sent": original.sent,
         }
-        outcome = self._send_first(topic, body if kept.body is None else kept.body, kept.attributes, mark)
+        outcome = self._send_first(topic, body if original.body is None else original.body, original.attributes, mark)
         if outcome:
             if self._on_kept is not None:
                 self._on_kept(queue_name(topic), consumer, reason)
@@ -140,13 +140,13 @@ class DeadLetters:
         consumer: str = "",
         error: str = "",
         event_id: str = "",
-        kept: Kept | None = None,
+        original: OriginalMessage | None = None,
     ) -> Outcome:
         """Send *body*, which came in *message*, to the dead-letter queue of *topic*.
 
         The other arguments and the outcome are those of :meth:`send`.
 
-        :param kept: default: as the only event of the message.
+        :param original: default: as the only event of the message.
         """
         return self.send(
             body,
@@ -158,7 +158,7 @@ class DeadLetters:
             receive_count=message.receive_count,
             group=message.group,
             event_id=event_id,
-            kept=Kept.of(message, body, 1) if kept is None else kept,
+            original=OriginalMessage.of(message, body, 1) if original is None else original,
         )
 
     def _send_first(self, topic: str, body: str, attributes: Attributes, mark: Mapping[str, Any]) -> Outcome:

@@ -152,7 +152,7 @@ class PublishDispatcher:
                 consumer=task.name,
                 error=why,
                 event_id=one.event.header.id,
-                kept=EventContext.from_headers(one.headers).kept,
+                original=EventContext.from_headers(one.headers).original,
             )
             if outcome is Outcome.NOT_NOW:
                 one.expire()

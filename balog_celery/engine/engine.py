@@ -270,7 +270,7 @@ class Engine:
             consumer=job.consumer.task_name,
             error=error,
             event_id=job.event.header.id,
-            kept=EventContext.from_headers(job.headers).kept,
+            original=EventContext.from_headers(job.headers).original,
         )
         if is_dead:
             topic.stats.add("dead")

@@ -13,7 +13,7 @@ from functools import partial
 from ..consumers.context import MESSAGE, EventContext, message_header
 from ..consumers.delivery import Delivery, Job, Settlement, State
 from ..consumers.router import Router
-from ..dead_letters.kept import Kept
+from ..dead_letters.original import OriginalMessage
 from ..dispatch.dispatcher import MANY_JOBS, DispatchError
 from ..errors import DecodeError
 from ..events.conditions import parse_version
@@ -208,7 +208,7 @@ class MessagePipeline:
             if not consumers:
                 unmatched.append((event, text))
                 continue
-            kept, cause = Kept.of(message, text, len(events)), cause_of(event)
+            kept, cause = OriginalMessage.of(message, text, len(events)), cause_of(event)
             receives = message.first_received, message.receive_count
             context = EventContext(header.id, event.payload.cls_type, times, *receives, message.group, kept, cause)
             full = headers = context.to_headers()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..consumers.delivery import Delivery, Job, Settlement, settle
-from ..dead_letters.kept import Kept
+from ..dead_letters.original import OriginalMessage
 from ..events.limits import MAX_TRIES
 from ..events.records import FacilityRecord, as_event
 from ..signals import event_unmatched
@@ -142,7 +142,7 @@ class Undispatched:
             event_unmatched.send(self._name, event=event)
         if self._default_event_handler is not None:
             return self._call_default_handler(
-                self._default_event_handler, message, event, Kept.of(message, text, events), text
+                self._default_event_handler, message, event, OriginalMessage.of(message, text, events), text
             )
         logger.info(
             "event %s of %s matches no consumer (cls_type %s, schema %s): deleted",
@@ -154,14 +154,19 @@ class Undispatched:
         return True
 
     def _call_default_handler(
-        self, handler: Callable[[Any], Any], message: Message, event: FacilityRecord, kept: Kept, text: str
+        self,
+        handler: Callable[[Any], Any],
+        message: Message,
+        event: FacilityRecord,
+        original: OriginalMessage,
+        text: str,
     ) -> bool:
         try:
             handler(as_event(event))
         except Exception as error:
             self._stats.add("failed")
             is_dead = self._dead_letter(
-                message, text, "default_event_handler", repr(error), event_id=event.header.id, kept=kept
+                message, text, "default_event_handler", repr(error), event_id=event.header.id, original=original
             )
             if self._is_new(message):
                 logger.exception(
@@ -174,12 +179,19 @@ class Undispatched:
         return True
 
     def _dead_letter(
-        self, message: Message, body: str, reason: str, error: str, *, event_id: str = "", kept: Kept | None = None
+        self,
+        message: Message,
+        body: str,
+        reason: str,
+        error: str,
+        *,
+        event_id: str = "",
+        original: OriginalMessage | None = None,
     ) -> bool:
         """Make a dead letter of *body*. Return False if that is impossible; a redrive policy may move the message."""
         is_dead = bool(
             self._dead_letters.send_received(
-                message, body, self._source, reason, error=error, event_id=event_id, kept=kept
+                message, body, self._source, reason, error=error, event_id=event_id, original=original
             )
         )
         if is_dead:

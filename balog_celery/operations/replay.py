@@ -12,7 +12,7 @@ from celery import Celery
 
 from ..brokers.connections import is_too_large
 from ..consumers.explain import why_not
-from ..dead_letters.kept import Attributes
+from ..dead_letters.original import Attributes
 from ..errors import BalogError, DecodeError, QueueError
 from ..events.decoders import Reader
 from ..events.records import FacilityRecord

@@ -14,7 +14,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 
-from ..consumers.context import KEPT, OWN, own_headers
+from ..consumers.context import ORIGINAL, OWN, own_headers
 from ..errors import BatchFailure
 from ..events.decoders.documents import Reading
 from ..events.records import FacilityRecord, read_event
@@ -290,6 +290,6 @@ class ChunkTask(BatchTask):
         ids = [event_id_of(text) for text in texts]
         signature = self.signature_from_request(request, args=(texts,), countdown=countdown or None, retries=retries)
         headers = dict(signature.options.get("headers") or {})
-        for name in headers.keys() & {KEPT, OWN}:
+        for name in headers.keys() & {ORIGINAL, OWN}:
             headers[name] = {event_id: headers[name][event_id] for event_id in ids if event_id in headers[name]}
         signature.set(task_id=batch_id(ids, self.name), headers=headers).apply_async()

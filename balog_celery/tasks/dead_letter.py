@@ -10,7 +10,7 @@ from celery.exceptions import Reject, SoftTimeLimitExceeded
 from celery.utils.time import get_exponential_backoff_interval
 
 from ..celery_compat.tasks import route_of
-from ..consumers.context import GROUP, KEPT, RECEIVES, EventContext
+from ..consumers.context import GROUP, ORIGINAL, RECEIVES, EventContext
 from ..dead_letters.writer import DeadLetters, Outcome
 from ..errors import DecodeError
 from ..events.records import read_event
@@ -56,7 +56,7 @@ class DeadLetterMaker(EventTask):
                 receive_count=context.receive_count,
                 group=context.group,
                 event_id=event_id,
-                kept=context.kept,
+                original=context.original,
             )
         except SoftTimeLimitExceeded:
             raise
@@ -174,7 +174,7 @@ class FailingTask(DeadLetterMaker):
                 (event, self.topic, self.name, error),
                 countdown=_FIRST_DELAY,
                 queue=route_of(self.app, self)["queue"],
-                headers={name: self.request.get(name) for name in (RECEIVES, GROUP, KEPT)},
+                headers={name: self.request.get(name) for name in (RECEIVES, GROUP, ORIGINAL)},
             )
         except Exception as problem:
             logger.exception("neither SQS nor the broker accepts a dead letter: the event will be received again")

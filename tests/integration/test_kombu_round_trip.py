@@ -13,7 +13,7 @@ from kombu import Connection, Producer
 
 from balog_celery.brokers.kombu_queue import KombuQueue
 from balog_celery.consumers.context import EventContext
-from balog_celery.dead_letters.kept import Kept
+from balog_celery.dead_letters.original import OriginalMessage
 from balog_celery.dead_letters.reader import DeadLetter
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.events.decoders import Message as Decoded
@@ -81,9 +81,11 @@ def test_every_way_back_gives_the_same_event(stage: Stage, group: int) -> None:
         for position in range(len(reader(stage.publish(body, headers)))):
             message = stage.publish(body, headers)
             event, text = reader(message)[position]
-            context = EventContext(event.header.id, "", {}, kept=Kept.of(message, text, len(reader(message))))
-            kept = EventContext.from_headers(json.loads(json.dumps(context.to_headers()))).kept
-            failed = {"consumer": "f", "event_id": event.header.id, "kept": kept}
+            context = EventContext(
+                event.header.id, "", {}, original=OriginalMessage.of(message, text, len(reader(message)))
+            )
+            original = EventContext.from_headers(json.loads(json.dumps(context.to_headers()))).original
+            failed = {"consumer": "f", "event_id": event.header.id, "original": original}
             assert stage.letters.send(text, stage.topic.name, "failed", **failed), case
             # What `dead replay` gives to the consumer
             letter = DeadLetter.read(take(stage.dead), reader, stage.topic.name)
@@ -95,7 +97,7 @@ def test_every_way_back_gives_the_same_event(stage: Stage, group: int) -> None:
                 assert stage.topic.send([OutgoingMessage(body, again)]) == []
                 moved = take(stage.topic)
                 assert any(one == event for one, _ in reader(moved)), case
-                assert Kept.of(moved, text, 1).attributes == message.all_attributes, case
+                assert OriginalMessage.of(moved, text, 1).attributes == message.all_attributes, case
 
 
 def test_headers_of_all_kinds_come_as_attributes(stage: Stage) -> None:

@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import balog_celery
 from balog_celery import SQSHandler
 from balog_celery.consumers import Consumer, ConsumerHub, ConsumerOperator
-from balog_celery.consumers.context import EVENT, KEPT, RECEIVES, TIMES
+from balog_celery.consumers.context import EVENT, ORIGINAL, RECEIVES, TIMES
 from balog_celery.consumers.delivery import Job
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.dispatch.dispatcher import Readiness
@@ -339,7 +339,7 @@ def test_a_task_says_when_its_event_was_emitted_sent_and_received() -> None:
     queue.on["delete"] = lambda handles: shown.append(engine.status()["topics"]["topic"]["lag"])
     run_until(engine, queue, lambda: bool(shown))
     (_, headers), _ = dispatcher.headers
-    assert headers.keys() == {EVENT, TIMES, RECEIVES, KEPT}
+    assert headers.keys() == {EVENT, TIMES, RECEIVES, ORIGINAL}
     assert headers[TIMES]["emitted"] == 1412694411641
     assert headers[TIMES]["sent"] == sent
     assert headers[TIMES]["received"] == pytest.approx(time.time() * 1000, abs=60_000)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balog_celery.consumers.context import EventContext, batch_headers
-from balog_celery.dead_letters.kept import Kept
+from balog_celery.dead_letters.original import OriginalMessage
 from balog_celery.sqs.messages import TypedValue
 
 TEXTS = st.text()
@@ -17,9 +17,11 @@ VALUES = st.text(min_size=1)
 TYPED = st.builds(TypedValue, st.sampled_from(["Number", "String.url"]), VALUES) | st.builds(
     TypedValue, st.sampled_from(["Binary", "Binary.png"]), st.binary(min_size=1)
 )
-KEPT = st.builds(Kept, TEXTS, MILLISECONDS, st.none() | TEXTS, st.dictionaries(TEXTS, VALUES | TYPED), st.booleans())
+ORIGINALS = st.builds(
+    OriginalMessage, TEXTS, MILLISECONDS, st.none() | TEXTS, st.dictionaries(TEXTS, VALUES | TYPED), st.booleans()
+)
 CONTEXTS = st.builds(
-    EventContext, TEXTS, TEXTS, st.dictionaries(TEXTS, MILLISECONDS), MILLISECONDS, st.integers(0), TEXTS, KEPT
+    EventContext, TEXTS, TEXTS, st.dictionaries(TEXTS, MILLISECONDS), MILLISECONDS, st.integers(0), TEXTS, ORIGINALS
 )
 ANYTHING: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
@@ -57,7 +59,7 @@ def test_without_headers_everything_has_its_default() -> None:
 
 def test_the_names_on_the_wire_stay() -> None:
     """Tasks wait in queues during an upgrade, and users read ``balog_times``."""
-    context = EventContext("e", "log", {"emitted": 1}, 2, 3, "g", Kept("m", 4))
+    context = EventContext("e", "log", {"emitted": 1}, 2, 3, "g", OriginalMessage("m", 4))
     assert context.to_headers() == {
         "balog_event": {"id": "e", "cls_type": "log"},
         "balog_times": {"emitted": 1},
@@ -70,8 +72,11 @@ def test_the_names_on_the_wire_stay() -> None:
 
 def test_a_batch_has_no_headers_that_name_one_event() -> None:
     """A dead letter of another event would repeat them."""
-    first = {**EventContext("e", "log", {"emitted": 1}, 2, 3, "g", Kept("m")).to_headers(), "traceparent": "00-1-2-01"}
-    second = EventContext("f", "log", {"emitted": 2}, 2, 3, "h", Kept("n")).to_headers()
+    first = {
+        **EventContext("e", "log", {"emitted": 1}, 2, 3, "g", OriginalMessage("m")).to_headers(),
+        "traceparent": "00-1-2-01",
+    }
+    second = EventContext("f", "log", {"emitted": 2}, 2, 3, "h", OriginalMessage("n")).to_headers()
     headers = batch_headers([first, second])
     assert headers == {
         "balog_times": {"emitted": 1},
@@ -79,4 +84,4 @@ def test_a_batch_has_no_headers_that_name_one_event() -> None:
         "traceparent": "00-1-2-01",
         "balog_kept": {"e": {"id": "m", "sent": 0}, "f": {"id": "n", "sent": 0}},
     }
-    assert EventContext.from_headers(headers, "f").kept == Kept("n")
+    assert EventContext.from_headers(headers, "f").original == OriginalMessage("n")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balog_celery.consumers.context import EventContext
-from balog_celery.dead_letters.kept import Kept
+from balog_celery.dead_letters.original import OriginalMessage
 from balog_celery.dead_letters.reader import DeadLetter
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.errors import DecodeError
@@ -46,10 +46,10 @@ class Stage:
 
     def fail(self, message: Message, event: FacilityRecord, text: str, events: int) -> None:
         """An event fails in a worker: only its text and the headers of its task have travelled there."""
-        context = EventContext(event.header.id, "", {}, kept=Kept.of(message, text, events))
+        context = EventContext(event.header.id, "", {}, original=OriginalMessage.of(message, text, events))
         headers = json.loads(json.dumps(context.to_headers()))
-        kept = EventContext.from_headers(headers).kept
-        assert self.letters.send(text, "events", "failed", consumer="f", event_id=event.header.id, kept=kept)
+        original = EventContext.from_headers(headers).original
+        assert self.letters.send(text, "events", "failed", consumer="f", event_id=event.header.id, original=original)
         self.topic.delete([message.handle])
 
     def redrive_policy(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balog_celery.consumers import Consumer, ConsumerHub
-from balog_celery.dead_letters.kept import Kept, marked
+from balog_celery.dead_letters.original import OriginalMessage, marked
 from balog_celery.engine.engine import Engine
 from balog_celery.events.decoders import Message, reader_of, sns
 from balog_celery.events.records import decode
@@ -113,7 +113,7 @@ def test_a_replayed_message_has_the_same_attributes(attributes: dict[str, Any]) 
         (message,) = queue.receive(10, 0)
         assert queue.delete([message.handle]) == []
         reader_of(read)(message)
-        assert Kept.of(message, "{}", 1).attributes == attributes
+        assert OriginalMessage.of(message, "{}", 1).attributes == attributes
     assert seen[0] == seen[1]
 
 

@@ -17,7 +17,7 @@ from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, Retry
 
 from balog_celery.consumers import BatchFailure, Consumer, ConsumerOperator
-from balog_celery.consumers.context import EVENT, KEPT, MESSAGE, OWN, chunk_headers
+from balog_celery.consumers.context import EVENT, MESSAGE, ORIGINAL, OWN, chunk_headers
 from balog_celery.dead_letters.writer import DeadLetters
 from balog_celery.decoders import At, Message
 from balog_celery.errors import ConfigurationError
@@ -79,7 +79,7 @@ class Site:
     def on_publish(self, headers: Any = None, body: Any = None, **_: Any) -> None:
         (texts,), _kwargs, _embed = body
         ids = [json.loads(text)["header"]["id"] for text in texts]
-        self.published.append({"ids": ids, **{name: headers.get(name) for name in ("id", "retries", "eta", KEPT)}})
+        self.published.append({"ids": ids, **{name: headers.get(name) for name in ("id", "retries", "eta", ORIGINAL)}})
 
     def errors(self) -> dict[str, str]:
         """The errors of the dead letters, by the ids of their events."""
@@ -231,7 +231,7 @@ def test_a_published_chunk_that_takes_too_long_publishes_the_rest_in_parts(site:
     kept = {one: {"id": f"m-{one}"} for one in "abc"}
     # When
     with (
-        request(task, texts, handed_over=False, retries=1, **{KEPT: kept, "headers": {KEPT: kept}}),
+        request(task, texts, handed_over=False, retries=1, **{ORIGINAL: kept, "headers": {ORIGINAL: kept}}),
         pytest.raises(Ignore),
     ):
         task(texts)
@@ -239,7 +239,7 @@ def test_a_published_chunk_that_takes_too_long_publishes_the_rest_in_parts(site:
     assert [part["ids"] for part in site.published] == [["b"], ["c"]]
     assert [part["id"] for part in site.published] == [batch_id([one], task.name) for one in "bc"]
     assert [part["retries"] for part in site.published] == [1, 1]
-    assert [part[KEPT] for part in site.published] == [{"b": kept["b"]}, {"c": kept["c"]}]
+    assert [part[ORIGINAL] for part in site.published] == [{"b": kept["b"]}, {"c": kept["c"]}]
 
 
 def test_what_failed_is_retried_beside_what_was_not_called(site: Site) -> None:
@@ -369,7 +369,9 @@ def test_a_function_and_middleware_get_the_message_of_their_event(site: Site) ->
 
 def test_a_chunk_without_anything_of_single_events_has_no_headers_for_them() -> None:
     """They would cost every event."""
-    assert OWN not in chunk_headers([{EVENT: {"id": "a"}, KEPT: {"a": {}}}, {EVENT: {"id": "b"}, KEPT: {"b": {}}}])
+    assert OWN not in chunk_headers(
+        [{EVENT: {"id": "a"}, ORIGINAL: {"a": {}}}, {EVENT: {"id": "b"}, ORIGINAL: {"b": {}}}]
+    )
 
 
 def test_each_event_is_counted_and_traced_by_itself(site: Site) -> None:

@@ -13,8 +13,8 @@ from ..sqs.messages import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, NO_ATTRIBUTES, Mes
 Attributes = Mapping[str, str | TypedValue]
 
 
-class Kept(NamedTuple):
-    """What a dead letter of an event keeps of its message.
+class OriginalMessage(NamedTuple):
+    """What a dead letter of an event holds of the message that it came in.
 
     :param message_id: the id of the message in its topic; "": not known.
     :param sent: when it was sent, in milliseconds of Unix time; 0: not known.
@@ -30,7 +30,7 @@ class Kept(NamedTuple):
     is_record: bool = False
 
     @classmethod
-    def of(cls, message: Message, text: str, events: int) -> Kept:
+    def of(cls, message: Message, text: str, events: int) -> OriginalMessage:
         """Return what to keep of *message* for an event with *text*.
 
         Each of its *events* may become a dead letter. If their copies of the body are larger together than a message
