@@ -197,13 +197,13 @@ def _prepare() -> None:
     # Only of imported modules: a process that has not imported them is not one of their children.
     for name in ("multiprocessing.util", "billiard.util"):
         util = sys.modules.get(name)
-        if util is not None:
+        if util is not None and hasattr(util, "Finalize"):  # no other thread has just begun to import it
             _finalize(util)
             # A child forgets all finalizers when it starts, after what it has imported for its start.
             util.register_after_fork(util, _finalize)
-    signals = sys.modules.get("celery.signals")
-    if signals is not None:
-        signals.worker_process_shutdown.connect(finish, weak=False)
+    shutdown = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if shutdown is not None:
+        shutdown.connect(finish, weak=False)
 
 
 def _finalize(util: Any) -> None:

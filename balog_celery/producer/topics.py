@@ -41,12 +41,12 @@ def has_bucket() -> bool:
 def _integration() -> Any:
     """Return the integration of the current Celery app, if it has one."""
     # Not imported: a producer need not have Celery. Without an app of its own Celery's default has no such attribute.
-    celery = sys.modules.get("celery")
-    return getattr(celery.current_app, "balog", None) if celery is not None else None
+    # While another thread imports it, it has no attribute at all.
+    return getattr(getattr(sys.modules.get("celery"), "current_app", None), "balog", None)
 
 
 def _resolved(operator: Any, topic: str) -> str:
-    from ..consumers.consumer import Consumer
+    from ..consumers import Consumer
     from ..consumers.operator import resolve_topic
 
     return resolve_topic(operator, Consumer(_resolved, topic, name="send"))
