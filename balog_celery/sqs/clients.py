@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import QueueError
@@ -22,6 +22,7 @@ from .answers import read_instead
 from .client_checks import cannot_be_made, check_client
 from .connections import SLOWEST
 from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
+from .endpoints import Connection
 from .exchange import LARGEST
 from .imports import import_botocore
 from .messages import MAX_MESSAGE_BYTES
@@ -38,17 +39,6 @@ _LONGEST_WAIT = 20
 #: After this many calls of an operation in a row that fail on the fast path and then succeed through the client, the
 #: fast path counts as broken.
 _BROKEN_AFTER = 10
-
-
-class Connection(NamedTuple):
-    """The properties that make one client different from another. None leaves the choice to boto3."""
-
-    service: str
-    region: str | None
-    endpoint_url: str | None
-    key_id: str | None
-    secret: str | None
-    token: str | None
 
 
 class FallbackCounter:

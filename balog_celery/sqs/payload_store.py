@@ -9,12 +9,14 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
+from ..arguments import is_blank
 from ..errors import QueueError
 from ..events.limits import MAX_TRIES
 from ..text import printable
 from . import codes
 from .answers import ForeignAnswer
-from .clients import Connection, clients
+from .clients import clients
+from .endpoints import Connection
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, Message, OutgoingMessage, TypedValue
 from .patience import Cancellation, within
 from .payloads import (
@@ -62,7 +64,7 @@ class PayloadStore:
     ) -> None:
         self._queue = queue
         self._is_fifo = is_fifo
-        self._buckets = tuple(buckets)
+        self._buckets = tuple(bucket for bucket in buckets if not is_blank(bucket))
         self._connection = connection
         self._max_body_bytes = max_body_bytes
 

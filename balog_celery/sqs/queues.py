@@ -12,7 +12,8 @@ from ..errors import AccessDenied, QueueNotFound
 from ..text import plain_topic, printable
 from .addresses import is_url, queue_address
 from .answers import ForeignAnswer, read_attributes, read_failures, read_message_ids, read_url
-from .clients import SQS, Connection
+from .clients import SQS
+from .endpoints import connections_of
 from .entries import delete_entries, send_entry
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage
 from .payload_store import PayloadStore
@@ -36,7 +37,8 @@ _ANSWER_MARGIN = 1.0
 class SQSQueue:
     """One Amazon SQS queue.
 
-    Threads may share it. It makes its boto3 client at the first call, and another one in a forked child.
+    Threads may share it. It makes its boto3 client at the first call, and another one in a forked child. An empty text
+    counts as not given.
 
     :param topic: the queue's name, or its URL.
     :param region: its AWS region; default: that of its URL, else boto3's own chain.
@@ -79,16 +81,15 @@ class SQSQueue:
         self._visibility_timeout = visibility_timeout
         self._payload_threshold = payload_threshold
         self._max_message_bytes: int | None = None
-        region = region or address.region
         credentials = (aws_access_key_id, aws_secret_access_key, aws_session_token)
         #: How SQS is reached.
-        self.connection = Connection("sqs", region, endpoint_url, *credentials)
+        self.connection, to_s3 = connections_of(region, address.region, endpoint_url, s3_endpoint_url, credentials)
         #: Where bodies are that are too large for SQS.
         self.payloads = PayloadStore(
             self.name,
             is_fifo=self.is_fifo,
             buckets=payload_buckets,
-            connection=Connection("s3", region, s3_endpoint_url, *credentials),
+            connection=to_s3,
             max_body_bytes=max_body_bytes,
         )
         self._polls = Polls(is_fifo=self.is_fifo)

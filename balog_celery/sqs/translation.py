@@ -11,7 +11,8 @@ from ..errors import AccessDenied, QueueError, QueueNotFound
 from ..text import printable
 from . import codes
 from .answers import ForeignAnswer
-from .clients import SQS, Connection, clients
+from .clients import SQS, clients
+from .endpoints import Connection
 from .imports import import_botocore
 from .server_clock import clock_offset, clock_problem
 

@@ -24,6 +24,7 @@ ORDER = [
     "errors",
     "text",
     "number_rule",
+    "arguments",
     "signatures",
     "celery_compat",
     "backoff",
