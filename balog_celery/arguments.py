@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 
 from .errors import ConfigurationError
-from .number_rule import is_number
 from .text import printable
+
+
+def is_number(value: object) -> bool:
+    """Return whether *value* is a finite number, and no boolean."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_blank(value: object) -> bool:

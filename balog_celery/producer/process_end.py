@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any, Protocol
 
+from ..arguments import check_number
 from ..forks import run_in_child
 from . import tally
 from .held_signals import HeldSignal, is_raised_again, release
@@ -75,7 +76,10 @@ def flush(timeout: float | None = None) -> bool:
 
     :param timeout: how long to wait, in seconds; default: each handler's *flush_timeout*.
     :returns: whether all records are settled: sent, or refused.
+    :raises ConfigurationError: *timeout* is no time.
     """
+    if timeout is not None:
+        check_number("timeout", timeout, "a number of seconds, 0 or more")
     began = time.monotonic()
     senders = list(_unfinished.values())
     for sender in senders:

@@ -9,8 +9,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from ..arguments import is_blank
-from ..errors import QueueError
+from ..arguments import check_whole, is_blank, shown
+from ..errors import ConfigurationError, QueueError
 from ..events.limits import MAX_TRIES
 from ..text import printable
 from . import codes
@@ -62,6 +62,9 @@ class PayloadStore:
         connection: Connection,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
+        if not isinstance(buckets, (list, tuple)) or not all(isinstance(bucket, str) for bucket in buckets):
+            raise ConfigurationError(f"bad payload_buckets{shown(buckets)}: give a list of names of S3 buckets")
+        check_whole("max_body_bytes", max_body_bytes, "a number of bytes, 1 or more", least=1)
         self._queue = queue
         self._is_fifo = is_fifo
         self._buckets = tuple(bucket for bucket in buckets if not is_blank(bucket))

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..arguments import check_whole
 from ..errors import AccessDenied, QueueNotFound
-from ..text import plain_topic, printable
+from ..text import printable
 from .addresses import is_url, queue_address
 from .answers import ForeignAnswer, read_attributes, read_failures, read_message_ids, read_url
 from .clients import SQS
@@ -18,6 +19,7 @@ from .entries import delete_entries, send_entry
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage
 from .payload_store import PayloadStore
 from .polls import Polls
+from .queue_names import checked_topic
 from .received import read_messages
 from .started_delete import StartedDelete, start_delete
 from .translation import calling_sqs
@@ -37,8 +39,7 @@ _ANSWER_MARGIN = 1.0
 class SQSQueue:
     """One Amazon SQS queue.
 
-    Threads may share it. It makes its boto3 client at the first call, and another one in a forked child. An empty text
-    counts as not given.
+    Threads may share it. It makes a boto3 client at the first call, anew in a forked child. An empty text is none.
 
     :param topic: the queue's name, or its URL.
     :param region: its AWS region; default: that of its URL, else boto3's own chain.
@@ -73,7 +74,8 @@ class SQSQueue:
         max_body_bytes: int = MAX_BODY_BYTES,
         payload_threshold: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        address = queue_address(topic := plain_topic(topic))
+        check_whole("payload_threshold", payload_threshold, "a number of bytes, 1 or more", least=1)
+        address = queue_address(topic := checked_topic(topic))
         self.name = address.name
         self._given_url = topic if is_url(topic) else None
         self._url = self._given_url

@@ -23,8 +23,8 @@ CHECKOUT = Path(__file__).parents[2]
 ORDER = [
     "errors",
     "text",
-    "number_rule",
     "arguments",
+    "number_rule",
     "signatures",
     "celery_compat",
     "backoff",
