@@ -34,6 +34,8 @@ def install(app: Celery, packages: Iterable[str] = (), **settings: Any) -> Celer
     :returns: the app.
     :raises ConfigurationError: a setting is unknown or has a wrong value, or this is the second call for *app*.
     """
+    if not isinstance(app, Celery):
+        raise ConfigurationError(f"bad app {printable(repr(app))}: give the Celery app, Celery('proj')")
     if not isinstance(packages, Iterable):
         raise ConfigurationError(f"bad packages {printable(repr(packages))}: give dotted names of packages")
     given = {"packages": (packages,) if isinstance(packages, str) else tuple(packages), **settings}

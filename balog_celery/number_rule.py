@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationInfo, field_validator
 
+from .arguments import is_number
+
 #: The longest time, in seconds: a hundred years. Redis and datetimes count some more.
 LONGEST = 3_155_760_000
-
-
-def is_number(value: object) -> bool:
-    """Return whether *value* is a finite number, and no boolean."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def wrong_number(value: object, annotation: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
+from .arguments import is_blank
 from .errors import ConfigurationError
 from .number_rule import NumbersChecked
 from .text import plain_topic, printable, without_secrets
@@ -20,7 +21,7 @@ PREFIX = "balog_"
 
 
 class Settings(NumbersChecked):
-    """The ``balog_*`` settings of one Celery app. Times are in seconds, sizes in bytes."""
+    """The ``balog_*`` settings of one Celery app. Times are in seconds, sizes in bytes. An empty text sets nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -83,10 +84,9 @@ class Settings(NumbersChecked):
     dispatch: Literal["hand-off", "publish"] | None = Field(
         None,
         description="How the engine beside a worker dispatches tasks: 'hand-off' sends them to that worker over a "
-        "socket, and deletes a message when its tasks have finished; 'publish' puts them on the broker, "
-        "and deletes a message when the broker has them. Tasks for a queue that the worker does not serve "
-        "are always published. Default: hand-off; publish with the local SQS, which loses its messages "
-        "when it stops.",
+        "socket, and deletes a message when its tasks have finished; 'publish' puts them on the broker, and deletes a "
+        "message when the broker has them. Tasks for a queue that the worker does not serve are always published. "
+        "Default: hand-off; publish with the local SQS, which loses its messages when it stops.",
     )
     fifo_on_failure: Literal["hold", "continue"] = Field(
         "hold",
@@ -236,7 +236,8 @@ class Settings(NumbersChecked):
         :param conf: ``app.conf``, or any mapping; only its ``balog_`` keys are read.
         :raises ConfigurationError: a key is unknown (the message names a similar one) or a value has a wrong type.
         """
-        given = {key[len(PREFIX) :]: conf[key] for key in conf if isinstance(key, str) and key.startswith(PREFIX)}
+        found = {key[len(PREFIX) :]: conf[key] for key in conf if isinstance(key, str) and key.startswith(PREFIX)}
+        given = {name: value for name, value in found.items() if not is_unset(name, value)}
         try:
             return cls(**given)
         except ValidationError as error:
@@ -247,6 +248,12 @@ class Settings(NumbersChecked):
 SECRETS = frozenset(
     PREFIX + name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)
 )
+
+
+def is_unset(name: str, value: Any) -> bool:
+    """Return whether *value* of the setting *name* (which has no prefix) is empty, which counts as not set."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return is_blank(text) and name in Settings.model_fields and name != "dead_letter"  # which may mean none: an error
 
 
 def plain_setting(name: str, value: Any) -> Any:

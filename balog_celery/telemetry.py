@@ -110,10 +110,12 @@ def find(setting: bool | None = None) -> Telemetry:
 
 def _has_provider() -> bool:
     # Setting a provider imports these modules. Importing them here would cost every other process.
-    trace, metrics = sys.modules.get("opentelemetry.trace"), sys.modules.get("opentelemetry.metrics")
-    return (trace is not None and _is_real(trace.get_tracer_provider())) or (
-        metrics is not None and _is_real(metrics.get_meter_provider())
+    # While another thread imports them, they have no attributes yet.
+    getters = (
+        getattr(sys.modules.get("opentelemetry.trace"), "get_tracer_provider", None),
+        getattr(sys.modules.get("opentelemetry.metrics"), "get_meter_provider", None),
     )
+    return any(_is_real(get()) for get in getters if get is not None)
 
 
 def _is_real(provider: object) -> bool:

@@ -6,12 +6,13 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field
 
+from .arguments import is_blank
 from .number_rule import NumbersChecked
 from .text import plain_topic
 
 
 def _names_the_topic(value: str | None) -> str | None:
-    if value == "":
+    if is_blank(value):
         raise ValueError("give a name or a URL, or None to keep no dead letters")
     if value is not None:
         try:

@@ -45,6 +45,10 @@ def _check(consumer: Consumer, func: Callable[..., Any], named: Mapping[str, Any
         return
     arguments = consumer.arguments
     given = "the event alone" if isinstance(arguments, str) else f"the parameters {', '.join(arguments)}"
+    shown, remedy = signature, "change its parameters"
+    if consumer.options.get("bind"):
+        given = f"its task, for bind=True, and then {given}"
+        shown, remedy = signature_of(consumer.function), "give it a first parameter for the task, leave bind out"
 
     def bind(signature: inspect.Signature) -> None:
         if isinstance(arguments, str):
@@ -63,8 +67,8 @@ def _check(consumer: Consumer, func: Callable[..., Any], named: Mapping[str, Any
                 )
                 return
         raise ConfigurationError(
-            f"{consumer.task_name}{signature} is called with {given}, and does not accept that ({error}): change its "
-            "parameters, or set arguments= or a consumer operator that passes more"
+            f"{consumer.task_name}{shown} is called with {given}, and does not accept that ({error}): {remedy}, or set "
+            "arguments= or a consumer operator that passes more"
         ) from None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..arguments import is_number
 from ..errors import ConfigurationError
-from ..number_rule import is_number
 
 
 class Concurrency(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..arguments import is_number
 from ..errors import ConfigurationError, RecordError
 from ..events.conditions import VersionCondition, cls_types, version_condition
 from ..events.decoders.mapping import At
@@ -16,7 +17,7 @@ from ..events.patterns import Pattern
 from ..events.payloads import declared_names, payload_dict
 from ..events.records import FacilityRecord, as_event, typed
 from ..events.serialization import explain
-from ..number_rule import LONGEST, is_number
+from ..number_rule import LONGEST
 from ..sqs.addresses import is_arn, queue_address
 from ..text import plain_topic, printable
 from .annotations import defaults, event_type, message_parameter
@@ -82,6 +83,9 @@ class Consumer:
     found_as: str = ""
 
     def __post_init__(self) -> None:
+        if not callable(self.func) or not isinstance(self.options, Mapping):
+            wrong = f"func {self.func!r}" if not callable(self.func) else f"options {self.options!r}"
+            raise ConfigurationError(f"bad {printable(wrong)} of a consumer: give a function, and options by name")
         if not isinstance(self.topic, str) or not self.topic.strip() or is_arn(self.topic):
             raise ConfigurationError(f"bad topic {self.topic!r}: give the name or the URL of the queue to listen to")
         self.topic = plain_topic(self.topic)

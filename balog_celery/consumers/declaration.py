@@ -142,7 +142,13 @@ def _declare(func: F, make: partial[Consumer]) -> F:
         # Made later: Venusian swallows a ValueError that is raised here.
         scanner.found.append((wanted, lambda: _consumer_of(func, obj, found_as, info, make)))
 
-    info = venusian.attach(func, found, category=CATEGORY, depth=2)  # of the frame that applies the decorator
+    try:
+        info = venusian.attach(func, found, category=CATEGORY, depth=2)  # of the frame that applies the decorator
+    except (AttributeError, TypeError):
+        raise ConfigurationError(
+            f"consumer_config cannot decorate {func!r}, such as a builtin or a method of an object: write a function "
+            "that calls it"
+        ) from None
     name_in_module = getattr(func, "__qualname__", "").partition(".")[0]
     declared[f"{info.module.__name__}.{name_in_module}", info.codeinfo[1]] = wanted
     return func

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import venusian
 
+from ..arguments import shown
 from ..errors import ConfigurationError
 from ..events.records import FacilityRecord
 from .consumer import Consumer
@@ -47,6 +48,11 @@ class ConsumerHub:
         scanner = venusian.Scanner(found=[])
         names: set[str] = set()
         leave_out = [] if ignore is None else [ignore] if isinstance(ignore, str) or callable(ignore) else ignore
+        if not isinstance(leave_out, Iterable):
+            raise ConfigurationError(f"bad ignore{shown(ignore)}: give dotted names and functions of one")
+        for one in leave_out:
+            if not isinstance(one, str) and not callable(one):
+                raise ConfigurationError(f"bad ignore{shown(one)}: give a dotted name, or a function of one")
         # The last is asked about every name that the others did not leave out; it notes it, and leaves out nothing.
         scanner.scan(package, categories=[CATEGORY], ignore=[*leave_out, names.add])
         for key, consumer in scanner.found:

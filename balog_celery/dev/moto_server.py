@@ -51,11 +51,13 @@ def serve_sqs(port_file: Path, timeout: float) -> str:
     """
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-    from werkzeug.serving import make_server
+    from werkzeug import serving
 
     app = NoBrowsers(DomainDispatcherApplication(create_backend_app))
     host = "127.0.0.1"
-    server = make_server(host, _previous_port(port_file), app, threaded=True, request_handler=MotoRequestHandler)
+    server = serving.make_server(
+        host, _previous_port(port_file), app, threaded=True, request_handler=MotoRequestHandler
+    )
     threading.Thread(target=server.serve_forever, name="local SQS", daemon=True).start()
     port = server.server_port
     write_atomically(port_file, str(port))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any, TypedDict
 
+from ..arguments import is_number, shown
 from ..dispatch.dispatcher import Dispatcher
 from ..errors import ConfigurationError
-from ..number_rule import is_number
 from ..sqs.messages import MAX_BODY_BYTES
 from ..telemetry import Telemetry
 from .pauses import Pauses
@@ -90,11 +91,21 @@ class EngineConfig:
         for name in _NUMBERS:
             if (value := getattr(self, name)) is not None and not (is_number(value) and value >= 0):
                 raise ConfigurationError(f"bad value {value!r} for {name} of an engine: give a number")
+        self._check_types()
         if self.visibility_timeout is not None and self.visibility_timeout < MIN_VISIBILITY:
             raise ConfigurationError(
                 f"visibility_timeout is {self.visibility_timeout} s, which leaves no time to extend it: make it "
                 f"{MIN_VISIBILITY} or more"
             )
+
+    def _check_types(self) -> None:
+        if self.default_event_handler is not None and not callable(self.default_event_handler):
+            raise ConfigurationError(f"bad default_event_handler{shown(self.default_event_handler)}: give a function")
+        if self.dead_letter is not None and not isinstance(self.dead_letter, str):
+            raise ConfigurationError(f"bad dead_letter{shown(self.dead_letter)}: give a name, or None for none")
+        for name in ("decoders", "topics"):
+            if not isinstance(value := getattr(self, name), (Mapping, NoneType)):
+                raise ConfigurationError(f"bad {name}{shown(value)}: give a dict by topic")
 
     def of(self, topic: str) -> EngineConfig:
         """Return the configuration for *topic*, with its own options.

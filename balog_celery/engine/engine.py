@@ -11,6 +11,7 @@ from typing import Any
 
 from typing_extensions import Unpack
 
+from ..arguments import shown
 from ..consumers.consumer import Consumer
 from ..consumers.context import EventContext
 from ..consumers.delivery import Job
@@ -62,6 +63,8 @@ class Engine:
         default_event_handler: Callable[[Any], Any] | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
+        if not isinstance(hub, ConsumerHub):
+            raise ConfigurationError(f"bad hub{shown(hub)}: give a ConsumerHub() that has scanned your packages")
         self.hub = hub
         self.config = EngineConfig(default_event_handler=default_event_handler, **options)
         self.stats = Stats()

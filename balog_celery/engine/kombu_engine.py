@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Any
 
 from typing_extensions import Unpack
 
+from ..arguments import is_blank
 from ..brokers.kombu_queue import KombuQueue
 from ..consumers.hub import ConsumerHub
+from ..errors import ConfigurationError
 from .config import EngineOptions
 from .engine import Engine
 
@@ -53,6 +56,10 @@ class KombuEngine(Engine):
             self._queues.append(queue)
             return queue
 
+        if not isinstance(url, str) or is_blank(url):
+            raise ConfigurationError("bad url: give a broker's URL, such as 'redis://host:6379/0'")
+        if not isinstance(transport_options, (Mapping, NoneType)):
+            raise ConfigurationError(f"bad transport_options, a {type(transport_options).__name__}: give a dict")
         KombuQueue("", url, transport_options=transport_options)  # a bad URL is an error here
         super().__init__(
             hub,

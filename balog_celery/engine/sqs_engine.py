@@ -68,3 +68,4 @@ class SQSEngine(Engine):
             default_event_handler=default_event_handler,
             **options,
         )
+        connect("queue")  # a wrong argument is an error here

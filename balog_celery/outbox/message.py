@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from ..arguments import optional_text
 from ..errors import ConfigurationError, RecordError
 from ..producer.logger import make_record
-from ..producer.topics import has_bucket
+from ..producer.messages import check_attributes, check_delay
+from ..producer.topics import check_topic, has_bucket
 from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, OutgoingMessage
+from ..sqs.queue_names import checked_topic
 from ..telemetry import find
-from ..text import plain_topic
 
 #: The longest topic, a name or a URL, in characters.
 MAX_TOPIC = 255
 #: The longest message group and deduplication id that SQS takes, in characters.
 MAX_ID = 128
-#: The longest delay that SQS takes, in seconds.
-MAX_DELAY = 900
 
 _ID = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 
@@ -67,11 +67,14 @@ def new_row(
     :raises RecordError: the payload, the context or the attributes are not valid, or the message is too large.
     :raises ConfigurationError: the topic, the group, the deduplication id or the delay is not one.
     """
-    topic = plain_topic(topic)
-    if not 0 < len(topic) <= MAX_TOPIC:
+    topic = checked_topic(topic)
+    check_topic(topic)
+    if len(topic) > MAX_TOPIC:
         raise ConfigurationError(f"bad topic {topic[:MAX_TOPIC]!r}: give a queue's name or URL of 1 to 255 characters")
     name = queue_name(topic)
-    channel = name if channel is None else channel
+    check_delay(delay, name)
+    check_attributes(attributes)
+    channel = optional_text("channel", channel) or name
     line = make_record(channel, payload, context)
     event_id: str = from_json(line)["header"]["id"]
     default_group = DEFAULT_GROUP if name.endswith(".fifo") else ""
@@ -81,7 +84,7 @@ def new_row(
     both = {**find(None).created(name, channel), **own}
     given = both if len(both) <= MAX_ATTRIBUTES else own
     _check_message(OutgoingMessage(line, given))
-    return event_id, NewRow(topic, group, deduplication_id, line, json.dumps(given), _checked_delay(delay, name))
+    return event_id, NewRow(topic, group, deduplication_id, line, json.dumps(given), delay)
 
 
 def _check_message(message: OutgoingMessage) -> None:
@@ -96,16 +99,6 @@ def _check_message(message: OutgoingMessage) -> None:
             f"the message has {size} bytes, and the limit is {limit}: store the document elsewhere and send a link to "
             f"it, or set balog_payload_bucket for messages of up to {MAX_BODY_BYTES} bytes"
         )
-
-
-def _checked_delay(delay: int | None, queue: str) -> int | None:
-    if delay is None:
-        return None
-    if queue.endswith(".fifo"):
-        raise ConfigurationError(f"delay={delay!r} for {queue!r}: leave it out for a FIFO queue")
-    if type(delay) is not int or not 0 <= delay <= MAX_DELAY:
-        raise ConfigurationError(f"bad delay {delay!r}: give 0 to {MAX_DELAY} seconds")
-    return delay
 
 
 def _checked_id(name: str, value: object) -> str:

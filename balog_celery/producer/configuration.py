@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
+from ..arguments import check_whole, optional_text, shown
 from ..errors import ConfigurationError
 from .formatter import SchemaFormatter
 from .processors import BuildRecord, render_record
@@ -51,6 +52,17 @@ def configure(
     :param level: with *stream*, the level of the root logger.
     :raises ConfigurationError: an argument is wrong.
     """
+    if not isinstance(processors, Iterable):
+        raise ConfigurationError(f"bad processors{shown(processors)}: give a list of functions")
+    if operator is not None and (isinstance(operator, type) or not callable(getattr(operator, "get_topic", None))):
+        raise ConfigurationError(
+            f"bad operator{shown(operator)}: give an object with get_topic(consumer), not its name"
+        )
+    if stream is not None and not callable(getattr(stream, "write", None)):
+        raise ConfigurationError(f"bad stream{shown(stream)}: give an open file of text, such as sys.stdout")
+    if payload_threshold is not None:
+        check_whole("payload_threshold", payload_threshold, "a number of bytes, 1 or more", least=1)
+    bucket = optional_text("bucket", bucket)
     chain = list(processors)
     for processor in chain:
         if not callable(processor):

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from ..arguments import check_number, check_whole, optional_text, shown
 from ..errors import ConfigurationError
 from ..forks import run_in_child
 from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, MAX_MESSAGE_BYTES, OutgoingMessage
 from ..sqs.protocols import Queue
+from ..sqs.queue_names import check_queue, checked_topic
 from ..sqs.queues import SQSQueue
 from . import process_end
 from .buffer import Buffer
 from .formatter import SchemaFormatter
 from .lineage import current, is_consumed
-from .messages import MessageMaker, checked_topic
+from .messages import MessageMaker
 from .processors import Line
 from .sender import Sender, is_of_a_sender, is_sending
 from .tally import Tally
@@ -68,8 +70,7 @@ class SQSHandler(logging.Handler):
     :param level: the handler's level.
     :param telemetry: whether each record gets a span, whose trace context goes with the message; default: where a
         provider of OpenTelemetry has been set in the process.
-    :raises ConfigurationError: *topic* is none, *capacity*, *linger* or *flush_timeout* is out of range, or *delay* is
-        given for a FIFO queue.
+    :raises ConfigurationError: an argument is wrong, or *delay* is given for a FIFO queue.
     """
 
     def __init__(
@@ -96,11 +97,14 @@ class SQSHandler(logging.Handler):
         level: int | str = logging.NOTSET,
         telemetry: bool | None = None,
     ) -> None:
-        _check(capacity, linger=linger, flush_timeout=flush_timeout)
+        check_whole("capacity", capacity, "a number of records, 1 or more", least=1)
+        for name, seconds in {"linger": linger, "flush_timeout": flush_timeout}.items():
+            check_number(name, seconds, "a number of seconds, 0 or more")
         super().__init__(level)
         self.setFormatter(SchemaFormatter())
         self.topic = topic = checked_topic(topic)
-        self._has_bucket = bool(bucket) and queue is None
+        bucket = optional_text("bucket", bucket)
+        self._has_bucket = bucket is not None and queue is None
         self._connect: Callable[[], Queue] = partial(
             SQSQueue,
             topic,
@@ -113,8 +117,11 @@ class SQSHandler(logging.Handler):
             payload_buckets=(bucket,) if bucket else (),
             payload_threshold=payload_threshold,
         )
-        if queue is not None:
-            self._connect = queue if callable(queue) else lambda: queue
+        if queue is None:
+            check_queue(topic)
+            self._connect()  # a wrong argument is an error here
+        else:
+            self._connect = _connecting(queue)
         self._new_buffer = partial(Buffer, capacity, linger)
         self._flush_timeout = flush_timeout
         self._feedback = feedback
@@ -235,12 +242,16 @@ class SQSHandler(logging.Handler):
         return sender
 
 
-def _check(capacity: int, **durations: float) -> None:
-    if capacity < 1:
-        raise ConfigurationError(f"bad capacity {capacity!r}: give a number of records, 1 or more")
-    for name, seconds in durations.items():
-        if not seconds >= 0:
-            raise ConfigurationError(f"bad {name} {seconds!r}: give a number of seconds, 0 or more")
+def _connecting(queue: object) -> Callable[[], Queue]:
+    """Return what returns *queue*.
+
+    :raises ConfigurationError: it is neither a queue nor a function.
+    """
+    if callable(queue):
+        return queue
+    if not callable(getattr(queue, "send", None)):
+        raise ConfigurationError(f"bad queue{shown(queue)}: give an object with send(messages), or a function")
+    return lambda: queue  # type: ignore[return-value]
 
 
 def _holds_logging_lock() -> bool:

@@ -7,17 +7,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..arguments import check_whole, shown
 from ..errors import ConfigurationError, RecordError
 from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, OutgoingMessage
 from ..telemetry import find
-from ..text import plain_topic
+
+#: The longest delay that SQS takes, in seconds.
+MAX_DELAY = 900
 
 
 @dataclass(frozen=True)
 class MessageMaker:
     """Makes the message of each record of one handler; the fields are the arguments of its ``SQSHandler``.
 
-    :raises ConfigurationError: *delay* is given for a FIFO queue.
+    :raises ConfigurationError: an argument is wrong, or *delay* is given for a FIFO queue.
     """
 
     queue: str
@@ -28,8 +31,9 @@ class MessageMaker:
     telemetry: bool | None
 
     def __post_init__(self) -> None:
-        if self.delay is not None and self.queue.endswith(".fifo"):
-            raise ConfigurationError(f"delay={self.delay!r} for {self.queue!r}: leave it out for a FIFO queue")
+        check_delay(self.delay, self.queue)
+        check_attributes(self.attributes, or_function=True)
+        check_function("deduplication_id", self.deduplication_id)
 
     def __call__(self, line: str, record: logging.LogRecord) -> OutgoingMessage:
         """Return the message for *record*, in the thread that logs it: its trace goes on there."""
@@ -43,14 +47,34 @@ class MessageMaker:
         )
 
 
-def checked_topic(topic: object) -> str:
-    """Return *topic*, a queue's name or URL, without the secrets of a URL.
+def check_delay(delay: object, queue: str) -> None:
+    """Check that a message to the queue named *queue* can have this delay.
 
-    :raises ConfigurationError: it is none.
+    :raises ConfigurationError: it cannot.
     """
-    if not isinstance(topic, str) or not topic.strip():
-        raise ConfigurationError(f"bad topic {topic!r}: give the name or the URL of a queue")
-    return plain_topic(topic)
+    if delay is None:
+        return
+    check_whole("delay", delay, f"0 to {MAX_DELAY} seconds", most=MAX_DELAY)
+    if queue.endswith(".fifo"):
+        raise ConfigurationError(f"delay={delay!r} for {queue!r}: leave it out for a FIFO queue")
+
+
+def check_attributes(attributes: object, *, or_function: bool = False) -> None:
+    """Check that *attributes* are message attributes, by their names. An error does not show them.
+
+    :raises ConfigurationError: they are not.
+    """
+    if not (attributes is None or isinstance(attributes, Mapping) or (or_function and callable(attributes))):
+        raise ConfigurationError(f"bad attributes, a {type(attributes).__name__}: give a dict of texts by name")
+
+
+def check_function(name: str, value: object) -> None:
+    """Check that *value* of the argument *name* is None or a function: one text would be that of all messages.
+
+    :raises ConfigurationError: it is something else.
+    """
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"bad {name}{shown(value)}: give a function that returns one for each message")
 
 
 def chosen(choice: Any, given: object) -> str:

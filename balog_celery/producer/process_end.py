@@ -22,6 +22,7 @@ import sys
 import time
 from typing import Any, Protocol
 
+from ..arguments import check_number
 from ..forks import run_in_child
 from . import tally
 from .held_signals import HeldSignal, is_raised_again, release
@@ -75,7 +76,10 @@ def flush(timeout: float | None = None) -> bool:
 
     :param timeout: how long to wait, in seconds; default: each handler's *flush_timeout*.
     :returns: whether all records are settled: sent, or refused.
+    :raises ConfigurationError: *timeout* is no time.
     """
+    if timeout is not None:
+        check_number("timeout", timeout, "a number of seconds, 0 or more")
     began = time.monotonic()
     senders = list(_unfinished.values())
     for sender in senders:
@@ -128,17 +132,18 @@ def remaining(timeout: float) -> float:
     return max(0.0, _began + timeout - time.monotonic())
 
 
-def catch_signals() -> bool:
+def catch_signals() -> list[str]:
     """Call :func:`finish` at SIGTERM and SIGHUP, if nothing handles the signal and this is the main thread.
 
-    Return False if it is not, although nothing handles one of them.
+    Return the names of those at which it would have to be called, if this is another thread.
 
     Another handler stays: it ends the process in its own way, most often by ``sys.exit``. One that is installed later
     replaces this one; ``uvicorn.run`` restores it, and sends the signal again. ``nohup`` ignores SIGHUP: so does this.
     """
-    try:
-        for number in _SIGNALS:
-            handler = signal.getsignal(number)
+    lost = []
+    for number in _SIGNALS:
+        handler = signal.getsignal(number)
+        try:
             if handler is signal.SIG_DFL:
                 signal.signal(number, _on_signal)
                 _caught.add(number)
@@ -146,9 +151,9 @@ def catch_signals() -> bool:
                     repeat_unhandled(_is_unhandled)
             elif is_raised_again(handler) and number not in _caught:
                 signal.signal(number, HeldSignal(handler, _finish_for_good))
-    except ValueError:
-        return False
-    return True
+        except ValueError:
+            lost.append(signal.Signals(number).name)
+    return lost
 
 
 def _on_signal(number: int, _frame: Any) -> None:
@@ -185,25 +190,26 @@ UNHANDLED = (signal.SIG_DFL, _on_signal)
 def _prepare() -> None:
     """Have :func:`finish` called at every end of this process at which code can run."""
     global _is_prepared
-    is_caught = catch_signals()
+    lost = catch_signals()
     if _is_prepared:
         return
     _is_prepared = True
-    if not is_caught:
+    # SIGHUP alone: a server such as gunicorn handles the signal that ends its workers.
+    if "SIGTERM" in lost:
         tally.tell(
-            "SQSHandlers were created and used only outside the main thread, so SIGTERM would lose their buffered "
-            "records without a report: create one in the main thread"
+            f"{' and '.join(lost)} would end this process without sending what its SQSHandlers hold, and without a "
+            "report: create one of them in its main thread"
         )
     # Only of imported modules: a process that has not imported them is not one of their children.
     for name in ("multiprocessing.util", "billiard.util"):
         util = sys.modules.get(name)
-        if util is not None:
+        if util is not None and hasattr(util, "Finalize"):  # no other thread has just begun to import it
             _finalize(util)
             # A child forgets all finalizers when it starts, after what it has imported for its start.
             util.register_after_fork(util, _finalize)
-    signals = sys.modules.get("celery.signals")
-    if signals is not None:
-        signals.worker_process_shutdown.connect(finish, weak=False)
+    shutdown = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if shutdown is not None:
+        shutdown.connect(finish, weak=False)
 
 
 def _finalize(util: Any) -> None:

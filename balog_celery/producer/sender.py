@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from ..backoff import Backoff
 from ..forks import run_in_child
-from ..sqs.imports import import_boto3
 from ..sqs.messages import MAX_DOUBTFUL, OutgoingMessage
 from ..sqs.protocols import Queue
 from ..sqs.translation import is_bad_message
@@ -131,7 +130,6 @@ class Sender:
         """Send *batch* once; return the messages to send again."""
         try:
             if self._queue is None:
-                import_boto3()
                 self._queue = self._connect()
             failures = self._queue.send([entry.message for entry in batch])
             # Before anything is counted, as an index may be wrong.

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..arguments import check_number, optional_text
 from ..errors import ConfigurationError, RecordError, SendError, SendFailure
 from ..events.ids import new_ids
 from ..sqs.addresses import queue_name
 from ..sqs.messages import DEFAULT_GROUP, OutgoingMessage
+from ..sqs.queue_names import checked_topic
 from ..telemetry import find
 from .attempts import Attempts
 from .messages import attributes as message_attributes
-from .messages import checked_topic, chosen
+from .messages import check_attributes, check_delay, check_function, chosen
 from .processors import write
 from .record_writer import RecordWriter
 from .state import state
@@ -68,15 +70,14 @@ def send(
     :param attributes: message attributes, texts.
     :param context: added to the configured context of the header.
     :param raw: send *payload*, a text, its bytes, or a document for JSON, as the body, without a record around it.
-    :param timeout: how long to try, in seconds. A try that has begun may take a few seconds longer.
+    :param timeout: how long to try, in seconds; 0: once. A try that has begun may take a few seconds longer.
     :returns: the ids of the event and of its message.
     :raises SendError: SQS does not have the event, or did not say so in time.
     :raises RecordError: *payload* is not valid.
-    :raises ConfigurationError: the topic is none or cannot be resolved, or *delay* is given for a FIFO queue.
+    :raises ConfigurationError: an argument is wrong, or the topic cannot be resolved.
     """
-    options = Options(
-        checked_topic(topic), channel or _caller(), group, deduplication_id, delay, attributes, context, raw, timeout
-    )
+    channel = optional_text("channel", channel) or _caller()
+    options = Options(checked_topic(topic), channel, group, deduplication_id, delay, attributes, context, raw, timeout)
     return _send([payload], options)[0]
 
 
@@ -101,9 +102,11 @@ def send_many(
     :param payloads: the payloads; *group* and *deduplication_id* are called with each.
     :returns: the ids, in the order of *payloads*.
     """
-    options = Options(
-        checked_topic(topic), channel or _caller(), group, deduplication_id, delay, attributes, context, raw, timeout
-    )
+    channel = optional_text("channel", channel) or _caller()
+    options = Options(checked_topic(topic), channel, group, deduplication_id, delay, attributes, context, raw, timeout)
+    check_function("deduplication_id", deduplication_id)
+    if isinstance(payloads, (str, bytes, Mapping)) or not isinstance(payloads, Iterable):
+        raise ConfigurationError(f"bad payloads, a {type(payloads).__name__}: give a list of payloads, or call send")
     return _send(list(payloads), options)
 
 
@@ -133,6 +136,11 @@ class Options:
     raw: bool
     timeout: float
 
+    def __post_init__(self) -> None:
+        check_delay(self.delay, queue_name(self.topic))
+        check_attributes(self.attributes)
+        check_number("timeout", self.timeout, "a number of seconds, 0 or more")
+
 
 def _send(payloads: list[Any], options: Options) -> list[SentEvent]:
     ids = [""] * len(payloads) if options.raw else new_ids(len(payloads))
@@ -142,8 +150,7 @@ def _send(payloads: list[Any], options: Options) -> list[SentEvent]:
             state.captures[-1](line)
         return [SentEvent(event_id, "") for event_id in ids]
     queue = queue_of(options.topic)
-    if options.delay is not None and queue.is_fifo:
-        raise ConfigurationError(f"delay={options.delay!r} for {options.topic!r}: leave it out for a FIFO queue")
+    check_delay(options.delay, queue.name)
     telemetry, name = find(), queue_name(options.topic)
     messages = [
         OutgoingMessage(

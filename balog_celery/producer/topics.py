@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..sqs.messages import MAX_MESSAGE_BYTES
 from ..sqs.protocols import Queue
+from ..sqs.queue_names import check_queue
 from ..sqs.queues import SQSQueue
 from .state import state
 
@@ -16,7 +17,7 @@ from .state import state
 def queue_of(topic: str) -> Queue:
     """Return the queue of *topic*, with the operator and credentials of the current Celery app, if it has any.
 
-    :raises ConfigurationError: the topic cannot be resolved.
+    :raises ConfigurationError: the topic cannot be resolved, or be a queue's.
     """
     integration = _integration()
     operator = state.operator or (integration.operator if integration is not None else None)
@@ -27,9 +28,20 @@ def queue_of(topic: str) -> Queue:
             f"the topic {topic!r} has a placeholder, and there is no operator to fill it in: "
             "call balog_celery.configure(operator=...)"
         )
+    check_topic(topic)
     if integration is not None:
         return _connected(integration, topic)
     return _plain_queue(topic, state.bucket, state.payload_threshold)
+
+
+def check_topic(topic: str) -> None:
+    """Check that *topic* can be a queue's, unless another broker than SQS has the queues.
+
+    :raises ConfigurationError: it cannot.
+    """
+    integration = _integration()
+    if integration is None or integration.settings.event_broker_url is None:
+        check_queue(topic)
 
 
 def has_bucket() -> bool:
@@ -41,12 +53,12 @@ def has_bucket() -> bool:
 def _integration() -> Any:
     """Return the integration of the current Celery app, if it has one."""
     # Not imported: a producer need not have Celery. Without an app of its own Celery's default has no such attribute.
-    celery = sys.modules.get("celery")
-    return getattr(celery.current_app, "balog", None) if celery is not None else None
+    # While another thread imports it, it has no attribute at all.
+    return getattr(getattr(sys.modules.get("celery"), "current_app", None), "balog", None)
 
 
 def _resolved(operator: Any, topic: str) -> str:
-    from ..consumers.consumer import Consumer
+    from ..consumers import Consumer
     from ..consumers.operator import resolve_topic
 
     return resolve_topic(operator, Consumer(_resolved, topic, name="send"))

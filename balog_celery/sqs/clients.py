@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import QueueError
@@ -22,7 +22,9 @@ from .answers import read_instead
 from .client_checks import cannot_be_made, check_client
 from .connections import SLOWEST
 from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
+from .endpoints import Connection
 from .exchange import LARGEST
+from .imports import import_botocore
 from .messages import MAX_MESSAGE_BYTES
 from .patience import Cancellation, refuse_if_cancelled, within
 from .server_clock import ServerClock
@@ -37,17 +39,6 @@ _LONGEST_WAIT = 20
 #: After this many calls of an operation in a row that fail on the fast path and then succeed through the client, the
 #: fast path counts as broken.
 _BROKEN_AFTER = 10
-
-
-class Connection(NamedTuple):
-    """The properties that make one client different from another. None leaves the choice to boto3."""
-
-    service: str
-    region: str | None
-    endpoint_url: str | None
-    key_id: str | None
-    secret: str | None
-    token: str | None
 
 
 class FallbackCounter:
@@ -193,6 +184,7 @@ def _new_client(connection: Connection) -> Any:
 
     :raises QueueError: there is no region, or what the client needs is wrong.
     """
+    import_botocore()
     import botocore.session
     from botocore.config import Config
     from botocore.credentials import Credentials
@@ -221,13 +213,12 @@ def _boto3_client(core: Any, connection: Connection, config: Any, clock: ServerC
     :param clock: the service's clock, by which it signs.
     :raises QueueError: there is no region, or what the client needs is wrong.
     """
-    import boto3
     from botocore.exceptions import NoRegionError
 
     from .botocore_compat import govern, sign_by
 
     try:
-        client = boto3.session.Session(botocore_session=core).client(
+        client = core.create_client(
             connection.service,
             region_name=connection.region,
             endpoint_url=connection.endpoint_url,
@@ -261,7 +252,6 @@ def _retry_by_clock(clock: ServerClock, response: tuple[Any, Mapping[str, Any]] 
 
 
 def _config(service: str) -> Any:
-    import boto3
     import botocore
     from botocore.config import Config
 
@@ -275,7 +265,7 @@ def _config(service: str) -> Any:
         tcp_keepalive=True,
         # Checking our own parameters and composing the user agent at every call would cost a quarter of it.
         parameter_validation=False,
-        user_agent=f"balog_celery Boto3/{boto3.__version__} Botocore/{botocore.__version__}",
+        user_agent=f"balog_celery Botocore/{botocore.__version__}",
         # Pollers, deletes and senders share the client, with a connection each; botocore's default is 10.
         max_pool_connections=100,
     )

@@ -39,13 +39,13 @@ def access_of(queue: SQSQueue) -> Access:
     :raises AccessDenied: there are no credentials, or SQS or their provider, such as STS, refuses them.
     :raises QueueError: there is no region.
     """
-    import boto3
+    import botocore.session
     from botocore.exceptions import BotoCoreError, ClientError
 
     has_keys = queue.connection.key_id
     with calling_sqs(queue.connection, queue.name, "GetQueueUrl") as sqs:
         meta = sqs.client.meta
-        found = None if has_keys else boto3.session.Session().get_credentials()
+        found = None if has_keys else botocore.session.Session().get_credentials()
     if not has_keys and found is None:
         raise AccessDenied(
             "there are no AWS credentials: give boto3 some (environment, shared file, role), or set "

@@ -1,7 +1,10 @@
-"""Imports boto3, so that no fork comes in between.
+"""Imports botocore, boto3's core, so that neither a fork nor another import comes in between.
 
 A forked child has only the thread that forked: it cannot end an import that another thread has begun, and every later
 import of the same module fails.
+
+boto3 itself is not imported: its package and ``boto3.session`` import each other. If one thread begins with the one
+and another thread, the application's, with the other, one of them gets a module that is not complete.
 """
 
 from __future__ import annotations
@@ -35,12 +38,12 @@ os.register_at_fork(
 )
 
 
-def import_boto3() -> None:
+def import_botocore() -> None:
     """Import what calls to SQS need; a fork in another thread waits meanwhile."""
     with _imports.lock:
-        import boto3.session  # noqa: F401
         import botocore.config
         import botocore.credentials
-        import botocore.exceptions  # noqa: F401
+        import botocore.exceptions
+        import botocore.session  # noqa: F401
 
         from . import botocore_compat  # noqa: F401

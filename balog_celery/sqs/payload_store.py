@@ -9,12 +9,14 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from ..errors import QueueError
+from ..arguments import check_whole, is_blank, shown
+from ..errors import ConfigurationError, QueueError
 from ..events.limits import MAX_TRIES
 from ..text import printable
 from . import codes
 from .answers import ForeignAnswer
-from .clients import Connection, clients
+from .clients import clients
+from .endpoints import Connection
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, Message, OutgoingMessage, TypedValue
 from .patience import Cancellation, within
 from .payloads import (
@@ -60,9 +62,12 @@ class PayloadStore:
         connection: Connection,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
+        if not isinstance(buckets, (list, tuple)) or not all(isinstance(bucket, str) for bucket in buckets):
+            raise ConfigurationError(f"bad payload_buckets{shown(buckets)}: give a list of names of S3 buckets")
+        check_whole("max_body_bytes", max_body_bytes, "a number of bytes, 1 or more", least=1)
         self._queue = queue
         self._is_fifo = is_fifo
-        self._buckets = tuple(buckets)
+        self._buckets = tuple(bucket for bucket in buckets if not is_blank(bucket))
         self._connection = connection
         self._max_body_bytes = max_body_bytes
 

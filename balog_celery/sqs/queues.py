@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..arguments import check_whole
 from ..errors import AccessDenied, QueueNotFound
-from ..text import plain_topic, printable
+from ..text import printable
 from .addresses import is_url, queue_address
 from .answers import ForeignAnswer, read_attributes, read_failures, read_message_ids, read_url
-from .clients import SQS, Connection
+from .clients import SQS
+from .endpoints import connections_of
 from .entries import delete_entries, send_entry
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage
 from .payload_store import PayloadStore
 from .polls import Polls
+from .queue_names import checked_topic
 from .received import read_messages
 from .started_delete import StartedDelete, start_delete
 from .translation import calling_sqs
@@ -36,7 +39,7 @@ _ANSWER_MARGIN = 1.0
 class SQSQueue:
     """One Amazon SQS queue.
 
-    Threads may share it. It makes its boto3 client at the first call, and another one in a forked child.
+    Threads may share it. It makes a boto3 client at the first call, anew in a forked child. An empty text is none.
 
     :param topic: the queue's name, or its URL.
     :param region: its AWS region; default: that of its URL, else boto3's own chain.
@@ -71,7 +74,8 @@ class SQSQueue:
         max_body_bytes: int = MAX_BODY_BYTES,
         payload_threshold: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        address = queue_address(topic := plain_topic(topic))
+        check_whole("payload_threshold", payload_threshold, "a number of bytes, 1 or more", least=1)
+        address = queue_address(topic := checked_topic(topic))
         self.name = address.name
         self._given_url = topic if is_url(topic) else None
         self._url = self._given_url
@@ -79,16 +83,15 @@ class SQSQueue:
         self._visibility_timeout = visibility_timeout
         self._payload_threshold = payload_threshold
         self._max_message_bytes: int | None = None
-        region = region or address.region
         credentials = (aws_access_key_id, aws_secret_access_key, aws_session_token)
         #: How SQS is reached.
-        self.connection = Connection("sqs", region, endpoint_url, *credentials)
+        self.connection, to_s3 = connections_of(region, address.region, endpoint_url, s3_endpoint_url, credentials)
         #: Where bodies are that are too large for SQS.
         self.payloads = PayloadStore(
             self.name,
             is_fifo=self.is_fifo,
             buckets=payload_buckets,
-            connection=Connection("s3", region, s3_endpoint_url, *credentials),
+            connection=to_s3,
             max_body_bytes=max_body_bytes,
         )
         self._polls = Polls(is_fifo=self.is_fifo)

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Sequence
 
 from .answers import ForeignAnswer, read_failures
-from .clients import Connection, clients
+from .clients import clients
 from .direct import StartedCall
+from .endpoints import Connection
 from .entries import delete_entries
 from .messages import EntryFailure
 

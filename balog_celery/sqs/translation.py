@@ -11,7 +11,9 @@ from ..errors import AccessDenied, QueueError, QueueNotFound
 from ..text import printable
 from . import codes
 from .answers import ForeignAnswer
-from .clients import SQS, Connection, clients
+from .clients import SQS, clients
+from .endpoints import Connection
+from .imports import import_botocore
 from .server_clock import clock_offset, clock_problem
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ def calling_s3(connection: Connection, bucket: str, permission: str) -> Iterator
     :raises AccessDenied: the credentials are missing or bad, or lack the permission.
     :raises QueueError: the call failed for another reason.
     """
+    import_botocore()
     from botocore.exceptions import BotoCoreError, ClientError
 
     client: S3Client | None = None

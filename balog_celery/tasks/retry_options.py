@@ -10,10 +10,10 @@ from celery import Celery
 from celery.utils.time import maybe_iso8601
 from kombu.compression import get_encoder
 
+from ..arguments import is_number
 from ..celery_compat.configuration import accepts, task_headers
 from ..errors import DecodeError
 from ..events.records import read_event
-from ..number_rule import is_number
 
 
 def problem_of(app: Celery, options: Mapping[str, Any]) -> str:

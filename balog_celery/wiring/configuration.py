@@ -22,7 +22,7 @@ from ..engine.config import TopicOptions
 from ..errors import ConfigurationError
 from ..events.decoders import Decoder, find_decoder
 from ..outbox.store import Store
-from ..settings import PREFIX, SECRETS, Settings, plain_setting
+from ..settings import PREFIX, SECRETS, Settings, is_unset, plain_setting
 from ..signatures import signature_of
 from ..text import printable
 from .imports import IMPORT_FAILURES, created, import_error, import_setting
@@ -54,7 +54,8 @@ def read_settings(app: Celery, given: Mapping[str, Any]) -> Settings:
     configured: dict[str, Any] = {}
     for key in sorted(key for key in conf if isinstance(key, str)):  # lower case, as set in code, sorts last and wins
         name = key.removeprefix(namespace).lower()
-        if key.startswith(PREFIX) or (key.startswith(namespace) and name.startswith(PREFIX)):
+        is_ours = key.startswith(PREFIX) or (key.startswith(namespace) and name.startswith(PREFIX))
+        if is_ours and not is_unset(name.removeprefix(PREFIX), conf[key]):
             configured[name] = conf[key]
     return Settings.from_conf({**{PREFIX + key: value for key, value in given.items()}, **configured})
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,7 @@ CHECKOUT = Path(__file__).parents[2]
 ORDER = [
     "errors",
     "text",
+    "arguments",
     "number_rule",
     "signatures",
     "celery_compat",
@@ -295,8 +297,8 @@ def files_importing(*packages: str) -> set[str]:
     }
 
 
-def test_few_files_import_boto3() -> None:
-    """Only these modules import boto3 or botocore."""
+def test_few_files_import_botocore() -> None:
+    """Only these modules import botocore, and none imports boto3, whose imports go in a circle."""
     assert files_importing("boto3", "botocore") == {
         "botocore_compat.py",
         "client_checks.py",
@@ -306,6 +308,43 @@ def test_few_files_import_boto3() -> None:
         "imports.py",
         "translation.py",
     }
+    assert files_importing("boto3") == set()
+
+
+def late_imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Each module that a function imports without its package before: the package, and the module's name in it."""
+    package = path.relative_to(ROOT.parent).parent.parts
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        before: set[str] = set()
+        for node in ast.walk(function):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else ()
+                names = [".".join([*above, *([node.module] if node.module else [])])]
+            for name in names:
+                parent, _, last = name.rpartition(".")
+                if parent and parent not in before:
+                    yield parent, last
+                before.update([name, *(f"{name}.{alias.name}" for alias in node.names)])
+
+
+def loads(package: str, module: str) -> bool:
+    """Whether the import of *package* imports *module*, which balog_celery has not done before."""
+    code = f"import sys, balog_celery; had = {module!r} in sys.modules; import {package}; "
+    code += f"sys.exit({module!r} in sys.modules and not had)"
+    return bool(subprocess.run([sys.executable, "-c", code], timeout=60).returncode)
+
+
+def test_functions_import_a_package_before_its_modules() -> None:
+    """No function begins with a module that its package imports, too: a thread that begins there meets another's.
+
+    Python takes the lock of the module first, then that of its package; the other thread takes them the other way
+    round, and one of them gets a module that is not complete.
+    """
+    late = {found for path in modules().values() for found in late_imports(path)}
+    assert {f"{package}.{name}" for package, name in late if loads(package, f"{package}.{name}")} == set()
 
 
 def test_only_one_file_imports_opentelemetry() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import SecretStr
 
 from balog_celery.errors import ConfigurationError
 from balog_celery.settings import Settings
@@ -36,6 +37,14 @@ def test_a_wrong_value_is_an_error_that_names_setting_and_value(key: str, value:
     """A wrong value is an error that names the setting, the value and the setting's meaning."""
     with pytest.raises(ConfigurationError, match=rf"bad value .*{value}.* for setting balog_{key}"):
         Settings.from_conf({f"balog_{key}": value})
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"dead_letter"}))
+@pytest.mark.parametrize("empty", ["", " \n", SecretStr("")], ids=["empty", "blank", "secret"])
+def test_an_empty_text_is_a_setting_that_is_not_set(name: str, empty: object) -> None:
+    """An empty text, as of an empty variable of the environment, leaves any setting but the dead letters' unset."""
+    settings = Settings.from_conf({f"balog_{name}": empty})
+    assert (settings, settings.model_fields_set) == (Settings(), set())
 
 
 def test_a_wrong_secret_is_not_shown() -> None:

@@ -12,9 +12,9 @@ import balog_celery
 #: Forks at instants all over the import, and has each child import what it needs to send.
 PROGRAM = """
 import os, sys, threading, time
-from balog_celery.sqs.imports import import_boto3
+from balog_celery.sqs.imports import import_botocore
 
-threading.Thread(target=import_boto3).start()
+threading.Thread(target=import_botocore).start()
 children = []
 for _ in range(15):
     time.sleep(0.01)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
 from balog_celery.sqs import clients
-from balog_celery.sqs.clients import Connection
 from balog_celery.sqs.diagnostics import missing_permissions, oldest_message_age
+from balog_celery.sqs.endpoints import Connection
 from balog_celery.sqs.messages import MAX_MESSAGE_BYTES, EntryFailure, Message, OutgoingMessage, TypedValue
 from balog_celery.sqs.queues import SQSQueue
 from balog_celery.sqs.received import read_messages

@@ -9,7 +9,7 @@ import pytest
 from botocore.credentials import RefreshableCredentials
 
 from balog_celery.errors import QueueError
-from balog_celery.sqs.clients import Connection
+from balog_celery.sqs.endpoints import Connection
 from balog_celery.sqs.translation import calling_s3, calling_sqs
 
 

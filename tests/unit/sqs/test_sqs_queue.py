@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from balog_celery.errors import QueueError, QueueNotFound
+from balog_celery.errors import ConfigurationError, QueueError, QueueNotFound
 from balog_celery.sqs.clients import clients
 from balog_celery.sqs.queues import SQSQueue
 from scripted_sqs.raw import GOOD, HANG_UP, KEYS, URL, Server, error_answer, serving
@@ -144,3 +144,31 @@ def test_a_queue_that_was_deleted_and_created_again_is_looked_up_again(server: S
     server.script = [(200, b'{"QueueUrl": "https://sqs.us-east-1.amazonaws.com/123456789012/again"}')]
     queue.delete(["h"])
     assert server.seen[-1][2]["QueueUrl"].endswith("/again")
+
+
+CONNECTION = (
+    "region",
+    "endpoint_url",
+    "s3_endpoint_url",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+)
+
+
+@pytest.mark.parametrize("name", CONNECTION)
+def test_an_empty_text_leaves_the_choice_to_boto3(name: str) -> None:
+    """An empty text for the connection, as of an empty variable of the environment, counts as not given."""
+    queue, plain = SQSQueue("q", **{name: " "}), SQSQueue("q")  # type: ignore[arg-type]
+    assert queue.connection == plain.connection
+    url = "https://sqs.eu-west-1.amazonaws.com/123456789012/q"
+    assert SQSQueue(url, region="").connection.region == "eu-west-1"
+    assert not SQSQueue("q", payload_buckets=[""]).payloads.writes
+
+
+@pytest.mark.parametrize("name", CONNECTION)
+def test_a_wrong_argument_for_the_connection_is_an_error_that_names_it(name: str) -> None:
+    """What is no text is an error that names the argument, and shows no credentials."""
+    with pytest.raises(ConfigurationError, match=f"bad {name}.*give a text") as error:
+        SQSQueue("q", **{name: 4321})  # type: ignore[arg-type]
+    assert ("4321" in str(error.value)) == ("aws" not in name)

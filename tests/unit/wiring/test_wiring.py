@@ -163,3 +163,13 @@ def test_packages_are_names(packages: Any) -> None:
     """Anything else is an error in one line."""
     with pytest.raises(ConfigurationError, match=r"bad packages .*: give dotted names"):
         install(Celery("a", set_as_current=False), packages=packages)
+
+
+@pytest.mark.parametrize("namespace", ["", "CELERY"])
+def test_an_empty_setting_leaves_what_install_was_given(namespace: str) -> None:
+    """An empty setting of the configuration counts as not set: what `install` was given stays."""
+    app = Celery("wiring", broker="memory://", set_as_current=False)
+    install(app, region="eu-west-1")
+    name = "CELERY_BALOG_REGION" if namespace else "balog_region"
+    app.config_from_object({name: ""}, namespace=namespace)
+    assert app.balog.settings.region == "eu-west-1"  # type: ignore[attr-defined]
