@@ -207,7 +207,10 @@ def _remove_if_ended(path: Path) -> bool:
 
 
 def read_statuses(folders: Iterable[Path], app: str, kind: str = "engine") -> Iterator[dict[str, Any]]:
-    """Yield the status of each engine, or relay, of *app* that runs. Remove the files of those that have ended."""
+    """Yield the status of each engine, or relay, of *app* that runs. Remove the files of those that have ended.
+
+    :param app: an identity, or its first parts.
+    """
     for path in sorted(path for folder in folders for path in folder.glob(f"{kind}-*.json")):
         try:
             if _remove_if_ended(path):
@@ -215,7 +218,7 @@ def read_statuses(folders: Iterable[Path], app: str, kind: str = "engine") -> It
             status: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        if status.get("app") == app:
+        if f"{status.get('app')}-".startswith(f"{app}-"):
             yield status
 
 
