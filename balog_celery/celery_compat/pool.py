@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable
 from typing import Any
 
 from celery.concurrency.asynpool import SCHED_STRATEGY_FAIR, AsynPool
@@ -46,3 +49,27 @@ def write_jobs_at_once(consumer: Any, hub: Any) -> None:
     if pool.on_poll_start in hub.on_tick:
         hub.on_tick -= {pool.on_poll_start, *(call for call in hub.on_tick if isinstance(call, JobWriter))}
         hub.on_tick.add(JobWriter(pool, hub))
+
+
+class ArgumentsFilter(logging.Filter):
+    """Leaves arguments out of the line that a pool logs at DEBUG for each task: it has the first KiB of them.
+
+    :param hides: returns whether it does so for the task with a name.
+    """
+
+    #: The name of the pools' logger.
+    LOGGER = "celery.pool"
+    #: The task's name and id.
+    _BEGIN = re.compile(r"\('([^']+)', '[^']*', ")
+
+    def __init__(self, hides: Callable[[str], bool]) -> None:
+        super().__init__()
+        self._hides = hides
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if str(record.msg).startswith("TaskPool: Apply") and isinstance(record.args, tuple):
+            function, *rest = record.args
+            begin = self._BEGIN.match(str(rest[0])) if rest else None
+            if begin is None or self._hides(begin[1]):
+                record.args = (function, f"{begin[0] if begin else '('}...)", *rest[1:])
+        return True

@@ -10,6 +10,7 @@ from celery import Celery
 
 from ..engine.status import problems
 from ..text import count_of, duration
+from ..wiring.status_dir import runs_with_any_broker
 from . import output
 from .group import balog, command, json_option
 
@@ -29,13 +30,10 @@ def health(app: Celery, outbox_only: bool, as_json: bool) -> None:
     engines = [] if outbox_only else app.balog.statuses()
     relays = app.balog.statuses("relay")
     found = [problem for status in (*engines, *relays) for problem in problems(status)]
-    missing = {"engine": not engines and not outbox_only}
-    missing["outbox relay"] = not relays and (outbox_only or app.balog.settings.outbox_relay)
-    found += [
-        f"no {what} of this app runs on this machine, or it cannot write its status: see its log"
-        for what, is_missing in missing.items()
-        if is_missing
-    ]
+    if not engines and not outbox_only:
+        found.append(_missing(app, "engine", "engine"))
+    if not relays and (outbox_only or app.balog.settings.outbox_relay):
+        found.append(_missing(app, "outbox relay", "relay"))
     if as_json:
         output.document({"healthy": not found, "problems": found, "engines": engines, "relays": relays})
     if found:
@@ -45,6 +43,15 @@ def health(app: Celery, outbox_only: bool, as_json: bool) -> None:
             output.paragraph(described(status["pid"], topic, state))
     for status in () if as_json else relays:
         output.paragraph(relay_described(status))
+
+
+def _missing(app: Celery, what: str, kind: str) -> str:
+    if runs_with_any_broker(app, app.balog.settings, kind):
+        return (
+            f"no {what} of this app with its broker_url runs on this machine, but one with another does: give this "
+            "command the same broker, with `celery -b` or in CELERY_BROKER_URL as there, or in the configuration"
+        )
+    return f"no {what} of this app runs on this machine, or it cannot write its status: see its log"
 
 
 def described(pid: int, topic: str, state: Mapping[str, Any]) -> str:

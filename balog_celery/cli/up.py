@@ -17,7 +17,7 @@ from celery import Celery
 from ..dev import local_stack
 from ..errors import ConfigurationError
 from ..text import count_of
-from ..worker.bootsteps import app_path
+from ..worker.commands import celery_command
 from .group import balog, command, stop_on_interrupt
 from .reload import WorkerProcess, python_changes
 from .send import message_options, send_file
@@ -48,7 +48,7 @@ def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
             "balog_celery` has if no broker and no SQS endpoint is configured: set balog_local = True, or start a "
             "worker with `celery worker`"
         )
-    celery = [sys.executable, "-m", "celery", "-A", app_path(app)]
+    celery = celery_command(app)
     worker = WorkerProcess([*celery, "worker", "-l", "INFO"])
     changes = python_changes(worker) if reload else None
     local_stack.hold(app.balog.state_dir)

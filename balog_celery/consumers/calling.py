@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 from ..signatures import signature_of
 from .consumer import Consumer
 from .context import message_of
+from .fitting import misfit
 from .operator import ConsumerOperator
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ def _check(consumer: Consumer, func: Callable[..., Any], named: Mapping[str, Any
 
     try:
         bind(signature)
+        if isinstance(arguments, str) and (problem := misfit(consumer, func, signature)):
+            logger.warning("%s", problem)
     except TypeError as error:
         with suppress(TypeError):
             bind(outer := inspect.signature(func, follow_wrapped=False))

@@ -111,7 +111,8 @@ class Consumer:
         #: The name of its Celery task; a hub makes it unique among its own.
         self.task_name = f"{self.module}.{self.name}"
         is_batch = self.batch is not None and not self.each
-        self.event_type = event_type(self.func, is_batch=is_batch, name=self.task_name)
+        by_paths = isinstance(self.arguments, Mapping)
+        self.event_type = None if by_paths else event_type(self.func, is_batch=is_batch, name=self.task_name)
         self.defaults = defaults(self.func)
         #: The parameter for the message; "" if it has none.
         self.message_parameter = message_parameter(self.func)

@@ -5,15 +5,20 @@ A file reaches engines that have no channel to their worker as well, and a worke
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
 import json
+import os
 import re
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ..consumers.consumer import Consumer
 from .outage import Outage
+from .status import this_process
 
 #: The reason of a paused topic in its status.
 REASON = "by `celery control balog_pause`, until `balog_resume`"
@@ -61,19 +66,50 @@ class PauseFiles(NamedTuple):
     folder: Path
     identity: str
 
-    def of(self, node: str) -> Path:
-        """Return the file of the worker *node*."""
-        name = re.sub(r"[^\w.@-]", "_", node)
-        return self.folder / f"{self._prefix}{name}.json"
+    def own(self) -> Path:
+        """Return a file for this process alone, and delete those of workers that were killed."""
+        this = this_process()
+        pid = this.pop("pid")
+        machine = f"pauses-{_digest(str(this))}-"
+        for path in self.folder.glob(f"{machine}*.json"):
+            if not _runs(int(path.stem.split("-")[2])):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        return self.folder / f"{machine}{pid}-{secrets.token_hex(4)}.json"
 
-    def all(self) -> dict[str, Path]:
-        """Return the files that there are, by the worker's node name."""
+    def remembered(self, node: str) -> Path:
+        """Return the file of all workers with the name *node*, one after the other."""
+        return self.folder / f"{self._prefix}{_file_part(node)}.json"
+
+    def all_remembered(self) -> dict[str, Path]:
+        """Return the files that there are of workers, by the node name."""
         found = sorted(self.folder.glob(f"{glob.escape(self._prefix)}*.json"))
         return {path.stem.removeprefix(self._prefix): path for path in found}
 
     @property
     def _prefix(self) -> str:
-        return f"paused-{self.identity}-"
+        return f"paused-{_file_part(self.identity)}+"
+
+
+def _file_part(name: str) -> str:
+    """Return *name* for a part of a file's name: with a digest in place of what that cannot hold."""
+    if re.fullmatch(r"[A-Za-z0-9_.@-]{1,100}", name):
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9_.@-]', '_', name[:80])}~{_digest(name)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 class Pauses:

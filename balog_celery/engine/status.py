@@ -111,7 +111,7 @@ class StatusFile:
         if not now and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + INTERVAL
-        about = {"app": self._app, **_this_process(), "written": time.time()}
+        about = {"app": self._app, **this_process(), "written": time.time()}
         document = {**status, **about}
         try:
             path = self._path = self._path or self._open_folder() / _file_name(self._kind)
@@ -122,8 +122,7 @@ class StatusFile:
         except OSError as error:
             self._outage.failed(error)
             # Not updated from now on, it would look like that of a hung engine, which is killed.
-            with contextlib.suppress(OSError):
-                self.remove()
+            self.remove()
             self._path = None  # the folder of a login goes with it
         else:
             self._outage.succeeded()
@@ -147,7 +146,8 @@ class StatusFile:
         """Remove the status of a process that has stopped."""
         self._unlink()
         if self._path is not None and self._lock >= 0:
-            _lock_path(self._path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                _lock_path(self._path).unlink()
             os.close(self._lock)
             self._lock = -1
 
@@ -157,7 +157,7 @@ def _file_name(kind: str) -> str:
     return f"{kind}-{os.getpid()}-{secrets.token_hex(4)}.json"
 
 
-def _this_process() -> dict[str, Any]:
+def this_process() -> dict[str, Any]:
     """Return what tells this process apart from others, as a status has it: a container counts process ids anew."""
     namespace = 0
     with contextlib.suppress(OSError):  # only Linux has them
@@ -167,7 +167,7 @@ def _this_process() -> dict[str, Any]:
 
 def is_of(status: Mapping[str, Any], pid: int | None) -> bool:
     """Return whether *status* is that of the engine with this process id, as this process counts them."""
-    this = {**_this_process(), "pid": pid}
+    this = {**this_process(), "pid": pid}
     return all(status.get(name, value) == value for name, value in this.items())
 
 
@@ -207,7 +207,10 @@ def _remove_if_ended(path: Path) -> bool:
 
 
 def read_statuses(folders: Iterable[Path], app: str, kind: str = "engine") -> Iterator[dict[str, Any]]:
-    """Yield the status of each engine, or relay, of *app* that runs. Remove the files of those that have ended."""
+    """Yield the status of each engine, or relay, of *app* that runs. Remove the files of those that have ended.
+
+    :param app: an identity, or its first parts.
+    """
     for path in sorted(path for folder in folders for path in folder.glob(f"{kind}-*.json")):
         try:
             if _remove_if_ended(path):
@@ -215,7 +218,7 @@ def read_statuses(folders: Iterable[Path], app: str, kind: str = "engine") -> It
             status: dict[str, Any] = json.loads(path.read_text())
         except (OSError, ValueError):
             continue
-        if status.get("app") == app:
+        if f"{status.get('app')}-".startswith(f"{app}-"):
             yield status
 
 

@@ -25,7 +25,7 @@ from ..outbox.store import Store
 from ..settings import PREFIX, SECRETS, Settings, is_unset, plain_setting
 from ..signatures import signature_of
 from ..text import printable
-from .imports import IMPORT_FAILURES, created, import_error, import_setting
+from .imports import IMPORT_FAILURES, created, import_error, import_setting, main_module
 
 #: Defaults for Celery's own settings. Accepting JSON only is Celery's own default.
 CELERY_DEFAULTS = {
@@ -241,9 +241,17 @@ def load_decoders(settings: Settings) -> dict[str, Decoder]:
 
 
 def app_identity(app: Celery, settings: Settings) -> str:
-    """Return what distinguishes *app*'s engines from those of other projects. Hashed, as a URL may hold a password."""
-    parts = f"{app.main}|{app.conf.broker_url}|{settings.region}|{sorted(settings.packages)}"
-    return f"{app.main}-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+    """Return what distinguishes *app*'s engines from those of other projects: its last part does from other brokers.
+
+    Two copies of a project on one machine may differ in their brokers only. Hashed, as a URL may hold a password.
+    """
+    # Celery(__name__) in the script that starts the worker; its engine imports that script by its name.
+    name = main_module() if app.main == "__main__" else app.main
+    return f"{name}-{_digest(f'{name}|{settings.region}|{sorted(settings.packages)}')}-{_digest(app.conf.broker_url)}"
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:12]
 
 
 def topic_options(settings: Settings, local: bool) -> TopicOptions:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,19 @@ def created(setting: str, value: Any, example: str) -> Any:
         what = f"{PREFIX}{setting}: {value.__qualname__}()"
         message = f"{what} cannot be created without arguments{_reason(error)}: name an object, such as {example!r}"
         raise PackageImportError(message, _last_frames(error)) from error
+
+
+def main_module() -> str | None:
+    """Return the name by which another process can import the script of this one; None: it has none."""
+    main = sys.modules.get("__main__")
+    if (spec := getattr(main, "__spec__", None)) is not None:  # python -m shop
+        return None if spec.name == "__main__" else str(spec.name)
+    script = Path(getattr(main, "__file__", None) or "")
+    with suppress(ImportError, ValueError, OSError):
+        found = importlib.util.find_spec(script.stem) if script.stem.isidentifier() else None
+        if found is not None and script.samefile(found.origin or ""):
+            return script.stem
+    return None
 
 
 def import_error(what: str, error: BaseException) -> PackageImportError:

@@ -59,7 +59,8 @@ def worker_start_errors() -> Iterator[None]:
         if (context := _worker_command()) is None:
             raise
         log_start_error(context.obj.app, error, "worker", context.params)
-        raise StartError(error, logged=not context.params.get("logfile")) from error
+        # app.worker_main() would show another exception with its traceback.
+        raise _exit(StartError(error, logged=not context.params.get("logfile"))) from error
 
 
 @contextmanager
@@ -77,9 +78,12 @@ def app_load_errors(app: Celery) -> Iterator[None]:
         options, words = _log_options().parse_known_args(sys.argv[1:])
         if program := next((word for word in words if word in ("worker", "engine", "outbox")), None):
             log_start_error(app, error, program, vars(options))
-        shown = StartError(error, logged=program is not None and options.logfile is None)
-        shown.show()
-        raise SystemExit(shown.exit_code) from error
+        raise _exit(StartError(error, logged=program is not None and options.logfile is None)) from error
+
+
+def _exit(error: StartError) -> SystemExit:
+    error.show()
+    return SystemExit(error.exit_code)
 
 
 def _log_options() -> argparse.ArgumentParser:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from ..engine.status import status_folders
+from celery import Celery
+
+from ..engine.status import read_statuses, status_folders
 from ..errors import ConfigurationError
+from ..settings import Settings
+from .configuration import app_identity
 
 #: A disk that is full is no error in the configuration, and has room again one day.
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,6 +30,15 @@ def status_dirs(given: str | None) -> list[Path]:
         else:
             message = f"balog_status_dir = {given!r} cannot be used ({error}): name a folder that"
         raise ConfigurationError(f"{message} only this user can write to") from error
+
+
+def runs_with_any_broker(app: Celery, settings: Settings, kind: str) -> bool:
+    """Return whether an engine, or a relay, of *app* runs on this machine, with its broker or another.
+
+    :param kind: ``"engine"`` or ``"relay"``.
+    """
+    identity = app_identity(app, settings).rpartition("-")[0]
+    return any(read_statuses(status_dirs(settings.status_dir), identity, kind))
 
 
 def check_status_dir(given: str | None) -> None:

@@ -6,14 +6,12 @@ The engine is a separate process, started by exec, so it shares nothing with the
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import subprocess
-import sys
 from typing import Any
 
 import click
-from celery import Celery, bootsteps, signals
+from celery import bootsteps, signals
 from celery.worker.control import inspect_command
 
 from ..celery_compat.tasks import route_of
@@ -29,6 +27,7 @@ from ..sqs.messages import BATCH_SIZE
 from ..wiring.configuration import CELERY_DEFAULTS
 from ..wiring.start_errors import worker_start_errors
 from .child import ChildProcess
+from .commands import beside
 from .pauses import WorkerPauses
 
 logger = logging.getLogger(__name__)
@@ -96,7 +95,8 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.enabled:
             with worker_start_errors():
                 worker.app.balog.check_engine()
-                worker.balog_pauses = WorkerPauses(worker.app, worker.hostname)
+                self._command = beside(worker, "engine")
+                self._pauses = worker.balog_pauses = WorkerPauses(worker.app, worker.hostname)
         self._patience = longest_stop(settings.drain) + _GRACE
         period = RETRY_PERIOD if settings.event_broker_url is None else BROKER_RETRY_PERIOD
         hands_off = worker.app.balog.dispatch == "hand-off"
@@ -121,8 +121,6 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         # Wait in this signal, which is sent when the pool has been drained. stop() may come before that, and waiting
         # there would keep the pool's tasks from reporting their ends to the engine.
         signals.worker_shutdown.connect(self._wait, sender=worker, weak=False)
-        self._command = _engine_command(worker)
-        self._pauses: WorkerPauses = worker.balog_pauses
         self._engine.start(worker)
         worker.timer.call_repeatedly(_HEARTBEAT_INTERVAL, self._kill_if_hung, (worker,))
 
@@ -153,13 +151,15 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _spawn(self, reasons: int) -> subprocess.Popen[bytes]:
         self._pauses.save()
-        command = [*self._command, "--reason-fd", str(reasons)]
+        options = ["--reason-fd", str(reasons)]
+        if self._pauses.path is not None:
+            options += ["--pauses", str(self._pauses.path)]
         if self._hand_off is None:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons])
+            return self._command.start(*options, fds=[reasons])
         ours, theirs = socket.socketpair()
         with theirs:
-            command += ["--hand-off-fd", str(theirs.fileno())]
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), reasons])
+            options += ["--hand-off-fd", str(theirs.fileno())]
+            process = self._command.start(*options, fds=[theirs.fileno(), reasons])
         self._hand_off.use(Channel(ours))
         return process
 
@@ -237,37 +237,3 @@ def _reserve(worker: Any) -> int | None:
     if worker.app.balog.limits_prefetch or worker.prefetch_multiplier != CELERY_DEFAULTS["worker_prefetch_multiplier"]:
         return None
     return BATCH_SIZE * int(worker.app.balog.pollers)
-
-
-def _engine_command(worker: Any) -> list[str]:
-    command = [sys.executable, "-m", "celery", "-A", app_path(worker.app), "balog", "engine"]
-    command += ["--loglevel", logging.getLevelName(worker.loglevel or logging.WARNING)]
-    if worker.logfile:
-        command += ["--logfile", worker.logfile, "--hostname", worker.hostname]
-    if (path := worker.balog_pauses.path) is not None:
-        command += ["--pauses", str(path)]
-    return [*command, "--worker-pid", str(os.getpid())]
-
-
-def app_path(app: Celery) -> str:
-    """Return the argument for ``celery -A`` with which another process finds *app*.
-
-    :raises ConfigurationError: no module that can be imported by name has it.
-    """
-    context = click.get_current_context(silent=True)
-    given = context.find_root().params.get("app") if context is not None else None
-    if isinstance(given, str):
-        return given
-    main = sys.modules.get("__main__")
-    for name, module in list(sys.modules.items()):
-        # The script itself cannot be imported (multiprocessing also knows it as __mp_main__), and Celery's own modules
-        # only have this process's current app.
-        if module is main or name.partition(".")[0] == "celery":
-            continue
-        for attribute, value in list(getattr(module, "__dict__", {}).items()):
-            if value is app:
-                return f"{name}:{attribute}"
-    raise ConfigurationError(
-        f"the engine's process cannot find {app!r}: keep the app in a module that can be imported, "
-        "or start the worker with `celery -A module worker`, or run engines by themselves and set balog_engine = False"
-    )

@@ -1,4 +1,4 @@
-"""The log of a worker and of its engine: which event a line is about, and where the lines are shipped."""
+"""The log of a worker and of its engine: which event a line is about, where lines are shipped, and what none shows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 
 from celery import signals
 
+from ..celery_compat.pool import ArgumentsFilter
 from ..errors import ConfigurationError
 from ..producer.handlers import SQSHandler
 from ..producer.lineage import CauseFilter
 from ..sqs.protocols import Connect
+from ..tasks.base import EventTask
 
 
 class WorkerLogs:
@@ -29,6 +31,7 @@ class WorkerLogs:
 
     def begin(self) -> None:
         """Wait for Celery to set up logging: the root logger, and its tasks' logger, which has handlers of its own."""
+        signals.worker_init.connect(_hide_events, weak=False)
         # Neither is sent if the application sets up logging itself, by the signal setup_logging.
         signals.after_setup_logger.connect(self._add, weak=False)
         signals.after_setup_task_logger.connect(self._add, weak=False)
@@ -45,3 +48,16 @@ class WorkerLogs:
         for handler in logger.handlers:
             if not any(isinstance(known, CauseFilter) for known in handler.filters):
                 handler.addFilter(CauseFilter())
+
+
+def _hide_events(sender: Any, **_: Any) -> None:
+    """Keep the content of events out of what libraries log at DEBUG in the worker *sender*."""
+    app = sender.app
+
+    def hides(name: str) -> bool:
+        return isinstance(app.tasks.get(name), EventTask)
+
+    logging.getLogger(ArgumentsFilter.LOGGER).addFilter(ArgumentsFilter(hides))
+    botocore = logging.getLogger("botocore")
+    if botocore.level == logging.NOTSET:
+        botocore.setLevel(logging.INFO)

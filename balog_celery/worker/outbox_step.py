@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import subprocess
-import sys
 from typing import Any
 
 from celery import bootsteps
 
 from ..wiring.start_errors import worker_start_errors
-from .bootsteps import app_path
 from .child import ChildProcess
+from .commands import beside
 
 #: How long a relay may take to stop: one call to SQS, in seconds.
 _PATIENCE = 30.0
@@ -29,7 +26,8 @@ class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.enabled:
             with worker_start_errors():
                 worker.app.balog.outbox()
-        self._relay = ChildProcess("the outbox relay", lambda reasons: _spawn(worker, reasons))
+                self._command = beside(worker, "outbox")
+        self._relay = ChildProcess("the outbox relay", self._spawn)
 
     def start(self, worker: Any) -> None:
         """Start the relay."""
@@ -40,11 +38,5 @@ class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._relay.stop()
         self._relay.end(_PATIENCE, "its rows are sent later")
 
-
-def _spawn(worker: Any, reasons: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "celery", "-A", app_path(worker.app), "balog", "outbox"]
-    command += ["--loglevel", logging.getLevelName(worker.loglevel or logging.WARNING)]
-    if worker.logfile:
-        command += ["--logfile", worker.logfile, "--hostname", worker.hostname]
-    command += ["--worker-pid", str(os.getpid()), "--reason-fd", str(reasons)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[reasons])
+    def _spawn(self, reasons: int) -> subprocess.Popen[bytes]:
+        return self._command.start("--reason-fd", str(reasons), fds=[reasons])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from celery import Celery
 from celery.worker.control import control_command
 
 from ..consumers.consumer import Consumer
+from ..dev.locks import open_lock, try_lock
 from ..engine.pauses import Paused
 from ..errors import BalogError, ConfigurationError
 from ..signals import consumer_paused
@@ -31,17 +34,26 @@ class WorkerPauses:
 
     def __init__(self, app: Celery, node: str) -> None:
         self._topics: dict[str, list[Consumer]] = app.balog.topics()
-        self._remembers = app.balog.settings.remember_pauses
         #: The file; None: there is no folder for it, so nothing can be paused.
         self.path: Path | None = None
+        self.now = Paused()
         self._problem = ""
+        #: The lock of the file that is remembered; None: the file is of this process alone.
+        self._lock: int | None = None
+        remembers = app.balog.settings.remember_pauses
         try:
-            self.path = app.balog.pause_files.of(node)
+            files = app.balog.pause_files
         except ConfigurationError as error:
-            if self._remembers:
+            if remembers:
                 raise
             self._problem = str(error)
-        self.now = Paused() if self.path is None or not self._remembers else self._remembered(self.path)
+            return
+        self.path = files.own()
+        if remembers:
+            remembered = files.remembered(node)
+            self.now = self._remembered(remembered)
+            if self._owns(remembered, node):
+                self.path = remembered
         if any(self.now):
             logger.warning("paused, as before the restart: %s", ", ".join(self.names))
 
@@ -65,8 +77,12 @@ class WorkerPauses:
 
     def forget(self) -> None:
         """Delete the file of a worker that stops, unless its next start needs it."""
-        if self.path is not None and not self._remembers:
-            self.path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        elif self.path is not None:
+            with contextlib.suppress(OSError):  # it is of no use, and does no harm
+                self.path.unlink()
 
     def pause(self, names: Sequence[str]) -> list[str]:
         """Pause topics and consumers; return what was not paused before.
@@ -102,6 +118,23 @@ class WorkerPauses:
     @staticmethod
     def _is_paused(paused: Paused, topic: str, consumer: Consumer) -> bool:
         return topic in paused.topics or consumer.task_name in paused.consumers
+
+    def _owns(self, path: Path, node: str) -> bool:
+        """Take the remembered file for this process; return False, and log why, if that fails.
+
+        A second worker that wrote it would end what the first has paused.
+        """
+        try:
+            self._lock = open_lock(path.with_suffix(".lock"))
+            if try_lock(self._lock):
+                return True
+            os.close(self._lock)
+            why = f"another worker named {printable(node)} runs on this machine (give each a name of its own with -n)"
+        except OSError as error:
+            why = str(error)
+        self._lock = None
+        logger.error("this worker will not remember what is paused in it, despite balog_remember_pauses: %s", why)
+        return False
 
     def _remembered(self, path: Path) -> Paused:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -180,14 +181,48 @@ def test_a_worker_without_dash_a_starts_its_engine_as_well(shop: Shop, send: Cal
     worker.wait_for("plain e")
 
 
+@pytest.mark.parametrize("command", [["shop.py"], ["-m", "shop"], ["../elsewhere/run.py"]])
+def test_an_app_in_a_script_is_found(shop: Shop, send: Callable[..., None], command: list[str]) -> None:
+    """Also if it has the script's name, and if it is in a folder that Python knows for the script only."""
+    send(event_text("e", "plain"))
+    start = "if __name__ == '__main__':\n    app.worker_main(['worker', '-l', 'INFO', '-c', '1'])"
+    shop.write("balog_celery.install(app, packages=['shop_events'], status_dir='status')", start)
+    text = (shop.folder / "shop.py").read_text().replace('Celery("shop"', "Celery(__name__")
+    (shop.folder / "shop.py").write_text(text)
+    if "run.py" in command[0]:
+        elsewhere = shop.folder.parent / "elsewhere"
+        elsewhere.mkdir()
+        (shop.folder / "shop.py").rename(elsewhere / "shop.py")
+        (elsewhere / "run.py").write_text("from shop import app; app.worker_main(['worker', '-l', 'INFO', '-c', '1'])")
+    worker = shop.start(*command, ready="engine started")
+    worker.wait_for("plain e")
+    if "run.py" not in command[0]:
+        assert shop.celery("balog", "health").wait(60) == 0
+    worker.signal(signal.SIGTERM)
+    worker.wait(60)
+    assert "Traceback" not in worker.output
+
+
 def test_an_app_that_no_other_process_can_find_is_told_so(shop: Shop) -> None:
-    """An app that no other process can import stops the worker at start, with advice."""
+    """One line with advice, before the worker starts."""
     script = shop.folder / "main.py"
     script.write_text((shop.folder / "shop.py").read_text() + "\napp.worker_main(['worker', '-l', 'INFO', '-c', '1'])")
     worker = shop.start("main.py")
-    worker.wait(60)  # worker_main gives no exit code
+    assert worker.wait(60) == 78
     assert "the engine's process cannot find" in worker.output
     assert "balog_engine = False" in worker.output
+    assert "Traceback" not in worker.output
+    assert "[tasks]" not in worker.output  # the banner
+
+
+def test_a_module_that_starts_a_worker_when_it_is_imported_starts_one_only(shop: Shop) -> None:
+    """Its engine would start another worker with another engine, without an end."""
+    with (shop.folder / "shop.py").open("a") as file:
+        file.write("\nif __name__ != '__main__':\n    app.worker_main(['worker', '-l', 'INFO', '-c', '1'])\n")
+    worker = shop.start("-c", "import shop")
+    assert worker.wait(60) == 0  # worker_main gives no exit code
+    assert worker.output.count("the import of the app's module starts a worker") == 1
+    assert "this worker stops, as the engine cannot start" in worker.output
 
 
 def test_a_consumer_module_that_cannot_be_imported_stops_the_worker_with_its_cause(shop: Shop) -> None:

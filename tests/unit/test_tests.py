@@ -119,7 +119,7 @@ REPLACED = {
         "Integration.topics": 1,
         "balog_celery.cli.check.checks": 1,
         "balog_celery.worker.child.stop_warmly": 1,
-        "bootsteps.app_path": 2,
+        "commands.celery_command": 2,
         "click.confirm": 1,
         "consumers.shipped": 1,
         "hashlib.md5": 1,

@@ -113,7 +113,7 @@ def check_pauses(balog: Any) -> Iterator[Finding]:
     """Report what each worker on this machine remembers as paused: it stays so when the worker starts again."""
     if not balog.settings.remember_pauses:
         return
-    for node, path in balog.pause_files.all().items():
+    for node, path in balog.pause_files.all_remembered().items():
         about = f"pauses of {printable(node)}"
         try:
             paused = Paused.read(path)

@@ -328,7 +328,6 @@ def test_a_model_is_seen_in_an_annotation_of_any_form() -> None:
     def union(event: MetricsPayload | None) -> None: ...
     def optional(event: Optional[MetricsPayload]) -> None: ...  # noqa: UP045
     def marked(event: Annotated[MetricsPayload, "all of them"]) -> None: ...
-    def other(event: list[FacilityRecord]) -> None: ...
 
     class Handler:
         def method(self, event: FacilityRecord) -> None: ...
@@ -339,7 +338,6 @@ def test_a_model_is_seen_in_an_annotation_of_any_form() -> None:
         union: MetricsPayload,
         optional: MetricsPayload,
         marked: MetricsPayload,
-        other: None,
         Handler().method: FacilityRecord,
         Handler(): FacilityRecord,
         print: None,

@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,7 +49,7 @@ from balog_celery.dispatch.worker_loop import HubLoop
 from balog_celery.tasks.context import HandOffContext
 from balog_celery.tasks.local_retry import LocalRetry, Remainder
 from balog_celery.tasks.routes import register
-from balog_celery.worker import bootsteps
+from balog_celery.worker import bootsteps, commands
 from sample_events import event_text
 from scripted_sqs.observed import ObservedQueue
 
@@ -344,18 +345,20 @@ def test_a_worker_that_stops_tells_a_slow_engine_everything(one: Worker, last: s
 
 
 def test_a_worker_that_waits_for_its_engine_still_tells_it_what_it_waits_for(
-    app: Celery, monkeypatch: pytest.MonkeyPatch
+    app: Celery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Tasks that end while the pool is drained may fill the socket once more; the engine ends when it knows of all."""
     # Given an engine whose process ends when it has been told of 2,000 tasks
-    install(app, local=False)
+    install(app, local=False, region="eu-west-1", status_dir=str(tmp_path))
+    app.balog.hub.add_consumer(Consumer(print, "topic"))
+    app.balog.load()
 
     class CeleryWorker:
         timer = SimpleNamespace(call_repeatedly=lambda *_: None)
         loglevel = logfile = None
+        hostname = "w@h"
         prefetch_multiplier = 1
         balog_hand_off: HandOff
-        balog_pauses = SimpleNamespace(path="paused.json", save=lambda: None, forget=lambda: None)
 
     worker: Any = CeleryWorker()
     worker.app = app
@@ -381,7 +384,7 @@ def test_a_worker_that_waits_for_its_engine_still_tells_it_what_it_waits_for(
             return 0
 
     monkeypatch.setattr(subprocess, "Popen", Engine)
-    monkeypatch.setattr(bootsteps, "app_path", lambda _: "app")
+    monkeypatch.setattr(commands, "celery_command", lambda _: ["celery"])
     step = bootsteps.EngineStep(worker)
     one = Worker(app, worker.balog_hand_off)
     step.start(worker)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery, signals
 
+from balog_celery.consumers import Consumer
 from balog_celery.integration import install
-from balog_celery.worker import bootsteps, child
+from balog_celery.worker import bootsteps, child, commands
 
 
 class CeleryWorker:
     timer = SimpleNamespace(call_repeatedly=lambda *_: None)
     loglevel = logfile = None
-    balog_pauses = SimpleNamespace(path="paused.json", save=lambda: None, forget=lambda: None)
+    hostname = "w@h"
 
 
 class Clock:
@@ -30,7 +32,9 @@ class Clock:
 
 
 @pytest.mark.parametrize("drain", [0, 5, 90])
-def test_an_engine_is_not_killed_while_it_may_still_wait(drain: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_not_killed_while_it_may_still_wait(
+    drain: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """It waits for its drain limit, but for no long poll, and then makes the pending calls."""
     clock, killed = Clock(), list[float]()
 
@@ -58,11 +62,13 @@ def test_an_engine_is_not_killed_while_it_may_still_wait(drain: float, monkeypat
     # Given
     app = Celery("patience", broker="memory://", set_as_current=False)
     app.conf.update(balog_drain=drain, balog_dispatch="publish")
-    install(app, local=False)
+    install(app, local=False, region="eu-west-1", status_dir=str(tmp_path))
+    app.balog.hub.add_consumer(Consumer(print, "topic"))
+    app.balog.load()
     worker: Any = CeleryWorker()
     worker.app = app
     monkeypatch.setattr(subprocess, "Popen", HungEngine)
-    monkeypatch.setattr(bootsteps, "app_path", lambda _: "app")
+    monkeypatch.setattr(commands, "celery_command", lambda _: ["celery"])
     monkeypatch.setattr(child, "time", clock)
     step = bootsteps.EngineStep(worker)
     step.start(worker)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +14,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balog_celery import install
 from balog_celery.consumers import Consumer
-from balog_celery.engine.pauses import Pauses
+from balog_celery.engine.pauses import Paused, PauseFiles, Pauses
 from balog_celery.errors import ConfigurationError
 from balog_celery.operations.checks.servers import check_pauses
 from balog_celery.signals import consumer_paused
@@ -147,6 +153,92 @@ def test_a_worker_remembers_only_if_asked(folder: Path) -> None:
     assert worker(folder, "other@h", remember_pauses=True).names == []
 
 
+@pytest.mark.parametrize("remember", [False, True])
+def test_a_pause_outlasts_a_second_worker_of_the_same_name(
+    folder: Path, remember: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts its engine, resumes and stops; only the pauses of the first are remembered."""
+    # Given
+    first = worker(folder, remember_pauses=remember)
+    command(first, balog_pause, "orders")
+    engine = Pauses(first.path)
+    # When
+    second = _in_another_process(folder, remember)
+    # Then
+    assert second == {"paused": ["orders"] if remember else [], "resumed": []}
+    engine.update()
+    assert engine.now.topics == {"orders"}
+    assert "failed" not in caplog.text
+    first.forget()
+    assert worker(folder, remember_pauses=remember).names == second["paused"]
+
+
+def _in_another_process(folder: Path, remember: bool) -> Any:
+    """Start and stop a worker; return what it has paused, and what after it has resumed everything."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            pauses = worker(folder, remember_pauses=remember)
+            paused = pauses.names
+            command(pauses, balog_resume)
+            os.write(theirs, json.dumps({"paused": paused, "resumed": pauses.names}).encode())
+            pauses.forget()
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours) as answer:
+        found = json.loads(answer.read())
+    os.waitpid(child, 0)
+    return found
+
+
+def test_a_worker_that_cannot_remember_says_why(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It starts, and what is paused in it ends with it."""
+    balog = app_in(folder, remember_pauses=True).balog
+    balog.pause_files.remembered("w@h").with_suffix(".lock").mkdir()
+    pauses = worker(folder, remember_pauses=True)
+    assert "this worker will not remember what is paused in it, despite balog_remember_pauses: [Errno" in caplog.text
+    command(pauses, balog_pause, "orders")
+    assert Paused.read(pauses.path).topics == {"orders"}
+    pauses.forget()
+    assert worker(folder, remember_pauses=True).names == []
+
+
+def test_a_stop_goes_on_if_the_file_cannot_be_deleted(folder: Path) -> None:
+    """As in a folder that has become read-only."""
+    pauses = worker(folder)
+    pauses.path.unlink()
+    pauses.path.mkdir()
+    pauses.forget()
+
+
+def test_a_worker_that_was_killed_leaves_no_file_for_long(folder: Path) -> None:
+    """The next one deletes it, and none of a worker that runs."""
+    lives = worker(folder).path
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    killed = lives.with_name(lives.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    killed.touch()
+    worker(folder)
+    assert lives.exists()
+    assert not killed.exists()
+
+
+names = st.one_of(
+    st.sampled_from(["a/b@h", "a_b@h", "a b@h", "a", "b", "a-b", "a+b", "A" * 300, "A" * 301]), st.text(min_size=1)
+)
+
+
+@given(st.tuples(names, names), st.tuples(names, names))
+def test_each_app_and_node_has_a_file_of_its_own(one: tuple[str, str], other: tuple[str, str]) -> None:
+    """Whatever their names are, in the folder and short enough for a name."""
+    paths = [PauseFiles(Path("/f"), identity).remembered(node) for identity, node in (one, other)]
+    assert (paths[0] == paths[1]) == (one == other)
+    for path in paths:
+        assert path.parent == Path("/f")
+        assert len(os.fsencode(path.name)) < 255
+
+
 def test_what_is_remembered_and_gone_is_dropped_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A consumer may have another name since."""
     path = worker(folder, remember_pauses=True).path
@@ -197,7 +289,7 @@ def test_check_shows_what_is_remembered_as_paused(folder: Path) -> None:
     # When
     (found,) = check_pauses(balog)
     # Then
-    path = balog.pause_files.of("w1@h")
+    path = balog.pause_files.remembered("w1@h")
     assert (found.level, found.about) == ("WARN", "pauses of w1@h")
     text = f"m.keep, orders, also after a restart: `celery control balog_resume` while it runs, or delete {path}"
     assert found.text == text
