@@ -12,6 +12,7 @@ import venusian
 
 from ..errors import ConfigurationError
 from ..events.records import FacilityRecord
+from ..signatures import why_not
 from .consumer import Consumer
 from .declaration import CATEGORY, declared, declared_tasks
 from .router import NO_ATTRIBUTES, Router
@@ -47,6 +48,9 @@ class ConsumerHub:
         scanner = venusian.Scanner(found=[])
         names: set[str] = set()
         leave_out = [] if ignore is None else [ignore] if isinstance(ignore, str) or callable(ignore) else ignore
+        for one in leave_out:
+            if not isinstance(one, str) and (wrong := why_not(one, "name")):
+                raise ConfigurationError(f"bad ignore {one!r}: {wrong}: give dotted names, or functions of one")
         # The last is asked about every name that the others did not leave out; it notes it, and leaves out nothing.
         scanner.scan(package, categories=[CATEGORY], ignore=[*leave_out, names.add])
         for key, consumer in scanner.found:

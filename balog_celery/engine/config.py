@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 from ..dispatch.dispatcher import Dispatcher
 from ..errors import ConfigurationError
 from ..number_rule import is_number
+from ..signatures import why_not
 from ..sqs.messages import MAX_BODY_BYTES
 from ..telemetry import Telemetry
+from ..text import printable
 from .pauses import Pauses
 from .status import StatusFile
 from .visibility_timeout import MIN_VISIBILITY
@@ -90,6 +92,9 @@ class EngineConfig:
         for name in _NUMBERS:
             if (value := getattr(self, name)) is not None and not (is_number(value) and value >= 0):
                 raise ConfigurationError(f"bad value {value!r} for {name} of an engine: give a number")
+        handler = self.default_event_handler
+        if handler is not None and (wrong := why_not(handler, "event")):
+            raise ConfigurationError(f"default_event_handler={printable(repr(handler))} of an engine: {wrong}")
         if self.visibility_timeout is not None and self.visibility_timeout < MIN_VISIBILITY:
             raise ConfigurationError(
                 f"visibility_timeout is {self.visibility_timeout} s, which leaves no time to extend it: make it "

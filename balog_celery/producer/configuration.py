@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
 from ..errors import ConfigurationError
+from ..signatures import why_not
 from .formatter import SchemaFormatter
 from .processors import BuildRecord, render_record
 from .state import state
@@ -53,10 +54,12 @@ def configure(
     """
     chain = list(processors)
     for processor in chain:
-        if not callable(processor):
-            raise ConfigurationError(f"a processor is a function of (logger, name, event_dict), not {processor!r}")
-    if default is not None and not callable(default):
-        raise ConfigurationError(f"default is a function of a value, not {default!r}")
+        if wrong := why_not(processor, "logger", "name", "event_dict"):
+            raise ConfigurationError(
+                f"a processor is a function of (logger, name, event_dict), not {processor!r}: {wrong}"
+            )
+    if default is not None and (wrong := why_not(default, "value")):
+        raise ConfigurationError(f"default is a function of a value, not {default!r}: {wrong}")
     build = BuildRecord(context, composition)
     handler = None
     if stream is not None:

@@ -68,8 +68,8 @@ class SQSHandler(logging.Handler):
     :param level: the handler's level.
     :param telemetry: whether each record gets a span, whose trace context goes with the message; default: where a
         provider of OpenTelemetry has been set in the process.
-    :raises ConfigurationError: *topic* is none, *capacity*, *linger* or *flush_timeout* is out of range, or *delay* is
-        given for a FIFO queue.
+    :raises ConfigurationError: *topic* is none, *capacity*, *linger* or *flush_timeout* is out of range, *delay* is
+        given for a FIFO queue, or a function does not take a record.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigurationError, RecordError
+from ..signatures import why_not
 from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, OutgoingMessage
 from ..telemetry import find
 from ..text import plain_topic
@@ -17,7 +18,7 @@ from ..text import plain_topic
 class MessageMaker:
     """Makes the message of each record of one handler; the fields are the arguments of its ``SQSHandler``.
 
-    :raises ConfigurationError: *delay* is given for a FIFO queue.
+    :raises ConfigurationError: *delay* is given for a FIFO queue, or a function does not take a record.
     """
 
     queue: str
@@ -30,6 +31,10 @@ class MessageMaker:
     def __post_init__(self) -> None:
         if self.delay is not None and self.queue.endswith(".fifo"):
             raise ConfigurationError(f"delay={self.delay!r} for {self.queue!r}: leave it out for a FIFO queue")
+        for name in ("group", "deduplication_id", "attributes"):
+            choice = getattr(self, name)
+            if callable(choice) and (wrong := why_not(choice, "record")):
+                raise ConfigurationError(f"{name}={choice!r} for {self.queue!r}: {wrong}")
 
     def __call__(self, line: str, record: logging.LogRecord) -> OutgoingMessage:
         """Return the message for *record*, in the thread that logs it: its trace goes on there."""

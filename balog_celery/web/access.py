@@ -17,6 +17,7 @@ from celery.utils.imports import cwd_in_path, symbol_by_name
 from starlette.requests import Request
 
 from ..errors import ConfigurationError
+from ..signatures import why_not
 from ..text import printable
 
 _BASIC = re.compile(r"basic:(?P<user>[^:]+):(?P<kind>env|file):(?P<where>.+)")
@@ -174,8 +175,8 @@ def _authenticator(given: str, proxies: Sequence[str]) -> Authenticate:
             found = symbol_by_name(given)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"--auth {printable(given)} cannot be imported: {error}") from error
-    if not callable(found):
-        raise ConfigurationError(f"--auth {printable(given)} is not callable: name a function that takes the request")
+    if wrong := why_not(found, "request"):
+        raise ConfigurationError(f"--auth {printable(given)}: {wrong}: name a function that takes the request")
     return found  # type: ignore[no-any-return]
 
 

@@ -209,7 +209,7 @@ def test_a_password_is_asked_for(app: Celery, monkeypatch: pytest.MonkeyPatch, t
         ("basic:ana:env:MISSING_VARIABLE", "MISSING_VARIABLE holds no password"),
         ("basic:ana:file:/missing/file", "cannot be read"),
         ("no.such:module", "cannot be imported"),
-        ("logging:INFO", "not callable"),
+        ("logging:INFO", "cannot be called"),
     ],
 )
 def test_a_wrong_way_is_refused_at_start(auth: str, says: str) -> None:
