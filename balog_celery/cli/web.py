@@ -40,7 +40,7 @@ from .group import FiniteRange, balog, command
     multiple=True,
     default=("127.0.0.1", "::1"),
     show_default=True,
-    help="The address of a proxy whose header is trusted; may be repeated.",
+    help="The address of a proxy whose header is trusted, or a network; may be repeated.",
 )
 @click.option("--allow-host", "hosts", multiple=True, help="A name under which it is served; may be repeated.")
 @click.option("--flower", metavar="URL", help="The address of Flower, for tasks.")
