@@ -31,7 +31,7 @@ def check(app: Celery, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             level = click.style(finding.level.ljust(4), fg=_COLOURS[finding.level], bold=True)
-            click.echo(f"{level}  {finding.about}: {finding.text}")
+            output.echo(f"{level}  {finding.about}: {finding.text}")
     if as_json:
         output.document([finding._asdict() for finding in found])
     if any(finding.level == "FAIL" for finding in found):

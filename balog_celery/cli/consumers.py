@@ -9,6 +9,7 @@ from celery import Celery
 
 from ..consumers.consumer import Consumer
 from ..operations.task_queues import task_queue
+from ..signatures import name_of
 from ..wiring.broker import require_broker
 from . import output
 from .group import balog, command, json_option
@@ -85,6 +86,4 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(one) for name, one in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(one) for one in value]
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    return str(value)
+    return name_of(value) if hasattr(value, "__qualname__") else str(value)

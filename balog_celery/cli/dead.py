@@ -149,8 +149,8 @@ def show(app: Celery, id: str, topic: str | None, as_json: bool) -> None:
     else:
         for letter in found:
             for name, value in describe(letter).items():
-                click.echo(f"{click.style(name, bold=True)}: {printable(value, 2000)}")
-            click.echo(_pretty(letter.message.body))
+                output.echo(f"{click.style(name, bold=True)}: {printable(value, 2000)}")
+            output.echo(_pretty(letter.message.body))
     if not found:
         raise click.ClickException(f"there is no dead letter of {printable(id)}")
 

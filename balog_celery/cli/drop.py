@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -128,10 +128,28 @@ def _find(app: Celery, letters: LetterFilter, work: Drop, scans: ExitStack, file
                     work.others += 1
                     continue
                 if file is not None:
-                    write_letter(letter, file)
+                    _written(letter, file)
                 work.add(scan, letter)
     if file is not None:
-        file.flush()
+        _written(None, file)
+
+
+def _written(letter: DeadLetter | None, file: IO[str]) -> None:
+    """Write *letter*, or what is left to write.
+
+    :raises BalogError: the file cannot be written.
+    """
+    try:
+        if letter is None:
+            file.flush()
+        else:
+            write_letter(letter, file)
+    except OSError as error:
+        with suppress(OSError):  # it would be written once more
+            file.close()
+        raise BalogError(
+            f"--export {printable(file.name)} cannot be written: {error.strerror}: nothing was deleted"
+        ) from error
 
 
 def _new_file(name: str) -> IO[str]:
@@ -139,6 +157,8 @@ def _new_file(name: str) -> IO[str]:
 
     :raises click.UsageError: it exists, or cannot be created.
     """
+    if name == "-":
+        raise click.UsageError("--export -: name a file: it must hold the letters before they are deleted")
     path = Path(name)
     try:
         path.touch(mode=0o600, exist_ok=False)
@@ -163,12 +183,15 @@ def _confirmed(count: int) -> bool:
 
 def _report(work: Drop, *, dry_run: bool, as_json: bool) -> None:
     count = len(work.found) if dry_run else work.dropped
+    verb = "would drop" if dry_run else "dropped"
+    text = f"{verb} {count_of(count, 'dead letter')}{others_text(work.others)}"
+    done = "" if dry_run else text
     if as_json:
         groups = [
             {"consumer": consumer, "reason": reason, "count": number}
             for (consumer, reason), number in sorted(work.groups.items())
         ]
-        output.document({"dry_run": dry_run, "dropped": count, "not_meant": work.others, "groups": groups})
-        return
-    verb = "would drop" if dry_run else "dropped"
-    click.echo(f"{verb} {count_of(count, 'dead letter')}{others_text(work.others)}")
+        found = {"dry_run": dry_run, "dropped": count, "not_meant": work.others, "groups": groups}
+        output.document(found, done=done)
+    else:
+        output.echo(text, done=done)

@@ -27,7 +27,7 @@ from ..errors import BalogError
 from ..metrics.opening import open_metrics
 from ..wiring.broker import require_broker
 from ..wiring.start_errors import start_error
-from .group import EX_INTERRUPTED, balog, stop_on_interrupt
+from .group import EX_INTERRUPTED, balog, set_up_log, stop_on_interrupt
 
 
 @balog.command(cls=CeleryCommand)
@@ -64,7 +64,7 @@ def engine(
     # What log lines show as the process's name.
     name_process("Engine")
     colorize = False if ctx.obj.no_color else None
-    app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=colorize, hostname=hostname)
+    set_up_log(app, loglevel, logfile, colorize=colorize, hostname=hostname)
     # At INFO it logs for every client where its credentials are from.
     logging.getLogger("botocore").setLevel(logging.WARNING)
     for warning in untested():

@@ -26,17 +26,37 @@ Decorator = Callable[[Callable[..., None]], Callable[..., None]]
 def bodies(file: IO[str]) -> list[tuple[int, str]]:
     """Return the bodies in *file*, each with the number of its first line: one JSON document, or one on each line.
 
-    :raises BalogError: it is not UTF-8.
+    :raises BalogError: as :func:`text_of`.
     """
-    try:
-        text = file.read().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise BalogError(f"{file.name} is not UTF-8 text: {error}") from error
+    text = text_of(file).removeprefix("\ufeff")
     # Not splitlines(): U+2028 and its like may be in a JSON string.
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if len(lines) > 1 and not _is_json(lines[0][1]) and _is_json(text):
         return [(lines[0][0], text.strip())]
     return lines
+
+
+def text_of(file: IO[str]) -> str:
+    """Return what is in *file*.
+
+    :raises BalogError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return file.read()
+    except UnicodeDecodeError as error:
+        raise BalogError(f"{printable(file.name)} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise BalogError(f"{printable(file.name)} cannot be read: {error.strerror}") from error
+
+
+def some_bodies(file: IO[str]) -> list[tuple[int, str]]:
+    """Return the bodies in *file*, as :func:`bodies`.
+
+    :raises BalogError: there is none; or as :func:`text_of`.
+    """
+    if not (found := bodies(file)):
+        raise BalogError(f"{printable(file.name)} holds no body: it is empty, or all of its lines are")
+    return found
 
 
 def read_body(

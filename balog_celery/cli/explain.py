@@ -8,13 +8,13 @@ import click
 from celery import Celery
 
 from ..consumers.explain import explain as verdicts
-from ..errors import BalogError, DecodeError
+from ..errors import DecodeError
 from ..events.decoders import DECODERS, reader_of
 from ..events.limits import check_limits
 from ..events.records import FacilityRecord
 from ..text import printable
 from . import output
-from .events import bodies
+from .events import some_bodies
 from .group import balog, command, json_option
 
 
@@ -36,9 +36,7 @@ def explain(app: Celery, file: IO[str], topic: str | None, as_json: bool) -> Non
         celery -A proj balog explain event.json
         echo '{"schema": ...}' | celery -A proj balog explain - --topic myproj-events-prod
     """
-    found = [one for number, body in bodies(file) for one in explain_body(app, number, body, topic)]
-    if not found:
-        raise BalogError(f"{printable(file.name)} holds no body")
+    found = [one for number, body in some_bodies(file) for one in explain_body(app, number, body, topic)]
     if as_json:
         output.document(found)
     else:
@@ -105,23 +103,23 @@ def _verdict(app: Celery, event: FacilityRecord, topic: str | None) -> dict[str,
 def _print(one: dict[str, Any], *, with_topic: bool) -> None:
     if "error" in one:
         failed = click.style("cannot be decoded", fg="red")
-        click.echo(f"line {one['line']} {failed} ({printable(one['decoder'])}): {one['error']}")
+        output.echo(f"line {one['line']} {failed} ({printable(one['decoder'])}): {one['error']}")
         return
     if "events" in one:
-        click.echo(f"line {one['line']} holds no event")
+        output.echo(f"line {one['line']} holds no event")
         return
     about = f"cls_type {printable(one['cls_type'])}, schema {printable(one['schema'])}"
     unwanted = "" if one["consumers"] else click.style(": no consumer gets it", fg="red")
-    click.echo(f"event {printable(one['id'])} ({about}){unwanted}")
-    click.echo(f"  decoder  {printable(one['decoder'])}")
+    output.echo(f"event {printable(one['id'])} ({about}){unwanted}")
+    output.echo(f"  decoder  {printable(one['decoder'])}")
     width = max(map(len, (*one["consumers"], *one["others"])), default=0)
     for name in one["consumers"]:
         topic = f"  of topic {printable(one['topics'][name])}" if with_topic else ""
         limit = f"  ({one['concurrency'][name]})" if name in one["concurrency"] else ""
-        click.echo(f"  {click.style('gets it', fg='green')}  {name.ljust(width) if topic else name}{topic}{limit}")
+        output.echo(f"  {click.style('gets it', fg='green')}  {name.ljust(width) if topic else name}{topic}{limit}")
     for name, why in one["others"].items():
         text = "; ".join(reason["text"] for reason in why)
-        click.echo(f"  {click.style('not', fg='yellow')}      {name.ljust(width)}  {text}")
+        output.echo(f"  {click.style('not', fg='yellow')}      {name.ljust(width)}  {text}")
 
 
 def _print_sum(found: list[dict[str, Any]]) -> None:

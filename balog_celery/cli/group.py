@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import click
+from celery import Celery
 from celery.bin.base import CeleryCommand, handle_preload_options
 
 from ..errors import BalogError, ConfigurationError
+from ..text import printable
 from ..wiring.start_errors import StartError
 
 #: The exit code after Ctrl-C, as in shells: 128 plus the number of SIGINT.
@@ -44,6 +46,17 @@ def handle_errors() -> Iterator[None]:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
         raise SystemExit(EX_INTERRUPTED) from None
+
+
+def set_up_log(app: Celery, loglevel: int, logfile: str | None, **options: Any) -> None:
+    """Set logging up as a worker does.
+
+    :raises click.UsageError: the file cannot be written.
+    """
+    try:
+        app.log.setup(loglevel, logfile, redirect_stdouts=False, **options)
+    except OSError as error:
+        raise click.UsageError(f"--logfile {printable(logfile)}: {error.strerror}: name a file to write to") from error
 
 
 @contextmanager

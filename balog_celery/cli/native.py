@@ -62,9 +62,9 @@ def replay_natively(
         if results[-1]["status"] not in ("", "COMPLETED"):
             break
     if as_json:
-        output.document(results)
+        output.document(results, done="" if dry_run else "; ".join(map(_moved, results)))
     elif not moves:
-        click.echo("there are no dead letters to move")
+        output.echo("there are no dead letters to move")
     if results and (status := results[-1]["status"]) not in ("", "COMPLETED"):
         raise SystemExit(EX_INTERRUPTED if status == "CANCELLED" else 1)
 
@@ -186,11 +186,19 @@ def _result(move: Move, status: str, moved: int, total: int, failure: str = "") 
 
 
 def _print(result: dict[str, Any]) -> None:
-    queue, to = printable(result["queue"]), printable(", ".join(result["topics"]))
     if not result["status"]:
-        click.echo(f"would move about {count_of(result['total'], 'dead letter')} of {queue} to {to}")
+        output.echo(f"would move about {_of_queue(result)}")
         return
-    click.echo(f"moved {result['moved']} of about {count_of(result['total'], 'dead letter')} of {queue} to {to}")
+    output.echo(_moved(result), done=_moved(result))
     if result["status"] != "COMPLETED":
         why = result["failure"] or "interrupted"
         click.echo(f"{click.style('stopped', fg='red')}: {why}; the other dead letters are where they were", err=True)
+
+
+def _moved(result: dict[str, Any]) -> str:
+    return f"moved {result['moved']} of about {_of_queue(result)}"
+
+
+def _of_queue(result: dict[str, Any]) -> str:
+    queue, to = printable(result["queue"]), printable(", ".join(result["topics"]))
+    return f"{count_of(result['total'], 'dead letter')} of {queue} to {to}"

@@ -20,9 +20,10 @@ from ..metrics.opening import open_metrics
 from ..outbox.relay import Relay
 from ..outbox.report import RelayReport
 from ..outbox.store import Store
+from ..text import count_of
 from ..wiring.start_errors import start_error
 from . import output
-from .group import FiniteRange, balog, command, handle_errors, json_option, stop_on_interrupt
+from .group import FiniteRange, balog, command, handle_errors, json_option, set_up_log, stop_on_interrupt
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def outbox(
         return
     app: Celery = ctx.obj.app
     colorize = False if ctx.obj.no_color else None
-    app.log.setup(loglevel, logfile, redirect_stdouts=False, colorize=colorize, hostname=hostname)
+    set_up_log(app, loglevel, logfile, colorize=colorize, hostname=hostname)
     with handle_errors():
         rows = _store(app, store, logfile, reason_fd)
         relay = Relay(rows, app.balog.connect, interval=interval)
@@ -179,14 +180,15 @@ def drop(app: Celery, ids: tuple[int, ...], all_rows: bool, store: str | None, a
 
 def _check_selection(ids: tuple[int, ...], all_rows: bool) -> None:
     if bool(ids) == all_rows:
-        raise ConfigurationError("give either the ids of rows, as `balog outbox failed` lists them, or --all")
+        raise click.UsageError("give either the ids of rows, as `balog outbox failed` lists them, or --all")
 
 
 def _report(done: str, count: int, as_json: bool) -> None:
+    text = f"{done} {count_of(count, 'row')}"
     if as_json:
-        output.document({done: count})
+        output.document({done: count}, done=text)
     else:
-        click.echo(f"{done} {count} rows")
+        output.echo(text, done=text)
 
 
 def _times(row: Any) -> dict[str, str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
+
+from ..errors import BalogError
+from ..text import printable
 
 #: The narrowest column in which the values of a block are wrapped, in characters.
 _MIN_WRAP = 20
@@ -25,7 +30,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         return
     for number, row in enumerate((headings, *rows)):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        click.echo(line if number else click.style(line, bold=True))
+        echo(line if number else click.style(line, bold=True))
 
 
 def _block(headings: Sequence[str], row: Sequence[str]) -> None:
@@ -36,8 +41,32 @@ def _block(headings: Sequence[str], row: Sequence[str]) -> None:
     for heading, cell in zip(headings, row, strict=True):
         if lines := textwrap.wrap(cell, width):
             label = f"{lead}{heading}".ljust(indent)
-            click.echo(click.style(label, bold=True) + f"\n{' ' * indent}".join(lines))
+            echo(click.style(label, bold=True) + f"\n{' ' * indent}".join(lines))
         lead = "  "
+
+
+def echo(text: str, *, done: str = "") -> None:
+    """Print *text* on standard output.
+
+    :param done: what the command has done, for the error: who sees none would do it again.
+    :raises BalogError: it cannot be written, as on a full disk. A reader that has gone is click's to handle.
+    """
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        _discard_output()
+        but = f"{printable(done, 1000)}, but " if done else ""
+        raise BalogError(f"{but}standard output cannot be written: {error.strerror}") from error
+
+
+def _discard_output() -> None:
+    """Have the flush at exit write what is left to nowhere: it would fail as well, and change the exit code."""
+    with suppress(OSError, ValueError):  # in a test, standard output is no file
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def is_terminal(stream: Any) -> bool:
@@ -54,12 +83,15 @@ def terminal_width() -> int:
 
 def paragraph(text: str) -> None:
     """Print a text, wrapped to the terminal, with its further lines indented."""
-    click.echo("\n".join(textwrap.wrap(text, terminal_width(), subsequent_indent="  ")))
+    echo("\n".join(textwrap.wrap(text, terminal_width(), subsequent_indent="  ")))
 
 
-def document(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2))
+def document(value: Any, *, done: str = "") -> None:
+    """Print one JSON document.
+
+    :param done: as of :func:`echo`.
+    """
+    echo(json.dumps(value, indent=2), done=done)
 
 
 @contextmanager

@@ -134,31 +134,31 @@ def _as_json(found: Plan, price: float) -> dict[str, Any]:
 def _print(found: Plan, question: Question, price: float) -> None:
     size, calls, rate = found.size, found.calls, question.rate
     children = _count(found.workers * size.concurrency, "child", "children")
-    click.echo(
+    output.echo(
         f"{_number(rate)} events/s: {_count(found.workers, 'worker')} with -c {size.concurrency}, balog_pollers = "
         f"{size.pollers} and {_count(size.cores, 'core')} each; {children} and "
         f"{_count(found.workers * size.cores, 'core')} in all."
     )
     does = _number(found.capacity)
-    click.echo(f"A worker can do {does} events/s. Its limit: {found.bound}. First, {found.advice}.\n")
+    output.echo(f"A worker can do {does} events/s. Its limit: {found.bound}. First, {found.advice}.\n")
     parts = [[part, f"{found.full[part]:.0%}", f"{found.busy[part]:.0%}"] for part in found.full]
     output.table(("BUSY", "AT ITS LIMIT", "AT THIS RATE"), parts)
     half, most, nearly_all = map(_time, found.latencies)
-    click.echo(f"\nFrom SQS to the end of the function: p50 {half}, p95 {most}, p99 {nearly_all}.")
+    output.echo(f"\nFrom SQS to the end of the function: p50 {half}, p95 {most}, p99 {nearly_all}.")
     queues = f"so they need {found.queues:,} queues" if found.queues > 1 else "in a queue"
-    click.echo(f"In flight: {found.in_flight:,.0f} messages; SQS allows {IN_FLIGHT:,} {queues}.")
+    output.echo(f"In flight: {found.in_flight:,.0f} messages; SQS allows {IN_FLIGHT:,} {queues}.")
     if question.way.broker == "redis":
-        click.echo(f"Tasks: they need {_count(found.broker_cores, 'Redis server')} with a core each.")
+        output.echo(f"Tasks: they need {_count(found.broker_cores, 'Redis server')} with a core each.")
     elif question.way.broker:
-        click.echo(f"Tasks: RabbitMQ needs {_count(found.broker_cores, 'core')} for them.")
+        output.echo(f"Tasks: RabbitMQ needs {_count(found.broker_cores, 'core')} for them.")
     extensions = f", {calls.extensions:,.0f} extensions" if calls.extensions else ""
-    click.echo(f"SQS, each second: {calls.receives:,.1f} receives, {calls.deletes:,.1f} deletes{extensions}.")
+    output.echo(f"SQS, each second: {calls.receives:,.1f} receives, {calls.deletes:,.1f} deletes{extensions}.")
     if question.way.groups and (kind := max(calls.receives, calls.deletes)) > FIFO_CALLS:
-        click.echo(f"{kind:,.0f} of a kind exceed a FIFO queue's {FIFO_CALLS}: set it to high throughput.")
+        output.echo(f"{kind:,.0f} of a kind exceed a FIFO queue's {FIFO_CALLS}: set it to high throughput.")
     millions = calls.per_month / 1e6
-    click.echo(f"SQS, in 30 days: {millions:,.0f} million calls, {millions * price:,.0f} USD at {price:g} a million.")
+    output.echo(f"SQS, in 30 days: {millions:,.0f} million calls, {millions * price:,.0f} USD at {price:g} a million.")
     if found.workers > 1:
-        click.echo(f"Simulated: one worker with {_number(found.simulated)} events/s.")
+        output.echo(f"Simulated: one worker with {_number(found.simulated)} events/s.")
 
 
 def _number(number: float) -> str:

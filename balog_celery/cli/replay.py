@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..operations.replay import CannotReplay, Destination, Item, RateLimiter, Re
 from ..sqs.addresses import queue_name
 from ..sqs.messages import Message
 from ..sqs.protocols import ReadableQueue
-from ..text import plain_topic
+from ..text import plain_topic, printable
 from . import output
 from .dead_queues import LetterFilter, note_unknown_cls_types, read_letter
 from .events import bodies, filter_options, only_topic, read_body, resolve_names
@@ -94,7 +94,7 @@ def replay(app: Celery, source: str, topic: str | None, **options: Any) -> None:
     note_unknown_cls_types(app, letters.events)
     with record_interruption(tally):
         if source == "-" or Path(source).is_file():
-            with click.open_file(source, "r", encoding="utf-8") as file:
+            with _opened(source) as file:
                 _replay_file(app, file, topic, letters, tally, **options)
         else:
             source = plain_topic(source)
@@ -105,6 +105,13 @@ def replay(app: Celery, source: str, topic: str | None, **options: Any) -> None:
             default = topic or (next(iter(app.balog.topics())) if len(app.balog.topics()) == 1 else "")
             replay_queue(app, app.balog.connect(source), default, None, letters, tally, adopt=True, **options)
     tally.show(as_json)
+
+
+def _opened(source: str) -> AbstractContextManager[IO[str]]:
+    try:
+        return click.open_file(source, "r", encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{printable(source)} cannot be read: {error.strerror}") from error
 
 
 def check_options(app: Celery, topic: str | None, options: dict[str, Any]) -> tuple[str | None, bool, Tally]:

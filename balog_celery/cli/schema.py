@@ -16,9 +16,9 @@ from ..consumers.operator import resolve_topic
 from ..contracts.asyncapi import Operation, asyncapi, key, payload_schema
 from ..contracts.compatibility import breaking_changes
 from ..contracts.producers import producers
-from ..errors import ConfigurationError
+from ..errors import BalogError, ConfigurationError
 from ..events.payloads import registered_payloads
-from ..text import count_of
+from ..text import count_of, printable
 from . import output
 from .group import balog, command, json_option
 
@@ -52,19 +52,29 @@ def schema(
     """
     payloads = registered_payloads()
     document = asyncapi(title or app.main or "app", api_version, payloads, _operations(app))
+    if old is not None and folder is not None:
+        raise click.UsageError("--folder and --check exclude each other")
     if old is not None:
-        _report(breaking_changes(_read(old / FILE if old.is_dir() else old), document), as_json)
+        try:
+            changes = breaking_changes(_read(old / FILE if old.is_dir() else old), document)
+        except ConfigurationError as error:
+            raise click.UsageError(f"--check {printable(old)}: {error}") from error
+        _report(changes, as_json)
     elif folder is None:
         output.document(document)
     else:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / FILE, document)
-        for cls_type, model in payloads.items():
-            _write(folder / f"{key(cls_type)}.schema.json", payload_schema(model))
+        schemas = {f"{key(cls_type)}.schema.json": payload_schema(model) for cls_type, model in payloads.items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, content in {FILE: document, **schemas}.items():
+                (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise BalogError(f"--folder {printable(folder)}: {error.strerror}: name a folder to write to") from error
+        done = f"wrote {FILE} and {count_of(len(payloads), 'schema')} of payloads to {folder}"
         if as_json:
-            output.document({"folder": str(folder), "payloads": [*payloads]})
+            output.document({"folder": str(folder), "payloads": [*payloads]}, done=done)
         else:
-            click.echo(f"wrote {FILE} and {count_of(len(payloads), 'schema')} of payloads to {folder}")
+            output.echo(done, done=done)
 
 
 def _operations(app: Celery) -> Iterator[Operation]:
@@ -85,7 +95,7 @@ def _report(changes: list[str], as_json: bool) -> None:
     if as_json:
         output.document(changes)
     else:
-        click.echo("\n".join(changes) or "no change breaks consumers")
+        output.echo("\n".join(changes) or "no change breaks consumers")
     if changes:
         raise SystemExit(1)
 
@@ -94,8 +104,4 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"{path} cannot be read as JSON: {error}") from None
-
-
-def _write(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        raise ConfigurationError(f"it cannot be read as JSON: {error}") from None

@@ -14,7 +14,7 @@ from ..sqs.messages import DEFAULT_GROUP, NO_ATTRIBUTES, OutgoingMessage, send_b
 from ..sqs.protocols import Queue
 from ..text import count_of, printable
 from . import output
-from .events import bodies, only_topic, read_body
+from .events import only_topic, read_body, some_bodies, text_of
 from .group import balog, command, json_option
 
 
@@ -67,10 +67,11 @@ def send(
         celery -A proj balog send push.json --attribute X-GitHub-Event=push
     """
     queue, count = send_file(app, file, topic, attributes, group, raw=raw)
+    done = f"sent {count_of(count, 'message')} to {queue.name}"
     if as_json:
-        output.document({"topic": queue.name, "sent": count})
+        output.document({"topic": queue.name, "sent": count}, done=done)
     else:
-        click.echo(f"sent {count_of(count, 'message')} to {queue.name}")
+        output.echo(done, done=done)
 
 
 def send_file(
@@ -85,12 +86,12 @@ def send_file(
     """Send the bodies in *file*, one message each; return the queue and their number.
 
     :param raw: send all of the file as one body, without asking the topic's decoder.
-    :raises BalogError: the decoder does not read one, or it is too large, so none was sent; or there is no such queue;
-        or SQS did not take some.
+    :raises BalogError: there is none, the decoder does not read one, or it is too large, so none was sent; or there is
+        no such queue; or SQS did not take some.
     """
     topic = topic or only_topic(app)
     queue: Queue = app.balog.connect(topic)
-    found = [(1, _text_of(file))] if raw else bodies(file)
+    found = [(1, _raw_text(file))] if raw else some_bodies(file)
     for number, body in [] if raw else found:
         read_body(app, topic, body, f"line {number} of {file.name}", attributes)
     if not queue.exists():
@@ -112,11 +113,10 @@ def send_file(
     return queue, sent
 
 
-def _text_of(file: IO[str]) -> str:
-    try:
-        return file.read()
-    except UnicodeDecodeError as error:
-        raise BalogError(f"{file.name} is not UTF-8 text: {error}") from error
+def _raw_text(file: IO[str]) -> str:
+    if not (text := text_of(file)):
+        raise BalogError(f"{printable(file.name)} is empty, and a message is not")
+    return text
 
 
 def _check_size(app: Celery, queue: Queue, message: OutgoingMessage, where: str) -> None:

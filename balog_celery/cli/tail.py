@@ -7,10 +7,12 @@ import json
 import click
 from celery import Celery
 
+from ..errors import BalogError
 from ..operations.tail import Tail, TaskEvent
 from ..sqs.addresses import queue_name
 from ..text import printable
 from ..wiring.broker import require_broker
+from . import output
 from .events import topic_named
 from .group import balog, command
 
@@ -51,16 +53,23 @@ def tail(app: Celery, topic: str, count: int | None, as_json: bool) -> None:
     if not app.conf.worker_send_task_events:
         click.echo("worker_send_task_events is False: only workers started with -E are seen", err=True)
     shown = 0
+    failure: Exception | None = None
 
     def show(event: TaskEvent) -> None:
-        nonlocal shown
-        click.echo(json.dumps({**event._asdict(), "time": event.time.isoformat()}) if as_json else _line(event))
+        nonlocal shown, failure
+        try:
+            output.echo(json.dumps({**event._asdict(), "time": event.time.isoformat()}) if as_json else _line(event))
+        except (BalogError, OSError) as error:  # the follower would take it for one of the broker
+            failure = error
+            follower.stop()
         shown += 1
         if shown == count:
             follower.stop()
 
     follower = Tail(app, topic, show)
     follower.run(lambda: click.echo(f"watching {queue_name(topic)}", err=True))
+    if failure is not None:
+        raise failure
 
 
 def _line(event: TaskEvent) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import click
 
@@ -29,41 +30,39 @@ class Tally:
 
     def show(self, as_json: bool) -> None:
         """Print the counts. Exit with 1 if a selected event was not replayed, with 130 after Ctrl-C."""
+        text = "\n".join(self._lines())
+        done = "" if self.dry_run else text.partition("\n")[0]
         if as_json:
-            output.document(
-                {
-                    "dry_run": self.dry_run,
-                    "replayed": dict(self.replayed),
-                    "left": dict(self.left),
-                    "not_meant": self.not_meant,
-                    "again": self.again,
-                    "stopped": self.stopped,
-                }
-            )
+            found = {
+                "dry_run": self.dry_run,
+                "replayed": dict(self.replayed),
+                "left": dict(self.left),
+                "not_meant": self.not_meant,
+                "again": self.again,
+                "stopped": self.stopped,
+            }
+            output.document(found, done=done)
         else:
-            self._print()
+            output.echo(text, done=done)
+            if self.stopped:
+                stopped = click.style("stopped", fg="red")
+                click.echo(f"{stopped}: {self.stopped}; the other events are where they were", err=True)
         if self.stopped:
             raise SystemExit(EX_INTERRUPTED if self.stopped == INTERRUPTED else 1)
         if self.left:
             raise SystemExit(1)
 
-    def _print(self) -> None:
+    def _lines(self) -> Iterator[str]:
         would = "would replay" if self.dry_run else "replayed"
         left = self.left.total() + self.not_meant + self.again
-        click.echo(f"{would} {self.replayed.total()}, {'leave' if self.dry_run else 'left'} {left}")
+        yield f"{would} {self.replayed.total()}, {'leave' if self.dry_run else 'left'} {left}"
         for destination, count in sorted(self.replayed.items()):
-            click.echo(f"  {click.style(str(count), fg='green')} to {destination}")
+            yield f"  {click.style(str(count), fg='green')} to {destination}"
         for reason, count in sorted(self.left.items()):
-            click.echo(f"  {click.style(str(count), fg='yellow')} left: {reason}")
+            yield f"  {click.style(str(count), fg='yellow')} left: {reason}"
         if self.not_meant:
-            click.echo(f"  {self.not_meant} left: not selected by the options")
+            yield f"  {self.not_meant} left: not selected by the options"
         if self.no_consumer:
-            click.echo(
-                f"    {self.no_consumer} of these failed for no consumer: without --consumer they go to their topic"
-            )
+            yield f"    {self.no_consumer} of these failed for no consumer: without --consumer they go to their topic"
         if self.again:
-            click.echo(f"  {self.again} left: they repeat the event and consumer of another; replay again for these")
-        if self.stopped:
-            click.echo(
-                f"{click.style('stopped', fg='red')}: {self.stopped}; the other events are where they were", err=True
-            )
+            yield f"  {self.again} left: they repeat the event and consumer of another; replay again for these"

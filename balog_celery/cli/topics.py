@@ -82,6 +82,8 @@ def _provision(app: Celery, action: str, dry_run: bool, as_json: bool) -> None:
             settings = ", ".join(f"{name} {value}" for name, value in plan.attributes.items())
             redrive = f", redrive policy to {plan.dead}" if plan.dead else ""
             buckets = "".join(f", bucket {bucket} if missing" for bucket in app.balog.settings.payload_bucket)
-            click.echo(f"{verb} {plan.name}: {settings}{redrive}{buckets}" if created else f"{plan.name} exists")
+            text = f"{verb} {plan.name}: {settings}{redrive}{buckets}" if created else f"{plan.name} exists"
+            output.echo(text, done="" if dry_run else text)
     if as_json:
-        output.document(found)
+        names = ", ".join(str(one["queue"]) for one in found if one["created"])
+        output.document(found, done=f"created {names}" if names and not dry_run else "")

@@ -18,6 +18,7 @@ from ..dev import local_stack
 from ..errors import ConfigurationError
 from ..text import count_of
 from ..worker.commands import celery_command
+from . import output
 from .group import balog, command, stop_on_interrupt
 from .reload import WorkerProcess, python_changes
 from .send import message_options, send_file
@@ -54,7 +55,8 @@ def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
     local_stack.hold(app.balog.state_dir)
     if file is not None:
         queue, count = send_file(app, file, **sending)
-        click.echo(f"sent {count_of(count, 'message')} to {queue.name}")
+        done = f"sent {count_of(count, 'message')} to {queue.name}"
+        output.echo(done, done=done)
     flower = _start_flower(celery)
     signal.signal(signal.SIGTERM, lambda *_: worker.terminate())
     try:
@@ -76,9 +78,9 @@ def _start_flower(celery: Sequence[str]) -> subprocess.Popen[bytes] | None:
         return None
     port = int(os.environ.get("FLOWER_PORT", "5555"))  # Flower's own variable
     if not _is_free(port):
-        click.echo(f"Flower is not started: port {port} is in use (set FLOWER_PORT to another)")
+        output.echo(f"Flower is not started: port {port} is in use (set FLOWER_PORT to another)")
         return None
-    click.echo(f"Flower: http://127.0.0.1:{port}")
+    output.echo(f"Flower: http://127.0.0.1:{port}")
     # The arguments say which event it is; Flower does not show them unless it is asked to.
     columns = "--tasks_columns=name,uuid,state,args,received,runtime,worker"
     return subprocess.Popen([*celery, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error", columns])

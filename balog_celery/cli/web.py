@@ -12,7 +12,7 @@ from celery import Celery
 from celery.bin.base import LOG_LEVEL
 
 from ..errors import ConfigurationError
-from .group import FiniteRange, balog, command
+from .group import FiniteRange, balog, command, set_up_log
 
 
 @command(balog)
@@ -40,7 +40,7 @@ from .group import FiniteRange, balog, command
     multiple=True,
     default=("127.0.0.1", "::1"),
     show_default=True,
-    help="The address of a proxy whose header is trusted; may be repeated.",
+    help="The address of a proxy whose header is trusted, or a network; may be repeated.",
 )
 @click.option("--allow-host", "hosts", multiple=True, help="A name under which it is served; may be repeated.")
 @click.option("--flower", metavar="URL", help="The address of Flower, for tasks.")
@@ -73,8 +73,11 @@ def web(app: Celery, loglevel: int, logfile: str | None, **options: Any) -> None
         raise ConfigurationError(f"the page needs more packages: pip install 'balog_celery[web]' ({error})") from error
     auth, roles, proxies = options.pop("auth"), options.pop("roles"), options.pop("proxies")
     read_only = options.pop("read_only")
-    users = access.read_access(auth, roles, proxies, options["host"], read_only=read_only)
-    app.log.setup(loglevel, logfile, redirect_stdouts=False)
+    try:
+        users = access.read_access(auth, roles, proxies, options["host"], read_only=read_only)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    set_up_log(app, loglevel, logfile)
     # At INFO it logs for every client where its credentials are from.
     logging.getLogger("botocore").setLevel(logging.WARNING)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import BatchFailure, ConfigurationError
 from ..events.records import FacilityRecord
+from ..signatures import why_not
 from ..sqs.addresses import is_arn
 from ..text import plain_topic, printable
 from .consumer import Consumer, check_order
@@ -55,11 +56,14 @@ def resolve_topic(operator: Any, consumer: Consumer) -> str:
 def check_operator(operator: Any) -> None:
     """Check that *operator* has the two methods of a consumer operator.
 
-    :raises ConfigurationError: it has not.
+    :raises ConfigurationError: it has not, or one cannot be called as it is.
     """
-    for method in ("get_topic", "process_event"):
-        if not callable(getattr(operator, method, None)):
+    for method, *parameters in (("get_topic", "consumer"), ("process_event", "consumer", "event")):
+        found = getattr(operator, method, None)
+        if not callable(found):
             raise ConfigurationError(f"the consumer operator {operator!r} has no method {method}")
+        if wrong := why_not(found, *parameters, may_await=method == "process_event"):
+            raise ConfigurationError(f"{method} of the consumer operator {operator!r}: {wrong}")
 
 
 #: The longest reason, in characters: a batch has many.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..errors import ConfigurationError
+from ..signatures import name_of
 
 if TYPE_CHECKING:
     from ..events.payloads import Payload
@@ -57,7 +58,7 @@ def produces(topic: str, *models: type[Payload]) -> Callable[[F], F]:
         cls_types += found
 
     def declare(func: F) -> F:
-        name = f"{func.__module__}.{getattr(func, '__qualname__', type(func).__qualname__)}"
+        name = name_of(func)
         summary = (func.__doc__ or "").strip().partition("\n")[0]
         _declared[name, topic] = Producer(name, topic, tuple(cls_types), summary)
         return func

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from ..arguments import is_number, shown
 from ..dispatch.dispatcher import Dispatcher
 from ..errors import ConfigurationError
+from ..signatures import why_not
 from ..sqs.messages import MAX_BODY_BYTES
 from ..telemetry import Telemetry
 from .pauses import Pauses
@@ -99,8 +100,9 @@ class EngineConfig:
             )
 
     def _check_types(self) -> None:
-        if self.default_event_handler is not None and not callable(self.default_event_handler):
-            raise ConfigurationError(f"bad default_event_handler{shown(self.default_event_handler)}: give a function")
+        handler = self.default_event_handler
+        if handler is not None and (wrong := why_not(handler, "event")):
+            raise ConfigurationError(f"bad default_event_handler{shown(handler)}: {wrong}")
         if self.dead_letter is not None and not isinstance(self.dead_letter, str):
             raise ConfigurationError(f"bad dead_letter{shown(self.dead_letter)}: give a name, or None for none")
         for name in ("decoders", "topics"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -162,7 +163,10 @@ class Undispatched:
         text: str,
     ) -> bool:
         try:
-            handler(as_event(event))
+            result = handler(as_event(event))
+            if inspect.isgenerator(result) or inspect.iscoroutine(result):
+                result.close()  # without a warning that says the same
+                raise TypeError(f"it returned a {type(result).__name__}, so none of its code has run")
         except Exception as error:
             self._stats.add("failed")
             is_dead = self._dead_letter(

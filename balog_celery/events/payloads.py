@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any, Literal, SupportsFloat, cast, get_args, get_origin
+from typing import Annotated, Any, Literal, SupportsFloat, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -13,11 +13,10 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
-    GetCoreSchemaHandler,
+    PlainSerializer,
     PlainValidator,
     WithJsonSchema,
 )
-from pydantic_core.core_schema import CoreSchema, simple_ser_schema
 
 from ..errors import ConfigurationError, RecordError
 from ..signatures import declares
@@ -46,18 +45,16 @@ def metric_value(value: object) -> float:
     return number
 
 
-class _Metric(PlainValidator):
-    """Reads a number by a function, and writes it as pydantic writes any: its serializer after a function is slow."""
-
-    def __get_pydantic_core_schema__(self, source_type: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = super().__get_pydantic_core_schema__(source_type, handler)
-        return cast(CoreSchema, {**schema, "serialization": simple_ser_schema("float")})
+def _metric_json(value: float) -> float | str:
+    """Return a metric's value as JSON can express it."""
+    return value if math.isfinite(value) else str(value)
 
 
 class OpenModel(BaseModel):
     """The base of models that keep unknown keys."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    # What model_dump() and model_dump_json() return is read again.
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, serialize_by_alias=True)
 
 
 class Payload(OpenModel):
@@ -108,7 +105,12 @@ class MetricValue(OpenModel):
     """One measured value."""
 
     name: str
-    value: Annotated[float, _Metric(metric_value), WithJsonSchema({"type": "number"}, mode="serialization")]
+    value: Annotated[
+        float,
+        PlainValidator(metric_value),
+        PlainSerializer(_metric_json, when_used="json"),
+        WithJsonSchema({"type": "number"}, mode="serialization"),
+    ]
 
 
 class MetricsPayload(Payload):

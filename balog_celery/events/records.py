@@ -16,11 +16,11 @@ refused. The original wrote such metrics as texts (``"nan"``, ``"inf"``): these 
 from __future__ import annotations
 
 import copy
-import math
 from datetime import datetime
+from math import isfinite, isinf
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainValidator, SerializeAsAny, ValidationInfo
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, SerializeAsAny, ValidationInfo
 from pydantic_core import ValidationError
 
 from ..errors import DecodeError, RecordError
@@ -78,6 +78,10 @@ class Context(OpenModel):
     application_version: str | None = None
 
 
+#: As :func:`encode` writes it: the seconds of an offset, too. pydantic's own, after a function, is slow and warns.
+_ISO_TEXT = PlainSerializer(datetime.isoformat, return_type=str, when_used="json")
+
+
 class Header(OpenModel):
     """The part that every record has.
 
@@ -89,7 +93,7 @@ class Header(OpenModel):
 
     id: str = Field(min_length=1)
     channel: str
-    timestamp: Annotated[datetime, PlainValidator(parse_timestamp)]
+    timestamp: Annotated[datetime, PlainValidator(parse_timestamp), _ISO_TEXT]
     context: Context = Field(default_factory=Context)
     composition: Annotated[bool | None, PlainValidator(_composition)] = None
 
@@ -103,9 +107,10 @@ def _payload(value: object, info: ValidationInfo) -> Payload:
     The context is that of :func:`read_record`: whether the record is another source's, of which the original's classes
     know nothing; and whether a user's class only checks the payload, which stays as it was sent.
     """
-    if info.context is None or not isinstance(value, dict):
+    if not isinstance(value, dict):
         return validate_payload(value)
-    is_foreign, as_sent = info.context
+    header = info.data.get("header")
+    is_foreign, as_sent = info.context or (header is not None and "decoder" in (header.__pydantic_extra__ or {}), False)
     cls = class_of(value.get("cls_type"), is_foreign=is_foreign)
     found: Payload = cls.__pydantic_validator__.validate_python(value)
     if as_sent and cls is not Payload and cls not in ORIGINALS:
@@ -207,7 +212,7 @@ def encode(record: FacilityRecord) -> str:
         document = as_event(record)
         if isinstance(record.payload, MetricsPayload):
             for metric in document["payload"]["values"]:
-                if not math.isfinite(metric["value"]):
+                if not isfinite(metric["value"]):
                     metric["value"] = str(metric["value"])
         return dumps(document)
     except (TypeError, ValueError, RecursionError) as error:
@@ -244,7 +249,7 @@ def as_event(record: FacilityRecord) -> dict[str, Any]:
 def _refuse_infinity(value: object) -> None:
     """Refuse numbers such as 1e999, which JSON allows and Python reads as infinite, in what no model checks."""
     if isinstance(value, float):
-        if math.isinf(value):
+        if isinf(value):
             raise ValueError("a number is too large")
     elif isinstance(value, dict):
         for item in value.values():

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from ..arguments import check_whole, optional_text, shown
 from ..errors import ConfigurationError
+from ..signatures import why_not
 from .formatter import SchemaFormatter
 from .processors import BuildRecord, render_record
 from .state import state
@@ -65,10 +66,12 @@ def configure(
     bucket = optional_text("bucket", bucket)
     chain = list(processors)
     for processor in chain:
-        if not callable(processor):
-            raise ConfigurationError(f"a processor is a function of (logger, name, event_dict), not {processor!r}")
-    if default is not None and not callable(default):
-        raise ConfigurationError(f"default is a function of a value, not {default!r}")
+        if wrong := why_not(processor, "logger", "name", "event_dict"):
+            raise ConfigurationError(
+                f"a processor is a function of (logger, name, event_dict), not {processor!r}: {wrong}"
+            )
+    if default is not None and (wrong := why_not(default, "value")):
+        raise ConfigurationError(f"default is a function of a value, not {default!r}: {wrong}")
     build = BuildRecord(context, composition)
     handler = None
     if stream is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..arguments import check_whole, shown
 from ..errors import ConfigurationError, RecordError
+from ..signatures import why_not
 from ..sqs.messages import DEFAULT_GROUP, MAX_ATTRIBUTES, OutgoingMessage
 from ..telemetry import find
 
@@ -34,6 +35,10 @@ class MessageMaker:
         check_delay(self.delay, self.queue)
         check_attributes(self.attributes, or_function=True)
         check_function("deduplication_id", self.deduplication_id)
+        for name in ("group", "deduplication_id", "attributes"):
+            choice = getattr(self, name)
+            if callable(choice) and (wrong := why_not(choice, "record")):
+                raise ConfigurationError(f"bad {name}{shown(choice)}: {wrong}")
 
     def __call__(self, line: str, record: logging.LogRecord) -> OutgoingMessage:
         """Return the message for *record*, in the thread that logs it: its trace goes on there."""

@@ -18,6 +18,7 @@ from ..consumers.operator import EachResult
 from ..errors import ConfigurationError
 from ..events.records import FacilityRecord
 from ..producer.lineage import caused_by
+from ..signatures import is_coroutine_function
 from ..text import printable
 from . import event_loop
 from .outcome import safe_repr
@@ -79,12 +80,6 @@ def compose_calls(
                 f"code of {consumer.task_name}: list plain middleware before async middleware"
             )
     return (call if is_async else _on_loop(consumer, call)), is_async
-
-
-def is_coroutine_function(func: Any) -> bool:
-    """Return whether *func*, a function or an object with ``__call__``, is called for a coroutine."""
-    call = getattr(func, "__call__", None)  # noqa: B004  # the object's own
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(call)
 
 
 def _on_loop(consumer: Consumer, call: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -16,8 +16,9 @@ from ..consumers.consumer import Consumer, check_limits
 from ..consumers.options import MAKING_OPTIONS, ROUTING_OPTIONS, TASK_OPTIONS, check_task_options
 from ..dead_letters.writer import DeadLetters
 from ..errors import ConfigurationError
+from ..signatures import is_coroutine_function
 from .batch import BatchTask
-from .calls import Middleware, compose, compose_calls, is_coroutine_function
+from .calls import Middleware, compose, compose_calls
 from .chunk import ChunkTask, Own
 from .consumer import CallingTask, ConsumerTask
 from .dead_letter import DeadLetterTask

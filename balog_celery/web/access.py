@@ -7,18 +7,25 @@ import binascii
 import enum
 import hmac
 import ipaddress
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from celery.utils.imports import cwd_in_path, symbol_by_name
 from starlette.requests import Request
 
 from ..errors import ConfigurationError
+from ..signatures import why_not
 from ..text import printable
 
+logger = logging.getLogger(__name__)
+
+#: How many addresses are told of whose header is ignored.
+_MAX_WARNED = 100
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 _BASIC = re.compile(r"basic:(?P<user>[^:]+):(?P<kind>env|file):(?P<where>.+)")
 
 
@@ -97,7 +104,7 @@ def read_access(
 
     :param auth: ``basic:USER:env:VARIABLE``, ``basic:USER:file:PATH``, ``header:NAME`` or ``module:callable``.
     :param roles: ``USER=ROLE``, or ``ROLE`` for all other users.
-    :param proxies: the addresses whose header is trusted.
+    :param proxies: the addresses and networks whose header is trusted.
     :param host: the address to listen on.
     :raises ConfigurationError: one of them is wrong, or other machines could reach the page without authentication.
     """
@@ -106,6 +113,7 @@ def read_access(
             f"--host {printable(host)} can be reached from other machines: give --auth or --read-only, "
             "or listen on 127.0.0.1"
         )
+    trusted = [*map(_network, proxies)]
     default = Role.VIEWER if auth or not is_loopback(host) else Role.OPERATOR
     table = {"": default}
     for one in roles:
@@ -116,7 +124,7 @@ def read_access(
     if not auth:
         return Access(None, table, read_only=read_only)
     ways: list[Authenticate] = [_basic(passwords)] if passwords else []
-    ways += [_authenticator(one, proxies) for one in others]
+    ways += [_authenticator(one, trusted) for one in others]
 
     def authenticate(request: Request) -> Any:
         return next((user for way in ways if (user := way(request))), None)
@@ -160,7 +168,7 @@ def _basic(passwords: Mapping[str, bytes]) -> Authenticate:
     return authenticate
 
 
-def _authenticator(given: str, proxies: Sequence[str]) -> Authenticate:
+def _authenticator(given: str, proxies: Sequence[_Network]) -> Authenticate:
     kind, _, header = given.partition(":")
     if kind == "header" and header:
         return _by_header(header, proxies)
@@ -174,15 +182,54 @@ def _authenticator(given: str, proxies: Sequence[str]) -> Authenticate:
             found = symbol_by_name(given)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"--auth {printable(given)} cannot be imported: {error}") from error
-    if not callable(found):
-        raise ConfigurationError(f"--auth {printable(given)} is not callable: name a function that takes the request")
+    if wrong := why_not(found, "request"):
+        raise ConfigurationError(f"--auth {printable(given)}: {wrong}: name a function that takes the request")
     return found  # type: ignore[no-any-return]
 
 
-def _by_header(header: str, proxies: Sequence[str]) -> Authenticate:
+def _by_header(header: str, proxies: Sequence[_Network]) -> Authenticate:
+    warned: set[str] = set()
+
     def authenticate(request: Request) -> str | None:
+        name = request.headers.get(header)
+        if not name:
+            return None
         # Anyone else who can connect could write any name into the header.
-        is_trusted = request.client is not None and request.client.host in proxies
-        return request.headers.get(header) or None if is_trusted else None
+        host = request.client.host if request.client is not None else ""
+        if any(_is_in(host, network) for network in proxies):
+            return name
+        if host not in warned and len(warned) < _MAX_WARNED:
+            warned.add(host)
+            logger.warning(
+                "%s sent the header %s, and is no --trusted-proxy: the header is ignored",
+                printable(host) or "a client without an address",
+                printable(header),
+            )
+        return None
 
     return authenticate
+
+
+def _network(proxy: str) -> _Network:
+    """Return the addresses that a value of ``--trusted-proxy`` names.
+
+    :raises ConfigurationError: it is no address, and no network.
+    """
+    try:
+        network = ipaddress.ip_network(proxy.strip("[]"), strict=False)
+    except ValueError:
+        raise ConfigurationError(
+            f"--trusted-proxy {printable(repr(proxy))} is no address: give one such as 10.0.0.5, or a network such as "
+            "10.0.0.0/8"
+        ) from None
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    return ipaddress.ip_network((mapped, network.prefixlen - 96)) if mapped and network.prefixlen >= 96 else network
+
+
+def _is_in(host: str, network: _Network) -> bool:
+    """Return whether *host* is in *network*; one of IPv4 may be written as one of IPv6, ``::ffff:10.0.0.5``."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # such as the path of a socket
+        return False
+    return address in network or (getattr(address, "ipv4_mapped", None) or address) in network

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
@@ -15,6 +18,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from ..errors import BalogError
+from ..text import printable
 from .access import Access, Role
 from .dead_pages import DeadPages
 from .pages import Pages
@@ -102,13 +107,45 @@ def serve(
 
     :param host: the address to listen on.
     :param port: the port.
+    :raises BalogError: it cannot listen there.
     """
     own = () if host in _ANY else (host.strip("[]"),)
     application = create_app(app, access, hosts=(*hosts, *own), interval=interval, flower=flower)
     # Without proxy headers: the address of a proxy decides whether the name that it sends is trusted.
     config = uvicorn.Config(
-        application, host=host.strip("[]"), port=port, log_config=None, access_log=False, proxy_headers=False,
-        server_header=False, timeout_graceful_shutdown=5,
+        application, log_config=None, access_log=False, proxy_headers=False, server_header=False,
+        timeout_graceful_shutdown=5,
     )  # fmt: skip
+    # Opened here: uvicorn would log why it cannot, and exit with a code of its own.
+    sockets = _listen(host.strip("[]"), port)
     logger.info("the web page is at http://%s:%d", f"[{host}]" if ":" in host else host, port)
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets)
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on the addresses of *host*; those of a family that this machine lacks are left out.
+
+    :raises BalogError: one is in use, or there is none.
+    """
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+            try:
+                sockets.append(socket.create_server(address, family=family))
+            except OSError as error:
+                failure = error
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+        if failure is not None and not sockets:
+            raise failure
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror)
+        raise BalogError(
+            f"the page cannot listen on --host {printable(host)} --port {port}: {reason}: choose another, or stop what "
+            "uses it"
+        ) from error
+    return sockets

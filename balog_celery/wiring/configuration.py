@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ from ..errors import ConfigurationError
 from ..events.decoders import Decoder, find_decoder
 from ..outbox.store import Store
 from ..settings import PREFIX, SECRETS, Settings, is_unset, plain_setting
-from ..signatures import signature_of
+from ..signatures import why_not
 from ..text import printable
 from .imports import IMPORT_FAILURES, created, import_error, import_setting, main_module
 
@@ -178,10 +177,10 @@ def load_event_handler(settings: Settings) -> Callable[..., Any] | None:
     :raises ConfigurationError: it cannot be imported or called.
     """
     found = import_setting("default_event_handler", settings.default_event_handler)
-    if found is not None and not callable(found):
+    if found is not None and (wrong := why_not(found, "event")):
         raise ConfigurationError(
-            f"{PREFIX}default_event_handler = {settings.default_event_handler!r} cannot be called: name a function "
-            "that takes an event, such as 'proj.events:unmatched'"
+            f"{PREFIX}default_event_handler = {settings.default_event_handler!r}: {wrong}: name a function that takes "
+            "an event, such as 'proj.events:unmatched'"
         )
     return found  # type: ignore[no-any-return]
 
@@ -194,33 +193,13 @@ def load_middleware(settings: Settings) -> list[Callable[..., Any]]:
     found = []
     for given in settings.middleware:
         made = created("middleware", import_setting("middleware", given), "proj.mw:tenant")
-        if not callable(made):
+        if wrong := why_not(made, "call", "consumer", "event", "message", may_await=True):
             raise ConfigurationError(
-                f"{PREFIX}middleware: {made!r} cannot be called: name a function such as "
+                f"{PREFIX}middleware: {printable(repr(made))}: {wrong}: name a function such as "
                 "def tenant(call, consumer, event, message): return call()"
             )
-        _check_middleware(made)
         found.append(made)
     return found
-
-
-def _check_middleware(made: Callable[..., Any]) -> None:
-    called = (made, getattr(made, "__call__", None))  # noqa: B004  # the object's own
-    if any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in called):
-        raise ConfigurationError(
-            f"{PREFIX}middleware: {made!r} is a generator, so calling it would run none of its code: remove its yield"
-        )
-    try:
-        signature = signature_of(made)
-    except (TypeError, ValueError):  # a builtin may have none
-        return
-    try:
-        signature.bind(*["call", "consumer", "event", "message"])
-    except TypeError as error:
-        raise ConfigurationError(
-            f"{PREFIX}middleware: {made!r} cannot be called as mw(call, consumer, event, message) ({error}): give it "
-            "these parameters"
-        ) from None
 
 
 def load_decoders(settings: Settings) -> dict[str, Decoder]:

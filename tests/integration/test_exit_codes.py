@@ -11,7 +11,7 @@ import servers
 
 COMMANDS = {
     "engine": (["balog", "engine", "-l", "INFO"], "engine started"),
-    "web": (["balog", "web", "--port", "{port}"], "Uvicorn running"),
+    "web": (["balog", "web", "--port", "{port}"], "Application startup complete"),
 }
 
 

@@ -197,7 +197,7 @@ def test_the_outbox_of_an_sqlalchemy_application(
         failed = json.loads(shell.run(f"{relay} failed --json"))
         assert [(row["topic"], row["reason"]) for row in failed] == [("nowhere", "too odd")] * 3
         assert "too odd" in shell.run(f"{relay} failed")
-        assert "retried 1 rows" in shell.run(f"{relay} retry {failed[0]['id']}")
+        assert "retried 1 row" in shell.run(f"{relay} retry {failed[0]['id']}")
         assert json.loads(shell.run(f"{relay} drop --all --json")) == {"dropped": 2}
         assert [row[0] for row in connection.execute("SELECT id FROM balog_outbox")] == [failed[0]["id"]]
 

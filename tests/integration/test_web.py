@@ -186,7 +186,8 @@ def desk(
         client.create_queue(QueueName=f"{TOPIC}-dead")
         shell.start("celery -A balog_celery worker -n shop@worker-1 -c 2 -l INFO", ready="engine started")
         shell.start(
-            f"celery -A balog_celery balog web --port {port} --interval 1 --flower {FLOWER}", ready="Uvicorn running"
+            f"celery -A balog_celery balog web --port {port} --interval 1 --flower {FLOWER}",
+            ready="startup complete",
         )
         downloads = tmp_path_factory.mktemp("chromium")
         with chromium(downloads, 1440, 900) as browser:

@@ -118,6 +118,7 @@ REPLACED = {
         "Integration.local": 1,
         "Integration.topics": 1,
         "balog_celery.cli.check.checks": 1,
+        "balog_celery.cli.tail.Tail": 1,
         "balog_celery.worker.child.stop_warmly": 1,
         "commands.celery_command": 2,
         "click.confirm": 1,

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from ...errors import ConfigurationError, DecodeError
+from ...signatures import why_not
 from ...text import printable
+from ..conditions import parse_version
 from ..message import Message, join_id
 from ..records import FacilityRecord
-from ..serialization import read_json
-from .documents import Event, as_object, records_of, value_at
+from ..serialization import MAX_NAME, read_json
+from ..timestamps import parse_timestamp
+from .documents import Event, as_object, records_of, unix_time, value_at
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,8 @@ class JSONMapping:
             if not (optional or constant or attribute or callable(value)):
                 kinds = "At('path') or a function" + ("" if name in ("id", "each") else ", or a constant text")
                 raise ConfigurationError(f"bad {name}={value!r} for a JSONMapping: give {kinds}")
+            if wrong := why_not(value, "document") if callable(value) else _why_no(name, value):
+                raise ConfigurationError(f"bad {name}={printable(repr(value))} for a JSONMapping: {wrong}")
         if self.unique_id and self.id is None:
             raise ConfigurationError("a JSONMapping has unique_id=True, but no id: give both")
 
@@ -121,9 +126,7 @@ class JSONMapping:
     def _event(self, item: Any, message: Message) -> Event:
         document = as_object(item, "JSON object")
         cls_type = self._text("cls_type", document, message)
-        timestamp = _value(self.timestamp, document, message)
-        if isinstance(timestamp, str) and timestamp.isascii() and timestamp.isdecimal() and len(timestamp) >= 10:
-            timestamp = int(timestamp[:20])
+        timestamp = _time(_value(self.timestamp, document, message))
         return Event(
             document,
             cls_type=cls_type,
@@ -163,6 +166,31 @@ def json_object(message: str | Message) -> Sequence[FacilityRecord]:
     message = Message.of(message)
     topic = message.topic or "json"
     return records_of("json", [Event(as_object(read_json(message.body), "JSON object"), topic, topic)], message)
+
+
+def _why_no(name: str, constant: Any) -> str:
+    """Return why *constant* cannot be the *name* of any event; "" if it can, or is no text."""
+    if not isinstance(constant, str):
+        return ""
+    if len(constant) > MAX_NAME:
+        return f"it has more than {MAX_NAME} characters"
+    if name == "cls_type" and "*" in constant:
+        return "a consumer's cls_type with a '*' is a prefix: leave it out"
+    if name == "schema" and parse_version(constant) is None:
+        return "it is no version, such as '1.0', and would match no consumer's version="
+    if name == "timestamp":
+        try:
+            time = _time(constant)
+            _ = unix_time(time) if isinstance(time, int) else parse_timestamp(time)
+        except (DecodeError, ValueError) as error:
+            return f"{error}, or a number of Unix time; At('path') says where it is"
+    return ""
+
+
+def _time(value: Any) -> Any:
+    """Return a text of digits as the number that it is, of Unix time; anything else unchanged."""
+    is_number = isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) >= 10
+    return int(value[:20]) if is_number else value
 
 
 def _place(source: Any) -> str:

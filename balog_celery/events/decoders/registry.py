@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from ...errors import ConfigurationError, DecodeError
-from ...signatures import signature_of
+from ...signatures import name_of, signature_of, why_not
 from ...text import printable
 from ..mark import MARK, read_mark
 from ..message import Message, Received
@@ -114,8 +114,13 @@ def find_decoder(value: object) -> Decoder:
     found: Any = value
     if isinstance(value, str):
         found = DECODERS.get(value) or _imported(value)
-    if not callable(found) or isinstance(found, type):
-        raise ConfigurationError(f"{value!r} is not a decoder: give a function that takes a body and returns events")
+    wrong = "it is a class" if isinstance(found, type) else why_not(found, "body", may_yield=True)
+    if wrong:
+        raise ConfigurationError(
+            f"{value!r} is not a decoder: {wrong}: give a function that takes a body and returns events"
+        )
+    if isinstance(found, partial) and found.func is sns and "inner" in found.keywords:
+        find_decoder(found.keywords["inner"])
     return found  # type: ignore[no-any-return]
 
 
@@ -173,7 +178,7 @@ def _read_with(decoder: Decoder, takes_message: bool, topic: str, source: str | 
         raise DecodeError("it is the record of one event out of a message of many: replay it with `balog dead replay`")
     message = Message.of(source, topic)
     try:
-        events = decoder(message if takes_message else message.body)
+        events = [*decoder(message if takes_message else message.body)]  # read twice, and it may be a generator
         for event in events:
             if not isinstance(event, FacilityRecord):
                 raise TypeError(f"a decoder returns a sequence of FacilityRecord, not of {type(event).__name__}")
@@ -183,8 +188,9 @@ def _read_with(decoder: Decoder, takes_message: bool, topic: str, source: str | 
         raise
     except Exception as error:  # a user's decoder may raise anything
         # Neither the error's text, nor the lines of its traceback: they hold what the event holds.
-        logger.warning("the decoder %s failed: %s%s", printable(decoder), type(error).__name__, _place_of(error))
-        raise DecodeError(f"its decoder failed: {type(error).__name__}") from error
+        name = printable(name_of(decoder))
+        logger.warning("the decoder %s failed: %s%s", name, type(error).__name__, _place_of(error))
+        raise DecodeError(f"its decoder {name} failed: {type(error).__name__}") from error
 
 
 def _place_of(error: Exception) -> str:

@@ -609,13 +609,13 @@ def test_a_batch_goes_through_middleware_once(write: Write) -> None:
     ("name", "message"),
     [
         ("shop_calls:nothing", "balog_middleware = 'shop_calls:nothing' cannot be imported"),
-        ("shop_calls:order", r"balog_middleware: \[\] cannot be called"),
+        ("shop_calls:order", r"balog_middleware: \[\]: it cannot be called: name a"),
         ("shop_calls:Needs", "balog_middleware: Needs.. cannot be created without arguments"),
         (
             "shop_calls:short",
-            r"short at .*> cannot be called as mw\(call, consumer, event, message",
+            r"short at .*>: it cannot be called with \(call, consumer, event, message",
         ),
-        ("shop_calls:yields", "balog_middleware: .*yields.* is a generator, .*: remove its yield"),
+        ("shop_calls:yields", "balog_middleware: .*yields.*: it is a generator, .*: remove its yield"),
     ],
 )
 def test_wrong_middleware_is_an_error_at_start(write: Write, name: str, message: str) -> None:

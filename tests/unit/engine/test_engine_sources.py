@@ -141,6 +141,21 @@ def test_the_default_event_handler_gets_what_nobody_wants_of_a_message(queues: Q
     assert mark_of(letter)["reason"] == "default_event_handler"
 
 
+def test_a_default_event_handler_of_which_nothing_has_run_has_failed(queues: Queues) -> None:
+    """A plain function that returns a coroutine: the event would be deleted, and nobody had seen it."""
+
+    async def keep(event: Any) -> None: ...
+
+    dead = with_dead_letters(queues)
+    queue = queues["topic"]
+    queue.put(event_text("LG1"))
+    hub = hub_of(created=(print, "aws.s3.ObjectCreated:*"))
+    with running(Engine(hub, queues.__getitem__, linger=0.0, default_event_handler=lambda event: keep(event))):
+        queue.wait_for(lambda: queue.deleted == ["m1"])
+    (letter,) = dead.sent
+    assert "it returned a coroutine" in mark_of(letter)["error"]
+
+
 def test_a_failing_default_event_handler_lets_the_whole_message_come_again(queues: Queues) -> None:
     """If the default handler fails without a dead-letter queue, the message comes again; other events are processed."""
     recorder = Recorder()

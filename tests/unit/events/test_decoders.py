@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import re
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any, Literal
 
@@ -257,7 +258,7 @@ def test_a_cls_type_of_the_documents_own_is_kept() -> None:
         ("{", "it is not JSON"),
         ("{}", "it has no cls_type for its JSONMapping at kind"),
         ('{"kind": true, "v": 1, "at": 1}', "payload.cls_type: Input should be a valid string"),
-        ('{"kind": "k", "v": 1}', "its decoder failed: KeyError"),
+        ('{"kind": "k", "v": 1}', "its decoder balog_celery.events.decoders.mapping.JSONMapping failed: KeyError"),
     ],
 )
 def test_what_cannot_be_mapped_says_why(body: str, reason: str) -> None:
@@ -274,12 +275,31 @@ def test_what_cannot_be_mapped_says_why(body: str, reason: str) -> None:
         ({"cls_type": None}, "bad cls_type=None"),
         ({"cls_type": "a", "id": "constant"}, r"bad id='constant'.*give At\('path'\) or a function$"),
         ({"cls_type": "a", "timestamp": 3}, "bad timestamp=3"),
+        ({"cls_type": "a", "timestamp": "yesterday"}, "bad timestamp='yesterday' .*ISO 8601"),
+        ({"cls_type": "a", "timestamp": "9" * 20}, "bad timestamp='9.* beyond the years"),
+        ({"cls_type": "a", "schema": "x y"}, "bad schema='x y' .*it is no version"),
+        ({"cls_type": "a*"}, r"bad cls_type='a\*' .*is a prefix"),
+        ({"cls_type": "a", "channel": "c" * 1025}, r"bad channel='c+\.\.\. .*more than 1024 characters"),
+        ({"cls_type": lambda: "a"}, r"bad cls_type=<function .*cannot be called with \(document\)"),
+        ({"cls_type": "a", "each": lambda one, two: []}, "bad each=<function .*missing a required argument: 'two'"),
     ],
 )
 def test_a_bad_mapping_is_an_error_where_it_is_made(arguments: dict[str, Any], text: str) -> None:
     """A bad mapping is an error where it is made, and names the argument."""
     with pytest.raises(ConfigurationError, match=text):
         JSONMapping(**arguments)
+
+
+@given(
+    timestamp=st.sampled_from(["2014", "2014-10-07T15:06:51Z", "1700000000", "1700000000000"]),
+    schema=st.sampled_from(["1", "1.0", "0.0.1a1"]),
+    name=st.text(min_size=1, max_size=1024).filter(lambda name: "*" not in name),
+)
+def test_an_event_can_have_the_constants_of_a_mapping(timestamp: str, schema: str, name: str) -> None:
+    """What is taken where it is made is no reason for a dead letter."""
+    mapping = JSONMapping(cls_type=name, channel=name, timestamp=timestamp, schema=schema)
+    ((event, _),) = reader_of(mapping)("{}")
+    assert (event.schema_version, event.header.channel) == (schema, event.payload.cls_type)
 
 
 @pytest.mark.parametrize("path", ["", ".", "a..b", 3])
@@ -309,12 +329,23 @@ def test_a_decoder_that_fails_makes_a_body_undecodable(
     decoder: Decoder, error: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The exception of a decoder makes the body undecodable; the log says where, and nothing of the body."""
-    with pytest.raises(DecodeError, match=f"^its decoder failed: {error}$"):
+    with pytest.raises(DecodeError, match=rf"^its decoder {__name__}.{decoder.__name__} failed: {error}$"):
         reader_of(decoder)('{"a": "4111"}')
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert re.search(rf"failed: {error} in .*\.py, line \d+$", record.getMessage())
     assert "4111" not in caplog.text
+
+
+def generates(body: str) -> Iterator[FacilityRecord]:
+    """A decoder that yields its events."""
+    yield from auto(body)
+
+
+def test_a_decoder_may_be_a_generator() -> None:
+    """Its events are those that it yields."""
+    body = event_text("LG1")
+    assert reader_of(find_decoder(generates))(body) == reader_of(auto)(body)
 
 
 def test_names_of_a_decoder_s_events_are_limited() -> None:

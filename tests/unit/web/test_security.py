@@ -39,12 +39,17 @@ TEXT = event_text("LG1", password=SECRET)
 MARK = {"reason": "failed", "topic": "events", "consumer": f"{__name__}.first", "error": ERROR}
 
 
-def open_page(app: Celery, host: str = "127.0.0.1", **options: Any) -> TestClient:
-    """A browser for the page with these options of ``balog web``."""
-    given: dict[str, Any] = {"auth": (), "roles": (), "proxies": ("testclient",), "read_only": False, **options}
+def open_page(app: Celery, host: str = "127.0.0.1", client: str = "127.0.0.1", **options: Any) -> TestClient:
+    """A browser at the address *client* for the page with these options of ``balog web``."""
+    given: dict[str, Any] = {"auth": (), "roles": (), "proxies": ("127.0.0.1",), "read_only": False, **options}
     read_only = given.pop("read_only")
     access = read_access(given["auth"], given["roles"], given["proxies"], host, read_only=read_only)
-    return TestClient(create_app(app, access, interval=600), base_url="http://127.0.0.1:5577", follow_redirects=False)
+    return TestClient(
+        create_app(app, access, interval=600),
+        base_url="http://127.0.0.1:5577",
+        follow_redirects=False,
+        client=(client, 50_000),
+    )
 
 
 @pytest.fixture
@@ -209,7 +214,7 @@ def test_a_password_is_asked_for(app: Celery, monkeypatch: pytest.MonkeyPatch, t
         ("basic:ana:env:MISSING_VARIABLE", "MISSING_VARIABLE holds no password"),
         ("basic:ana:file:/missing/file", "cannot be read"),
         ("no.such:module", "cannot be imported"),
-        ("logging:INFO", "not callable"),
+        ("logging:INFO", "cannot be called"),
     ],
 )
 def test_a_wrong_way_is_refused_at_start(auth: str, says: str) -> None:
@@ -219,14 +224,50 @@ def test_a_wrong_way_is_refused_at_start(auth: str, says: str) -> None:
     assert "holds no password" not in says or "hunter2" not in str(caught.value)
 
 
-def test_a_proxys_header_is_trusted_from_the_proxy_only(app: Celery) -> None:
+def test_a_proxys_header_is_trusted_from_the_proxy_only(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
     """Anyone else could write any name."""
     header = {"x-user": "ana"}
-    with open_page(app, auth=["header:X-User"], proxies=["testclient"]) as browser:
+    with open_page(app, auth=["header:X-User"], proxies=["127.0.0.1"]) as browser:
         assert "ana" in browser.get("/", headers=header).text
         assert browser.get("/").status_code == 403
+    assert "--trusted-proxy" not in caplog.text
     with open_page(app, auth=["header:X-User"], proxies=["10.9.9.9"]) as browser:
-        assert browser.get("/", headers=header).status_code == 403
+        for _ in range(2):
+            assert browser.get("/", headers=header).status_code == 403
+    assert caplog.text.count("127.0.0.1 sent the header X-User, and is no --trusted-proxy") == 1
+    assert "ana" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("proxy", "client", "is_trusted"),
+    [
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("127.0.0.1/8", "127.9.9.9", True),
+        ("10.1.2.3", "::ffff:10.1.2.3", True),
+        ("::ffff:10.1.2.3", "10.1.2.3", True),
+        ("::ffff:10.0.0.0/104", "::ffff:10.1.2.3", True),
+        ("::/0", "::ffff:10.1.2.3", True),
+        ("::/0", "10.1.2.3", False),
+        ("fd00::/8", "fd12::1", True),
+        ("[fd12::1]", "fd12::1", True),
+        ("fe80::/10", "fe80::1%eth0", True),
+        ("0:0:0:0:0:0:0:1", "::1", True),
+        ("10.0.0.0/8", "testclient", False),
+    ],
+)
+def test_a_proxy_is_an_address_or_a_network(app: Celery, proxy: str, client: str, is_trusted: bool) -> None:
+    """Of either version, however it is written."""
+    with open_page(app, client=client, auth=["header:X-User"], proxies=[proxy]) as browser:
+        assert (browser.get("/", headers={"x-user": "ana"}).status_code == 200) is is_trusted
+
+
+@pytest.mark.parametrize("proxy", ["bogus", "", "10.0.0.0/33", "10.0.0.256", "10.0.0.1:80", "proxy.example.com"])
+@pytest.mark.parametrize("auth", [(), ("header:X-User",)])
+def test_another_proxy_is_refused_at_start(proxy: str, auth: tuple[str, ...]) -> None:
+    """No request could come from it."""
+    with pytest.raises(ConfigurationError, match=rf"^--trusted-proxy '{proxy}' is no address: give one such as 10"):
+        read_access(auth, (), (proxy,), "127.0.0.1", read_only=False)
 
 
 def by_query(request: Any) -> Any:
@@ -351,7 +392,7 @@ def test_actions_are_logged_without_contents(app: Celery, caplog: pytest.LogCapt
             browser.post("/dead/actions", data={**form, "action": action, "confirmed": "yes"}, headers=user)
     lines = [record.getMessage() for record in caplog.records]
     for action in ("scan", "show", "export", "drop", "dropped"):
-        assert [line for line in lines if f"user=ana role=operator from=testclient action={action} " in line]
+        assert [line for line in lines if f"user=ana role=operator from=127.0.0.1 action={action} " in line]
     assert SECRET not in caplog.text
 
 
