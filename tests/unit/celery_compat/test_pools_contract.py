@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.concurrency import get_implementation
 from celery.worker.autoscale import Autoscaler, WorkerComponent
 from celery.worker.consumer import Consumer
+
+from balog_celery.celery_compat import pool as pool_compat
 
 #: Has a pool execute two tasks, the first of which may not begin, and prints what was executed.
 GATED = """
@@ -128,3 +132,27 @@ def test_a_job_that_was_written_to_a_child_that_ends_is_executed_by_another(case
 def test_a_pool_that_prefetches_jobs_is_left_alone() -> None:
     """With ``-O fast`` children get jobs before they are idle, as Celery does it."""
     assert _executed("fast") == "0 0 True\n"
+
+
+def test_a_pools_line_at_debug_has_no_arguments_of_tasks_that_are_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    """It has their names and ids; of a line that looks different, no arguments at all."""
+    # Given
+    hiding = pool_compat.ArgumentsFilter("hidden".__eq__)
+    logger = logging.getLogger(pool_compat.ArgumentsFilter.LOGGER)
+    logger.addFilter(hiding)
+    caplog.set_level(logging.DEBUG, logger.name)
+    pool = get_implementation("solo")(1)
+    pool.start()
+    # When
+    try:
+        for arguments in (("hidden", "id", {}, "secret"), ("other", "id", {}, "open"), (["secret"],)):
+            pool.apply_async(lambda *_: None, arguments, accept_callback=lambda *_: None, callback=lambda *_: None)
+    finally:
+        logger.removeFilter(hiding)
+    # Then
+    lines = [record.getMessage() for record in caplog.records if record.name == logger.name]
+    assert [line.partition("(args:")[2].partition(" kwargs:")[0] for line in lines] == [
+        "('hidden', 'id', ...)",
+        "('other', 'id', {}, 'open')",
+        "(...)",
+    ]
