@@ -74,7 +74,6 @@ REPLACED = {
         "time.monotonic": 1,
         "time.sleep": 1,
         "visibility_module.CAPACITY": 1,
-        "writer.time.monotonic": 1,
     },
     "a process has one of them, and a test must not leave its own behind": {
         "_state._tls.current_app": 1,

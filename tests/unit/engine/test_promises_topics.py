@@ -51,11 +51,11 @@ def test_queues_of_one_name_are_counted_and_shown_apart() -> None:
 def test_one_queue_under_two_names_is_an_error_at_start(other: str) -> None:
     """Each topic would delete the events of the other's consumers, as nobody's."""
     queue = ObservedQueue("orders")
-    queues = Queues({"orders": queue, other: queue})
+    queues = Queues({"orders": queue, HERE: queue})
     hub = ConsumerHub()
     for topic in ("orders", other):
         hub.add_consumer(Consumer(lambda _event: None, topic, f"of {topic}"))
-    with pytest.raises(ConfigurationError, match=rf"topics 'orders' and '{other}' are the same queue"):
+    with pytest.raises(ConfigurationError, match=rf"topics 'orders' and '{HERE}' are the same queue"):
         Engine(hub, queues.__getitem__, linger=0.0).run()
 
 
