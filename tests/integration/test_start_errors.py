@@ -80,7 +80,7 @@ WRONG = {
     "port of the backend": (
         "app.conf.result_backend = 'redis://:secret@h:port/0'",
         EVENTS,
-        ("result_backend", "no URL"),
+        ("result_backend", "not a URL"),
     ),
     "endpoint": (
         "app.conf.balog_endpoint_url = 'ftp://h'",
