@@ -26,6 +26,11 @@ def printable(value: object, limit: int = 200) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return *text* as :func:`printable` does, uncut, and with its line breaks."""
+    return text if text.isprintable() else "\n".join(printable(line, len(line)) for line in text.split("\n"))
+
+
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 record``, ``2 records``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -29,6 +29,9 @@ from .group import balog, command, json_option
 from .native import replay_natively
 from .replay import check_options, record_interruption, replay_options, replay_queue
 
+#: How many letters are listed.
+_LIMIT = 100
+
 topic_option = click.option("--topic", help="Only dead letters of this topic; default: of all topics of the consumers.")
 consumer_option = click.option(
     "--consumer", help="Only letters that failed for this consumer: the name of its task, or its own."
@@ -53,7 +56,7 @@ def dead() -> None:
 @topic_option
 @consumer_option
 @filter_options
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="The most letters to list.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"The most letters to list; default: {_LIMIT}.")
 @click.option("--group-by", type=click.Choice(["error"]), help="Count all letters by consumer and error instead.")
 @json_option
 def list_(
@@ -61,7 +64,7 @@ def list_(
     topic: str | None,
     consumer: str | None,
     selection: EventFilter,
-    limit: int,
+    limit: int | None,
     group_by: str | None,
     as_json: bool,
 ) -> None:
@@ -77,6 +80,9 @@ def list_(
     """
     letters = LetterFilter.of(app, topic, consumer, selection)
     note_unknown_cls_types(app, selection)
+    if group_by and limit is not None:
+        raise click.UsageError("--group-by counts all letters: leave --limit out")
+    limit = limit or _LIMIT
     if group_by:
         _list_groups(app, letters, as_json)
         return

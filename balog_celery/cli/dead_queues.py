@@ -13,6 +13,7 @@ from ..dead_letters.original import pack
 from ..dead_letters.reader import DeadLetter
 from ..dead_letters.scan import QueueScan
 from ..errors import BalogError, QueueNotFound
+from ..events.conditions import may_match
 from ..events.event_filter import EventFilter
 from ..events.mark import text_in
 from ..sqs.messages import Message
@@ -156,8 +157,8 @@ def note_unknown_cls_types(app: Celery, events: EventFilter) -> None:
     if any(not consumer.cls_types for consumer in consumers):
         return  # this consumer takes every type
     known = {cls_type for consumer in consumers for cls_type in consumer.cls_types}
-    for cls_type in sorted(events.cls_types - known):
-        if not any(one.endswith("*") and cls_type.startswith(one[:-1]) for one in known):
+    for cls_type in sorted(events.cls_types):
+        if not any(may_match(cls_type, one) for one in known):
             hint = hint_for(cls_type, {one: one for one in known})
             click.echo(f"note: no consumer asks for cls_type {printable(cls_type)}: {hint}", err=True)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 from celery import Celery
-from celery.bin.base import LOG_LEVEL, CeleryCommand, handle_preload_options
+from celery.bin.base import LOG_LEVEL, handle_preload_options
 from celery.utils.nodenames import gethostname, nodename
 
 from ..celery_compat.tasks import name_process
@@ -27,10 +27,10 @@ from ..errors import BalogError
 from ..metrics.opening import open_metrics
 from ..wiring.broker import require_broker
 from ..wiring.start_errors import start_error
-from .group import EX_INTERRUPTED, balog, set_up_log, stop_on_interrupt
+from .group import EX_INTERRUPTED, Command, balog, set_up_log, stop_on_interrupt
 
 
-@balog.command(cls=CeleryCommand)
+@balog.command(cls=Command)
 @click.option("-l", "--loglevel", default="INFO", type=LOG_LEVEL, help="Logging level.")
 @click.option("-f", "--logfile", default=None, help="Log to this file; default: stderr.")
 @click.option("--worker-pid", type=int, hidden=True, help="The worker that it runs beside, and ends with.")

@@ -174,7 +174,7 @@ def hint_for(name: str, known: Mapping[str, str]) -> str:
 def filter_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that select events to *command*, which gets them as ``selection``: an :class:`EventFilter`."""
     options = (
-        click.option("--cls-type", "cls_types", multiple=True, help="Only events of this type; may be repeated."),
+        click.option("--cls-type", "cls_types", multiple=True, help="Only events of this type: 'a', 'a*'; repeatable."),
         click.option("--version", help="Only events whose schema version meets this: '<1.0', '>=1.0,<2.0'."),
         click.option(
             "--since", help="Only events with this timestamp or a later one: ISO 8601, or 90s, 30m, 2h, 7d ago."

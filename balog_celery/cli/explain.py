@@ -12,9 +12,12 @@ from ..errors import DecodeError
 from ..events.decoders import DECODERS, reader_of
 from ..events.limits import check_limits
 from ..events.records import FacilityRecord
+from ..sqs.messages import Message
 from ..text import printable
 from . import output
+from .dead_queues import read_letter
 from .events import some_bodies
+from .export import read_line
 from .group import balog, command, json_option
 
 
@@ -28,7 +31,8 @@ def explain(app: Celery, file: IO[str], topic: str | None, as_json: bool) -> Non
     For each event, the decoder that reads it, the consumers that get it, and for each other consumer why it does not:
     topic, cls_type, version, content. Nothing is sent.
 
-    FILE (- is standard input) holds one JSON document, or one on each line, in any form that the topic's decoder reads.
+    FILE (- is standard input) holds one JSON document, or one on each line: bodies that the topic's decoder reads, or
+    dead letters that `balog dead drop --export` wrote.
     Exits with 1 if a body cannot be decoded, or no consumer gets an event.
 
     \b
@@ -50,6 +54,8 @@ def explain(app: Celery, file: IO[str], topic: str | None, as_json: bool) -> Non
 def explain_body(app: Celery, line: int, body: str, topic: str | None) -> list[dict[str, Any]]:
     """Return for each event in a body its decoder, the consumers that get it, and why the others do not."""
     settings = app.balog.settings
+    if letter := read_line(body, line):
+        return _explain_letter(app, line, *letter, topic)
     # Without a topic, bodies are read like those of the only topic.
     topics = list(app.balog.topics())
     home = topic or (topics[0] if len(topics) == 1 else "")
@@ -65,6 +71,15 @@ def explain_body(app: Celery, line: int, body: str, topic: str | None) -> list[d
     if decoder == "auto":
         about["decoder"] = f"auto: {_format_of(body)}"
     return [{**about, **_verdict(app, event, topic)} for event, _ in events]
+
+
+def _explain_letter(app: Celery, line: int, message: Message, home: str, topic: str | None) -> list[dict[str, Any]]:
+    """Return the same for a dead letter of an export, read as a replay reads it."""
+    letter = read_letter(app, message, home)
+    about = {"line": line, "decoder": app.balog.decoder_name(letter.topic)}
+    if letter.event is None:
+        return [{**about, "error": letter.problem}]
+    return [{**about, **_verdict(app, letter.event, topic)}]
 
 
 def _format_of(body: str) -> str:

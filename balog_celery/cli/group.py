@@ -82,6 +82,19 @@ def stop_on_interrupt(stop: Callable[[], object]) -> Iterator[None]:
         raise SystemExit(EX_INTERRUPTED)
 
 
+class Command(CeleryCommand):  # type: ignore[misc]
+    """A command whose options have no empty values: one is a variable of a script that is not set."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; refuse an option with an empty value."""
+        given, _, _ = self.make_parser(ctx).parse_args([*args])
+        for option in self.params:
+            values = given.get(option.name or "")
+            if isinstance(option, click.Option) and ("" in values if isinstance(values, list) else values == ""):
+                raise click.BadParameter("it is empty: give a value, or leave the option out", ctx, option)
+        return super().parse_args(ctx, args)  # type: ignore[no-any-return]
+
+
 def command(
     parent: click.Group, name: str | None = None, *, load: bool = True
 ) -> Callable[[Callable[..., None]], click.Command]:
@@ -92,7 +105,7 @@ def command(
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        @parent.command(name or function.__name__.rstrip("_"), cls=CeleryCommand)
+        @parent.command(name or function.__name__.rstrip("_"), cls=Command)
         @click.pass_context
         @handle_preload_options
         @functools.wraps(function)

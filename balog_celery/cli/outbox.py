@@ -14,6 +14,7 @@ import click
 from celery import Celery
 from celery.bin.base import LOG_LEVEL, handle_preload_options
 from celery.utils.nodenames import gethostname, nodename
+from click.core import ParameterSource
 
 from ..errors import BalogError, ConfigurationError
 from ..metrics.opening import open_metrics
@@ -63,7 +64,10 @@ def outbox(
     Example:
         celery -A proj balog outbox -l INFO
     """
-    if ctx.invoked_subcommand is not None:
+    if (name := ctx.invoked_subcommand) is not None:
+        for option in ctx.command.params:
+            if option.name in ctx.params and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"{option.opts[-1]} is before {name}, where it has no effect: put it behind")
         return
     app: Celery = ctx.obj.app
     colorize = False if ctx.obj.no_color else None

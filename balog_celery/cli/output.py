@@ -23,6 +23,7 @@ _MIN_WRAP = 20
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table. If it is wider than the terminal, print a block of lines for each row instead."""
+    rows = [[printable(cell, len(cell)) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings))]
     if rows and sum(widths) + 2 * (len(widths) - 1) > terminal_width():
         for row in rows:

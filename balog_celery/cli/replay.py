@@ -13,7 +13,7 @@ import click
 from celery import Celery
 
 from ..dead_letters.scan import QueueScan
-from ..errors import BalogError
+from ..errors import BalogError, QueueNotFound
 from ..events.mark import text_in
 from ..operations.replay import CannotReplay, Destination, Item, RateLimiter, Refused, Replay
 from ..sqs.addresses import queue_name
@@ -102,8 +102,11 @@ def replay(app: Celery, source: str, topic: str | None, **options: Any) -> None:
                 raise click.UsageError(
                     f"{source} is a topic, which workers read: replay a file, or a queue that no other program reads"
                 )
+            queue = app.balog.connect(source)
+            if not queue.exists():
+                raise QueueNotFound(f"there is no file {printable(source)}, and no queue of that name")
             default = topic or (next(iter(app.balog.topics())) if len(app.balog.topics()) == 1 else "")
-            replay_queue(app, app.balog.connect(source), default, None, letters, tally, adopt=True, **options)
+            replay_queue(app, queue, default, None, letters, tally, adopt=True, **options)
     tally.show(as_json)
 
 

@@ -50,10 +50,10 @@ def schema(
         celery -A proj balog schema --folder contract
         celery -A proj balog schema --check contract
     """
-    payloads = registered_payloads()
-    document = asyncapi(title or app.main or "app", api_version, payloads, _operations(app))
     if old is not None and folder is not None:
         raise click.UsageError("--folder and --check exclude each other")
+    payloads = registered_payloads()
+    document = asyncapi(title or app.main or "app", api_version, payloads, _operations(app))
     if old is not None:
         try:
             changes = breaking_changes(_read(old / FILE if old.is_dir() else old), document)

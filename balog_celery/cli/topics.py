@@ -15,22 +15,23 @@ from .group import FiniteRange, balog, command, json_option
 from .topic_rows import HEADINGS, cells, describe_topics
 from .topic_watch import watch_topics
 
+#: The time between two questions of --watch, in seconds.
+_INTERVAL = 5.0
+
 
 @command(balog)
-@click.option("--create", "action", flag_value="create", help="Create the queues that do not exist.")
-@click.option("--terraform", "action", flag_value="terraform", help="Print the queues and permissions for Terraform.")
-@click.option("--cloudformation", "action", flag_value="cloudformation", help="Print them for CloudFormation.")
-@click.option("--watch", "action", flag_value="watch", help="Show the table until Ctrl-C, and renew it.")
+@click.option("--create", is_flag=True, help="Create the queues that do not exist.")
+@click.option("--terraform", is_flag=True, help="Print the queues and permissions for Terraform.")
+@click.option("--cloudformation", is_flag=True, help="Print them for CloudFormation.")
+@click.option("--watch", is_flag=True, help="Show the table until Ctrl-C, and renew it.")
 @click.option(
     "--interval",
     type=FiniteRange(1, 3600),
-    default=5.0,
-    show_default=True,
-    help="With --watch: the time between two questions to SQS, in seconds.",
+    help=f"With --watch: the time between two questions to SQS, in seconds; default: {_INTERVAL:g}.",
 )
 @click.option("--dry-run", is_flag=True, help="With --create: only print what would be created.")
 @json_option
-def topics(app: Celery, action: str | None, interval: float, dry_run: bool, as_json: bool) -> None:
+def topics(app: Celery, interval: float | None, dry_run: bool, as_json: bool, **actions: bool) -> None:
     """List how many messages are in the queues.
 
     For each topic of the consumers: how many messages wait, are in flight or delayed, the age of the oldest in seconds,
@@ -50,14 +51,30 @@ def topics(app: Celery, action: str | None, interval: float, dry_run: bool, as_j
         celery -A proj balog topics --create --dry-run
         celery -A proj balog topics --terraform > queues.tf.json
     """
+    action = _only(actions)
     if dry_run and action != "create":
         raise click.UsageError("--dry-run goes with --create")
+    if interval is not None and action != "watch":
+        raise click.UsageError("--interval goes with --watch")
+    if as_json and action in ("terraform", "cloudformation"):
+        raise click.UsageError(f"--{action} prints JSON of its own: leave --json out")
     if action == "watch":
-        watch_topics(lambda: describe_topics(app), interval, as_json=as_json)
+        watch_topics(lambda: describe_topics(app), interval or _INTERVAL, as_json=as_json)
     elif action is not None:
         _provision(app, action, dry_run, as_json)
     else:
         _list(describe_topics(app), as_json)
+
+
+def _only(actions: Mapping[str, bool]) -> str | None:
+    """Return the name of the action that was chosen; None: none was.
+
+    :raises click.UsageError: there are several.
+    """
+    chosen = [name for name, is_chosen in actions.items() if is_chosen]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in chosen)} exclude each other")
+    return chosen[0] if chosen else None
 
 
 def _list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -16,6 +16,7 @@ from celery import Celery
 
 from ..dev import local_stack
 from ..errors import ConfigurationError
+from ..sqs.messages import DEFAULT_GROUP
 from ..text import count_of
 from ..worker.commands import celery_command
 from . import output
@@ -43,6 +44,8 @@ def up(app: Celery, file: IO[str] | None, reload: bool, **sending: Any) -> None:
         celery -A balog_celery balog up --send events.jsonl --reload
         celery -A balog_celery balog up --send push.json --attribute X-GitHub-Event=push
     """
+    if file is None and (given := [name for name, value in sending.items() if value and value != DEFAULT_GROUP]):
+        raise click.UsageError(f"--{given[0].removesuffix('s')} goes with --send")
     if not app.balog.local:
         raise ConfigurationError(
             f"this app has no local broker and SQS (balog_local = {app.balog.settings.local!r}), which `celery -A "

@@ -145,6 +145,11 @@ def matches(wanted: str, cls_type: str) -> bool:
     return cls_type == wanted or (wanted.endswith("*") and cls_type.startswith(wanted[:-1]))
 
 
+def may_match(one: str, other: str) -> bool:
+    """Return whether a type can match both *one* and *other*, of which each may be a prefix."""
+    return matches(one, other.removesuffix("*")) or matches(other, one.removesuffix("*"))
+
+
 def cls_types(value: str | Iterable[str] | None) -> frozenset[str] | None:
     """Return the set of types in *value*, or None for any; those that end in ``*`` are prefixes.
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 
-from .conditions import VersionCondition, parse_version
+from .conditions import VersionCondition, matches, parse_version
+from .conditions import cls_types as types_of
 from .records import FacilityRecord
 from .timestamps import parse_timestamp
 
@@ -19,7 +20,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 class EventFilter:
     """Conditions that an event must meet; a condition that is not given is met by all events.
 
-    :param cls_types: its payload's type is one of these.
+    :param cls_types: its payload's type is one of these; those that end in ``*`` are prefixes.
     :param version: its schema version meets this.
     :param since: its timestamp is not before this.
     :param until: its timestamp is before this.
@@ -43,7 +44,7 @@ class EventFilter:
     ) -> EventFilter:
         """Make a filter from texts as they are typed.
 
-        :raises VersionConditionError: the version condition cannot be read.
+        :raises ConfigurationError: a type or the version condition cannot be read.
         :raises ValueError: a time cannot be read, or *since* is not before *until*.
         """
         now = datetime.now(timezone.utc)
@@ -52,7 +53,7 @@ class EventFilter:
         if begin is not None and end is not None and begin >= end:
             raise ValueError(f"no event is of {since} or later and before {until}: since must be before until")
         condition = None if version is None else VersionCondition(version)
-        return cls(frozenset(cls_types), condition, begin, end, frozenset(ids))
+        return cls(types_of(tuple(cls_types) or None) or frozenset(), condition, begin, end, frozenset(ids))
 
     def __call__(self, event: FacilityRecord | None, message_id: str = "") -> bool:
         """Return whether *event* meets all conditions.
@@ -65,7 +66,7 @@ class EventFilter:
         version = parse_version(event.schema_version)
         timestamp = event.header.timestamp
         return (
-            (not self.cls_types or event.payload.cls_type in self.cls_types)
+            (not self.cls_types or any(matches(wanted, event.payload.cls_type) for wanted in self.cls_types))
             and (self.version is None or (version is not None and self.version(version)))
             and (self.since is None or timestamp >= self.since)
             and (self.until is None or timestamp < self.until)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 import threading
 from collections import deque
@@ -95,9 +96,9 @@ class Converter:
         return written
 
     def _key(self, key: Any, depth: int) -> Any:
-        if key is None or isinstance(key, (str, float)):
-            return key
-        if type(key) in (int, bool):
+        if isinstance(key, str) or (isinstance(key, float) and not math.isfinite(key)):
+            return key  # the latter cannot be written
+        if key is None or isinstance(key, float) or type(key) in (int, bool):
             return json.dumps(key)
         try:
             name = jsonable(key)

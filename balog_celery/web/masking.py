@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DecodeError
 from ..events.serialization import read_json
-from ..text import printable
+from ..text import printable_lines
 
 #: What stands in place of a secret.
 MASK = "••••••"
@@ -43,9 +43,7 @@ class Masking:
 
     def text(self, text: str) -> str:
         """Return *text*, which is not JSON, with what looks like a secret hidden."""
-        lines = text.split("\n")
-        shown = "\n".join(printable(line, max(len(line), 3)) for line in lines)
-        return self._masked_fields(shown)
+        return self._masked_fields(printable_lines(text))
 
     def field(self, name: str, value: str) -> str:
         """Return *value*, of a field of that name, with what looks like a secret hidden."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import Celery
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from ..errors import BalogError
-from ..text import duration
+from ..text import duration, printable_lines
 from . import charts
 from .access import Access, Role
 from .dead_letters import Scan
@@ -112,6 +113,7 @@ def _environment(site: Site) -> Environment:
         loader=PackageLoader("balog_celery.web"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -122,6 +124,11 @@ def _environment(site: Site) -> Environment:
         sparkline=charts.sparkline, bars=charts.bars, flower=lambda found: flower_address(site.flower, found)
     )
     return environment
+
+
+def _finalize(value: Any) -> Any:
+    """Escape what could reorder or hide text on the page: a sender may write anything. HTML is this package's own."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _number(value: float | None) -> str:

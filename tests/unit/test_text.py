@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balog_celery.text import brief, count_of, duration, printable
+from balog_celery.text import brief, count_of, duration, printable, printable_lines
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ from balog_celery.text import brief, count_of, duration, printable
 def test_what_could_forge_or_break_a_line_is_escaped(text: str, shown: str) -> None:
     """Line breaks, terminal escapes and invisible characters are escaped, and other text is kept."""
     assert printable(text) == shown
+    assert printable_lines(text) == shown.replace("\\n", "\n")
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 topics"), (1, "1 topic"), (2, "2 topics")])

@@ -214,6 +214,20 @@ def test_a_file_holds_one_document_or_one_a_line(text: str, found: list[tuple[in
         (["dead", "replay", "--rate", "0"], "--rate"),
         (["dead", "replay", "--rate", "nan"], "nan is not a finite number"),
         (["replay", "-", "--rate", "inf"], "inf is not a finite number"),
+        (["topics", "--create", "--terraform"], "--create and --terraform exclude each other"),
+        (["topics", "--terraform", "--cloudformation"], "--terraform and --cloudformation exclude each other"),
+        (["topics", "--json", "--terraform"], "--terraform prints JSON of its own"),
+        (["topics", "--cloudformation", "--json"], "--cloudformation prints JSON of its own"),
+        (["topics", "--interval", "3"], "--interval goes with --watch"),
+        (["schema", "--folder", "x", "--check", "."], "--folder and --check exclude each other"),
+        (["dead", "list", "--group-by", "error", "--limit", "3"], "--group-by counts all letters"),
+        (["up", "--topic", "events"], "--topic goes with --send"),
+        (["up", "--attribute", "a=b"], "--attribute goes with --send"),
+        (["up", "--raw"], "--raw goes with --send"),
+        (["outbox", "--store", "a:b", "failed"], "--store is before failed, where it has no effect"),
+        (["outbox", "drop"], "give either the ids of rows"),
+        (["outbox", "retry", "1", "--all"], "give either the ids of rows"),
+        (["dead", "list", "--cls-type", "a*b"], "bad cls_type 'a*b'"),
         (["tail", "nothing"], "no consumer listens to nothing: the known ones are events, others"),
     ],
 )
@@ -222,6 +236,40 @@ def test_a_wrong_command_line_is_told(run: Run, arguments: list[str], said: str)
     result = run(*arguments, text=event_text())
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def _empty_options() -> Iterator[tuple[str, ...]]:
+    """Every option with a text, of every command that is no group."""
+    for path, command in all_commands(balog):
+        for option in [] if isinstance(command, click.Group) else command.params:
+            if isinstance(option, click.Option) and not (option.is_flag or option.hidden):
+                yield (*path, option.opts[-1])
+
+
+@pytest.mark.parametrize("arguments", [*_empty_options()], ids=" ".join)
+def test_no_option_is_empty(run: Run, arguments: tuple[str, ...]) -> None:
+    """It is a variable that a script has not set, and the default is not what was meant."""
+    required = {"send": ["-"], "explain": ["-"], "replay": ["-"], "show": ["LG1"], "tail": ["events"]}
+    result = run(*arguments, "", *required.get(arguments[-2], []), text=event_text())
+    assert result.exit_code == 2
+    assert f"{arguments[-1]}" in result.stderr
+
+
+def test_a_prefix_that_consumers_ask_for_is_no_mistake(run: Run, same_name: ObservedQueue) -> None:
+    """`dead list --cls-type` takes it as they do, and selects what they would."""
+    result = run("dead", "list", "--cls-type", "metr*", "--json")
+    assert result.exit_code == 0
+    assert "no consumer asks" not in result.stderr
+    assert len(json.loads(result.stdout)) == 4
+    assert "no consumer asks for cls_type lag*" in run("dead", "list", "--cls-type", "lag*").stderr
+
+
+def test_a_file_that_does_not_exist_is_told(run: Run, app: Celery) -> None:
+    """A name that is no file may be one that is mistyped."""
+    app.balog.connect = lambda topic: ObservedQueue(topic, exists=False)
+    result = run("replay", "../nonexist", "--topic", "events")
+    assert result.exit_code == 1
+    assert "there is no file ../nonexist, and no queue of that name" in result.stderr
 
 
 def test_a_dry_run_of_a_file_says_what_would_go_where(run: Run, tmp_path: Path) -> None:

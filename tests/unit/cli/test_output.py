@@ -65,6 +65,15 @@ def test_a_table_is_never_wider_than_the_terminal(width: int) -> None:
     assert all(text.count("".join(cell.split())) == 2 for cell in ROW if cell)
 
 
+def test_a_cell_cannot_forge_a_line() -> None:
+    """Characters that a terminal would obey are escaped, whatever the column."""
+    code = (
+        f"from balog_celery.cli import output\noutput.table(('A', 'B'), [{(chr(27) + '[2J', 'x' + chr(10) + 'y')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert [line.split() for line in done.stdout.splitlines()] == [["A", "B"], ["\\x1b[2J", "x\\ny"]]
+
+
 def test_health_is_told_in_short_lines_and_words() -> None:
     """The line about a topic is wrapped to the terminal, has no plural of one, and durations that people can read."""
     lines = on_terminal(HEALTH, 60).splitlines()

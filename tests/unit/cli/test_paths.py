@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def run(dead: ObservedQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     def invoke(*arguments: str, text: str = "") -> Result:
         found = CliRunner().invoke(balog, arguments, obj=SimpleNamespace(app=app, no_color=False), input=text)
-        assert isinstance(found.exception, SystemExit), found.exception
+        assert found.exception is None or isinstance(found.exception, SystemExit), found.exception
         return found
 
     return invoke
@@ -108,6 +109,16 @@ def test_an_export_that_cannot_be_written_deletes_nothing(run: Run, dead: Observ
     assert result.exit_code == 1
     assert "--export letters.jsonl cannot be written: File too large: nothing was deleted" in result.stderr
     assert dead.deleted == []
+
+
+def test_explain_takes_an_export_of_dead_letters(run: Run, dead: ObservedQueue) -> None:
+    """It reads each letter as `replay` does, by the decoder of the letter's topic."""
+    dead.put("no JSON", name="m2", attributes={"reason": "undecodable", "topic": "paths-topic"})
+    run("dead", "drop", "--yes", "--export", "letters.jsonl")
+    event, other = json.loads(run("explain", "letters.jsonl", "--json").stdout)
+    assert (event["id"], event["consumers"]) == ("LG1", [f"{__name__}.first"])
+    assert other["error"].startswith("it is not JSON")
+    assert "event LG1 (cls_type metrics" in run("explain", "letters.jsonl", "--topic", "paths-topic").stdout
 
 
 def test_letters_are_not_exported_to_a_stream(run: Run, dead: ObservedQueue) -> None:

@@ -15,6 +15,8 @@ from balog_celery.events.conditions import (
     MAX_VERSION,
     VersionCondition,
     cls_types,
+    matches,
+    may_match,
     parse_version,
     version_condition,
 )
@@ -170,3 +172,16 @@ def test_what_a_version_meets_is_possible(parts: list[str], version: str) -> Non
 def test_a_condition_says_which_of_its_parts_fail() -> None:
     """The failing parts of a condition are returned as they were written."""
     assert VersionCondition(">=1.0,<2.0,!=3").failing(Version("3")) == ("<2.0", "!=3")
+
+
+_TYPES = st.text("ab", max_size=3)
+
+
+@given(_TYPES.map(lambda text: text or "a"), _TYPES.map("{}*".format) | _TYPES.map(lambda text: text or "a"), _TYPES)
+def test_two_conditions_may_match_if_a_type_meets_both(one: str, other: str, cls_type: str) -> None:
+    """Whichever of them is a prefix."""
+    for first, second in ((one, other), (other, one), (other, other)):
+        stems = first.removesuffix("*"), second.removesuffix("*"), cls_type
+        meets_both = any(matches(first, stem) and matches(second, stem) for stem in stems)
+        assert may_match(first, second) or not meets_both
+        assert not may_match(first, second) or any(matches(first, stem) and matches(second, stem) for stem in stems[:2])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from balog_celery.errors import VersionConditionError
+from balog_celery.errors import ConfigurationError, VersionConditionError
 from balog_celery.events.event_filter import EventFilter, parse_time
 from balog_celery.events.records import decode
 from sample_events import event_text
@@ -22,6 +22,10 @@ EVENT = decode(event_text("LG1", "metrics", "1.2"))
         ({}, True),
         ({"cls_types": ["log", "metrics"]}, True),
         ({"cls_types": ["log"]}, False),
+        ({"cls_types": ["log", "met*"]}, True),
+        ({"cls_types": ["metrics*"]}, True),
+        ({"cls_types": ["*"]}, True),
+        ({"cls_types": ["log*"]}, False),
         ({"version": ">=1.0,<2.0"}, True),
         ({"version": "<1.0"}, False),
         ({"since": "2014-10-07T15:06:51.641083Z"}, True),
@@ -38,6 +42,13 @@ EVENT = decode(event_text("LG1", "metrics", "1.2"))
 def test_an_event_is_meant_if_all_that_is_said_holds(options: dict[str, Any], meant: bool) -> None:
     """An event is selected if all conditions hold; the time range includes since and excludes until."""
     assert EventFilter.of(**options)(EVENT) is meant
+
+
+@pytest.mark.parametrize("cls_type", ["a*b", "", "**"])
+def test_a_type_is_written_as_consumers_have_it(cls_type: str) -> None:
+    """A `*` stands at its end."""
+    with pytest.raises(ConfigurationError, match="bad cls_type"):
+        EventFilter.of(cls_types=[cls_type])
 
 
 def test_a_schema_that_is_no_version_meets_no_condition() -> None:

@@ -270,6 +270,11 @@ def test_what_json_knows_is_written_by_both_ways_alike(document: Any) -> None:
 
 def record(message: Any = "m", **extra: Any) -> logging.LogRecord:
     """Return a record as ``logger.info(message, extra=extra)`` makes it."""
+    return record_of(extra, message)
+
+
+def record_of(extra: dict[Any, Any], message: Any = "m") -> logging.LogRecord:
+    """The same, with keys of any type."""
     return logging.getLogger("a").makeRecord("a", logging.INFO, __file__, 1, message, (), None, extra=extra)
 
 
@@ -283,6 +288,18 @@ def test_extra_goes_to_the_context() -> None:
         get_logger("a").info("done", payload={"cls_type": "null"}, extra=extra)
         get_logger("a").info("done", payload={"cls_type": "null"}, **extra)
     assert [event["header"]["context"] for event in records.events] == [expected, expected]
+
+
+@pytest.mark.parametrize("key", [1, None, 1.5, True, (1, 2), date(2026, 1, 2), Decimal("1.5"), numpy.float64(0.5)])
+def test_a_key_of_extra_is_written_as_a_text(key: Any) -> None:
+    """As any key of a document, whatever it is."""
+    with capture_records() as records:
+        get_logger("a").info("done", payload={"cls_type": "null"}, extra={key: {key: 1}})
+    for found in (records.events[0], json.loads(SchemaFormatter().format(record_of({key: 1}, {"cls_type": "null"})))):
+        assert found["payload"] == {"cls_type": "null"}
+        ((name, value),) = found["header"]["context"].items()
+        assert type(name) is str
+        assert value in (1, {name: 1})
 
 
 @pytest.mark.parametrize(

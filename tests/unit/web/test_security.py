@@ -311,6 +311,26 @@ def test_a_viewer_sees_no_event(app: Celery) -> None:
         assert "Nothing matches" in browser.get(f"/dead?q={SECRET}", headers=viewer).text
 
 
+ODD = "a\u202eb\x1bc\x00d\u2066e"
+
+
+def test_no_sender_reorders_or_hides_what_a_page_shows(app: Celery, queues: dict[str, ObservedQueue]) -> None:
+    """Control and bidi characters are escaped everywhere, as on the command line; line breaks are kept."""
+    dead = queues["events-dead"]
+    dead.put(event_text(ODD, cls_type=f"t{ODD}", note=f"x{ODD}\ny"), attributes={**MARK, "error": f"E({ODD})"})
+    dead.put(f"no JSON {ODD}\nsecond line", attributes={**MARK, "reason": "undecodable", "error": "odd"})
+    with open_page(app) as browser:
+        scan(browser)
+        groups = dead_pages(browser.get("/dead").text)
+        pages = ["/dead", *groups, *(page for group in groups for page in dead_pages(browser.get(group).text))]
+        texts = [browser.get(page).text for page in pages]
+        texts.append(browser.post("/consumers", data={"token": token_in(texts[0]), "body": event_text(ODD)}).text)
+    for text in texts:
+        assert not set(ODD) - set("abcde") & set(text)
+    assert any("no JSON a\\u202eb\\x1bc\\x00d\\u2066e\nsecond line" in text for text in texts)
+    assert any("<dd>ta\\u202eb" in text for text in texts)
+
+
 def test_secrets_are_masked_everywhere(app: Celery) -> None:
     """In the body and its record; the names of the fields stay."""
     with open_page(app) as browser:
