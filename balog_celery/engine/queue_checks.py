@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from ..dead_letters.writer import DeadLetters
 from ..errors import AccessDenied, ConfigurationError, QueueError, QueueNotFound
 from ..sqs.codes import MISCONFIGURED, may_be_renewed
 from ..sqs.protocols import Connect, Queue
+from ..sqs.queue_names import check_queue
 from ..sqs.queues import SQSQueue
 from ..text import printable
 from ..threads import StopFlag
@@ -18,17 +19,29 @@ from .visibility_timeout import VisibilityTimeout
 logger = logging.getLogger(__name__)
 
 
-def check_dead_letters(topics: Iterable[str], dead_letters: DeadLetters) -> None:
+def check_dead_letters(topics: Iterable[str], dead_letters: DeadLetters, on_sqs: Container[str] = ()) -> None:
     """Check that no topic is its own dead-letter queue, from which each dead letter would come again at once.
 
-    :raises ConfigurationError: one is.
+    :param on_sqs: the topics whose dead-letter queues must have names that SQS allows.
+    :raises ConfigurationError: one is, or has no such name.
     """
     for topic in topics:
+        if topic in on_sqs:
+            check_dead_letter(topic, dead_letters.name(topic))
         if (dead_letters.name(topic) or "").rstrip("/") == topic.rstrip("/"):
             raise ConfigurationError(
                 f"topic {printable(topic)!r} is its own dead-letter queue, so each dead letter would come again "
                 "and be another: correct balog_dead_letter"
             )
+
+
+def check_dead_letter(topic: str, name: str | None) -> None:
+    """Check that SQS can have the queue *name* for the dead letters of *topic*; None: there are none.
+
+    :raises ConfigurationError: it cannot.
+    """
+    if name is not None:
+        check_queue(name, what=f"dead-letter queue of {printable(topic)!r} (balog_dead_letter),")
 
 
 def check_queues(
@@ -46,7 +59,7 @@ def check_queues(
     missing: list[str] = []
     same: dict[str, list[str]] = {}
     is_answering = True
-    check_dead_letters(queues, dead_letters)
+    check_dead_letters(queues, dead_letters, {topic for topic, queue in queues.items() if isinstance(queue, SQSQueue)})
     for topic, queue in queues.items():
         attributes: Mapping[str, str] = {}
         visibility = visibilities[topic] = VisibilityTimeout(queue, config.of(topic).visibility_timeout)

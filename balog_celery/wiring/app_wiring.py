@@ -151,10 +151,10 @@ class Integration:
         if self._loaded:
             return
         configuration.require_json(self._app.conf)
+        configuration.warn_of_unread(self._app)
         self._read_again()
         with cwd_in_path():
-            for package in self.settings.packages:
-                loading.scan_package(self.hub, package, self.settings.ignore)
+            loading.scan_packages(self.hub, self.settings)
             operator = self.operator
             middleware = configuration.load_middleware(self.settings)
             for consumer in loading.routed_consumers(self._app, self.settings.routes):

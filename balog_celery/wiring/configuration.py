@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -33,6 +34,8 @@ CELERY_DEFAULTS = {
     "worker_send_task_events": True,
 }
 
+logger = logging.getLogger(__name__)
+
 #: How long a poll of the local SQS waits, in seconds. A stop waits for it.
 _LOCAL_WAIT_TIME = 2
 
@@ -57,6 +60,16 @@ def read_settings(app: Celery, given: Mapping[str, Any]) -> Settings:
         if is_ours and not is_unset(name.removeprefix(PREFIX), conf[key]):
             configured[name] = conf[key]
     return Settings.from_conf({**{PREFIX + key: value for key, value in given.items()}, **configured})
+
+
+def warn_of_unread(app: Celery) -> None:
+    """Warn of settings of this package that lack the namespace with which *app* reads its configuration."""
+    for key in sorted(key for key in app.conf if app.namespace and isinstance(key, str) and key.isupper()):
+        prefix, is_ours, name = key.partition(PREFIX.rstrip("_").upper())
+        name = name.strip("_").lower()
+        right = f"{app.namespace}_{PREFIX}{name}".upper()
+        if is_ours and prefix in ("", f"{app.namespace}_") and name in Settings.model_fields and key != right:
+            logger.warning("%s is not read: this app's settings begin with %s_, so write %s", key, app.namespace, right)
 
 
 def is_local(app: Celery, settings: Settings, *, may_be_local: bool) -> bool:

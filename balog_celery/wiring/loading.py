@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,29 @@ from ..sqs.addresses import queue_address, queue_name
 from ..tasks.idempotency import IdempotencyStore
 from ..tasks.routes import register
 from .imports import IMPORT_FAILURES, frames_of, import_error
+
+logger = logging.getLogger(__name__)
+
+
+def scan_packages(hub: ConsumerHub, settings: Settings) -> None:
+    """Scan each of ``balog_packages``, and warn of each of ``balog_ignore`` that can match nothing in them.
+
+    :raises ConfigurationError: as :func:`scan_package`.
+    """
+    for package in settings.packages:
+        scan_package(hub, package, settings.ignore)
+    for name in settings.ignore:
+        is_absolute = isinstance(name, str) and not name.startswith(".")
+        if is_absolute and not any(_overlap(name, package) for package in settings.packages):
+            logger.warning(
+                "balog_ignore has %r, which is in none of balog_packages: write '.%s' for a name within each of them",
+                name,
+                name,
+            )
+
+
+def _overlap(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.") or f"{package}.".startswith(f"{name}.")
 
 
 def scan_package(hub: ConsumerHub, name: str, ignore: Any) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..consumers.consumer import Consumer
 from ..consumers.operator import resolve_topic
+from ..engine.queue_checks import check_dead_letter
 from ..errors import ConfigurationError
 from ..settings import PREFIX, Settings
-from ..sqs.addresses import is_url, queue_name, topics_named
+from ..sqs.addresses import dead_letter_topic, is_url, queue_name, topics_named
 
 
 def settings_by_topic(
@@ -20,7 +21,8 @@ def settings_by_topic(
 
     :param topics: the consumers of each topic, as it is resolved.
     :param operator: the consumer operator, which resolves placeholders in a topic's name.
-    :raises ConfigurationError: an entry is for no consumer's topic, or two are for the same.
+    :raises ConfigurationError: an entry is for no consumer's topic, two are for the same, or no queue of SQS can have
+        the name of a topic's dead-letter queue.
     """
     found: dict[str, Settings] = {}
     named: dict[str, str] = {}
@@ -39,6 +41,8 @@ def settings_by_topic(
                 )
             named[topic] = name
             found[topic] = settings.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+    for topic in topics if settings.event_broker_url is None else ():  # another broker has no such rules
+        check_dead_letter(topic, dead_letter_topic(found.get(topic, settings).dead_letter, topic))
     return found
 
 

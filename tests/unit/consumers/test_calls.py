@@ -327,6 +327,12 @@ def test_a_function_that_cannot_be_called_with_an_event_is_an_error_at_start(wri
         harness(write, f"@consumer_config('t')\n{function}")
 
 
+def test_a_function_without_room_for_its_task_is_an_error_that_names_bind(write: Write) -> None:
+    """With bind=True the first argument is the task, which a function of the event alone does not expect."""
+    with pytest.raises(ConfigurationError, match=r"f\(event\) is called with its task, for bind=True, .* leave bind"):
+        harness(write, "@consumer_config('t', bind=True)\ndef f(event): ...")
+
+
 def test_an_operator_may_pass_more(write: Write) -> None:
     """So the call is not checked with one."""
 

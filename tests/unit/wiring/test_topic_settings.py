@@ -219,3 +219,13 @@ def test_a_topic_stops_at_its_own_high_water(monkeypatch: pytest.MonkeyPatch) ->
         wait_until(lambda: dispatcher.ready(of_others, 0.0) is Readiness.QUEUE_FULL)
     finally:
         dispatcher.close()
+
+
+@pytest.mark.parametrize("name", ["a b", "{topic}_dead!", "x" * 81, "{topic}-" + "x" * 80])
+def test_a_dead_letter_queue_that_sqs_cannot_have_is_an_error_at_the_start(name: str) -> None:
+    """Also the one of a single topic; a URL is taken as it is, and so is the name of a queue on another broker."""
+    for topics, settings in [({}, {"dead_letter": name}), ({"orders": {"dead_letter": name}}, {})]:
+        with pytest.raises(ConfigurationError, match=r"bad dead-letter queue of 'orders' \(balog_dead_letter\)"):
+            app_with(topics, "orders", **settings)
+    app_with({}, "orders", dead_letter=name, event_broker_url="memory://")
+    app_with({}, "orders", dead_letter="http://localhost:9324/queue/a b")

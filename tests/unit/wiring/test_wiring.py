@@ -173,3 +173,33 @@ def test_an_empty_setting_leaves_what_install_was_given(namespace: str) -> None:
     name = "CELERY_BALOG_REGION" if namespace else "balog_region"
     app.config_from_object({name: ""}, namespace=namespace)
     assert app.balog.settings.region == "eu-west-1"  # type: ignore[attr-defined]
+
+
+def test_a_name_to_ignore_that_can_match_nothing_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A name in none of the packages is warned of; one in a package, or relative to each, is not."""
+    app = Celery("wiring", broker="memory://", set_as_current=False)
+    ignored = ["tests", ".tests", "balog_celery.errors.x", "balog_celery", len]
+    install(app, ["balog_celery.errors"], region="eu-west-1", ignore=[*ignored, lambda name: True])
+    app.balog.load()  # type: ignore[attr-defined]
+    assert [record.getMessage() for record in caplog.records if "balog_ignore" in record.msg] == [
+        "balog_ignore has 'tests', which is in none of balog_packages: write '.tests' for a name within each of them"
+    ]
+
+
+@pytest.mark.parametrize("entry", [1, None, object()])
+def test_what_cannot_be_ignored_is_an_error(entry: object) -> None:
+    """An entry of `balog_ignore` that is neither a name nor a function is an error."""
+    app = Celery("wiring", broker="memory://", set_as_current=False)
+    install(app, ["balog_celery.errors"], region="eu-west-1", ignore=[entry])
+    with pytest.raises(ConfigurationError, match=r"bad ignore .*: give a dotted name"):
+        app.balog.load()  # type: ignore[attr-defined]
+
+
+def test_a_setting_without_the_namespace_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """A setting that the app does not read, because its namespace or an underscore is missing, is warned of."""
+    app = Celery("wiring", broker="memory://", set_as_current=False)
+    install(app)
+    names = ["BALOG_REGION", "CELERY_BALOGREGION", "CELERY_BALOG_REGION", "BALOG_LIKE", "MY_BALOG_REGION"]
+    app.config_from_object(dict.fromkeys(names, "eu-west-1"), namespace="CELERY")
+    app.balog.load()  # type: ignore[attr-defined]
+    assert [record.getMessage().partition(" is not read")[0] for record in caplog.records] == names[:2]
