@@ -190,6 +190,7 @@ def _new_client(connection: Connection) -> Any:
     from botocore.credentials import Credentials
 
     core = botocore.session.Session()
+    core.get_scoped_config()  # a profile that does not exist is an error before what it would have said
     config = _config(connection.service)
     clock = ServerClock()
     patient = _boto3_client(core, connection, config, clock)
