@@ -52,8 +52,10 @@ class ConsumerHub:
         if not isinstance(leave_out, Iterable):
             raise ConfigurationError(f"bad ignore{shown(ignore)}: give dotted names and functions of one")
         for one in leave_out:
-            if not isinstance(one, str) and (wrong := why_not(one, "name")):
-                raise ConfigurationError(f"bad ignore{shown(one)}: {wrong}: give dotted names, or functions of one")
+            if not isinstance(one, str) and not callable(one):
+                raise ConfigurationError(f"bad ignore{shown(one)}: give a dotted name, or a function of one")
+            if callable(one) and (wrong := why_not(one, "name")):
+                raise ConfigurationError(f"bad ignore{shown(one)}: {wrong}")
         # The last is asked about every name that the others did not leave out; it notes it, and leaves out nothing.
         scanner.scan(package, categories=[CATEGORY], ignore=[*leave_out, names.add])
         for key, consumer in scanner.found:

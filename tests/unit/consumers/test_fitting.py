@@ -88,6 +88,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
         sys.modules.pop(name, None)
 
 
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The package's own warnings; what other libraries log once is not about annotations."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("balog_celery")]
+
+
 def code(hint: str, options: str = "", name: str = "f") -> str:
     return f'@consumer_config("t"{options})\ndef {name}(event: {hint}):\n    note(event)'
 
@@ -108,7 +113,7 @@ def test_what_may_stand_for_a_dict_is_accepted_in_silence(
     """Of one event and, in a list, of a batch."""
     batch = code(f"list[{hint}]", ", batch=2", "g")
     assert [kind for kind, _ in run(f"{code(hint)}\n{batch}").seen] == ["dict", "list"]
-    assert caplog.records == []
+    assert warned(caplog) == []
 
 
 @pytest.mark.parametrize("hint", OTHERS)
@@ -160,7 +165,7 @@ def test_this_packages_own_models_are_found_below_type_checking(
 ) -> None:
     """Where ruff's TCH rules have moved their import; by any name."""
     assert run(f'@consumer_config("t")\ndef {function}').seen == [seen]
-    assert caplog.records == []
+    assert warned(caplog) == []
 
 
 def test_another_packages_name_is_not_taken_for_one_of_this_package(run: Callable[..., ModuleType]) -> None:
@@ -202,7 +207,7 @@ def test_other_ways_to_get_events_are_left_alone(
 ) -> None:
     """A decorator, paths, and parameters other than the event's."""
     assert len(run(function).seen) == 1
-    assert caplog.records == []
+    assert warned(caplog) == []
 
 
 class PassesSettings:
@@ -219,4 +224,4 @@ def test_an_operator_may_pass_what_it_likes(run: Callable[..., ModuleType], capl
     """The first parameter is not the event's then."""
     function = '@consumer_config("t")\ndef f(settings: Order, event: FacilityRecord): note(event)'
     assert run(function, operator=PassesSettings()).seen == [("FacilityRecord", "NoneType")]
-    assert caplog.records == []
+    assert warned(caplog) == []
