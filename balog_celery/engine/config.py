@@ -19,7 +19,7 @@ from .visibility_timeout import MIN_VISIBILITY
 
 #: How long a stop waits for pollers once nothing is in flight, in seconds. Most receives end at once; what one that is
 #: left open still receives comes again after its visibility timeout.
-PATIENCE = 2.0
+POLL_END = 2.0
 #: How long a stop waits for pending deletes and releases in addition to the drain limit, in seconds.
 FLUSH = 5.0
 #: How long a delete may wait for nine others, in seconds.
@@ -28,7 +28,7 @@ LINGER = 1.0
 
 def longest_stop(drain: float) -> float:
     """Return how long an engine may take to stop when its worker has no more tasks, in seconds."""
-    return drain + PATIENCE + FLUSH
+    return drain + POLL_END + FLUSH
 
 
 #: The options that are numbers.

@@ -14,7 +14,7 @@ from ..dispatch.dispatcher import Readiness
 from ..sqs.messages import Message
 from ..text import printable
 from .batcher import Batcher
-from .config import PATIENCE
+from .config import POLL_END
 from .poller import Poller
 from .topic import Topic
 
@@ -67,7 +67,7 @@ class TopicRunner:
 
     def join(self) -> None:
         """Wait a moment until polling has ended, after :meth:`drain`."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + POLL_END
         for poller in self._pollers:
             if not poller.join(deadline):
                 logger.warning(
@@ -101,7 +101,7 @@ class TopicRunner:
         if self._stopped_at == math.inf:
             readiness = self._dispatcher.ready(self._queues, 0.0)
             return 0 if readiness is Readiness.READY or readiness.is_back_pressure else None
-        if now < self._stopped_at + PATIENCE and any(receive.is_open for receive in receives):
+        if now < self._stopped_at + POLL_END and any(receive.is_open for receive in receives):
             return None
         return math.ceil(left)
 

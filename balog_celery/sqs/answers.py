@@ -2,7 +2,7 @@
 
 An entry of a batch is done only if the answer lists it in ``Successful``; an entry that is not listed at all is tried
 again. An answer that SQS would never give (a web page, a member of the wrong type, an entry that was not in the
-request) is a :class:`ForeignAnswer`: none of it is believed.
+request) is a :class:`UnexpectedResponse`: none of it is believed.
 
 A ``null`` member is an absent one, as Smithy's AWS JSON 1.0 protocol demands.
 """
@@ -59,27 +59,27 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 _LARGEST_NUMBER = 10**14
 
 
-class ForeignAnswer(Exception):
+class UnexpectedResponse(Exception):
     """The answer is not from the AWS service. The text says in a few words what is wrong with it."""
 
 
 def read_answer(operation: str, content: bytes) -> dict[str, Any]:
     """Return the members of an answer to *operation* that are present. The functions below read their contents.
 
-    :raises ForeignAnswer: it is not JSON, or not of the right shape.
+    :raises UnexpectedResponse: it is not JSON, or not of the right shape.
     """
     answer = _parsed(content)
     if type(answer) is not dict:
-        raise ForeignAnswer("it is not a JSON object")
+        raise UnexpectedResponse("it is not a JSON object")
     members = {}
     for name, kind in _MEMBERS[operation].items():
         value = answer.get(name)
         if value is not None:
             if type(value) is not kind:
-                raise ForeignAnswer(f"its {name} has the wrong type")
+                raise UnexpectedResponse(f"its {name} has the wrong type")
             members[name] = value
     if answer and not members and not _OF_ERRORS.isdisjoint(answer):
-        raise ForeignAnswer("it is an error with the HTTP status of a success")
+        raise UnexpectedResponse("it is an error with the HTTP status of a success")
     return members
 
 
@@ -91,7 +91,7 @@ def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
-        raise ForeignAnswer("it is not JSON" if content else "it is empty") from None
+        raise UnexpectedResponse("it is not JSON" if content else "it is empty") from None
 
 
 def _has_many_escapes(content: bytes) -> bool:
@@ -107,7 +107,7 @@ def read_instead(operation_model: Any, response_dict: Any, customized_response_d
 
     That parser takes a web page for an empty answer, and raises any Python error for a member of the wrong type.
 
-    :raises ForeignAnswer: it is a redirect, not JSON, or not of the right shape.
+    :raises UnexpectedResponse: it is a redirect, not JSON, or not of the right shape.
     """
     content, status = response_dict["body"], response_dict["status_code"]
     refuse_redirect(status, response_dict["headers"].get("location", ""))
@@ -121,10 +121,10 @@ def read_instead(operation_model: Any, response_dict: Any, customized_response_d
 def refuse_redirect(status: int, location: str) -> None:
     """Refuse a redirect: SQS sends none, and a signature is for one host only. Load balancers and portals send them.
 
-    :raises ForeignAnswer: *status* is one.
+    :raises UnexpectedResponse: *status* is one.
     """
     if 300 <= status < 400:
-        raise ForeignAnswer(f"it is a redirect ({status}) to {location or 'nowhere'}")
+        raise UnexpectedResponse(f"it is a redirect ({status}) to {location or 'nowhere'}")
 
 
 def read_error_code(content: bytes) -> str:
@@ -150,25 +150,25 @@ def _is_error(content: bytes) -> bool:
 def read_url(answer: Mapping[str, Any]) -> str:
     """Return the queue's URL.
 
-    :raises ForeignAnswer: there is none.
+    :raises UnexpectedResponse: there is none.
     """
     url: str = answer.get("QueueUrl", "")
     if not url:
-        raise ForeignAnswer("it has no QueueUrl")
+        raise UnexpectedResponse("it has no QueueUrl")
     return url
 
 
 def read_attributes(answer: Mapping[str, Any]) -> dict[str, str]:
     """Return the attributes of a queue.
 
-    :raises ForeignAnswer: there are none, though every queue has some, or one has the wrong type.
+    :raises UnexpectedResponse: there are none, though every queue has some, or one has the wrong type.
     """
     attributes: dict[str, str] = answer.get("Attributes", {})
     if not attributes:
-        raise ForeignAnswer("it has no Attributes")
+        raise UnexpectedResponse("it has no Attributes")
     for name, value in attributes.items():
         if not isinstance(value, str) or (name in _NUMBERS and not _DIGITS.fullmatch(value)):
-            raise ForeignAnswer(f"its attribute {printable(name, 50)} has the wrong type")
+            raise UnexpectedResponse(f"its attribute {printable(name, 50)} has the wrong type")
     return attributes
 
 
@@ -189,7 +189,7 @@ def read_failures(answer: Mapping[str, Any], count: int, bodies: Sequence[str] |
     :param bodies: the bodies that were sent, if this was a send. If the answer has a body's MD5, it must match. The MD5
         of the attributes is not compared: that of the body already shows an answer to another send, and a server that
         computes the other in its own way would have every message sent again and again.
-    :raises ForeignAnswer: it names an entry that was not in the request, an entry twice, or no entry at all.
+    :raises UnexpectedResponse: it names an entry that was not in the request, an entry twice, or no entry at all.
     """
     failures = []
     unnamed = {str(index): index for index in range(count)}
@@ -200,7 +200,7 @@ def read_failures(answer: Mapping[str, Any], count: int, bodies: Sequence[str] |
     for entry in answer.get("Failed", ()):
         failures.append(_failure(_named(entry, unnamed), entry, sent=bodies is not None))
     if len(unnamed) == count > 0:
-        raise ForeignAnswer("it names no entry")
+        raise UnexpectedResponse("it names no entry")
     for index in unnamed.values():
         failures.append(EntryFailure(index, "NoResult", "the answer does not mention it", False))
     return sorted(failures, key=lambda failure: failure.index)
@@ -224,7 +224,7 @@ def _named(entry: Any, unnamed: dict[str, int]) -> int:
     try:
         return unnamed.pop(entry["Id"])
     except (KeyError, TypeError):
-        raise ForeignAnswer("it names an entry twice, or one that was not in the request") from None
+        raise UnexpectedResponse("it names an entry twice, or one that was not in the request") from None
 
 
 def is_corrupted(body: str, digest: Any) -> bool:
@@ -241,7 +241,7 @@ def is_corrupted(body: str, digest: Any) -> bool:
 def _failure(index: int, entry: Mapping[str, Any], *, sent: bool) -> EntryFailure:
     code, message, blamed = entry.get("Code") or "", entry.get("Message") or "", entry.get("SenderFault") or False
     if not (isinstance(code, str) and isinstance(message, str) and isinstance(blamed, bool)):
-        raise ForeignAnswer("an entry in its Failed has the wrong type")
+        raise UnexpectedResponse("an entry in its Failed has the wrong type")
     unknown = blamed and not is_known(code)
     # To give up a delete or an extension loses nothing, since the message comes again. To give up a send loses it.
     return EntryFailure(index, code, message, is_hopeless(code) or (unknown and not sent), unknown and sent)

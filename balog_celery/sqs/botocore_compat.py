@@ -19,8 +19,8 @@ from botocore.awsrequest import HeadersDict
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies, normalize_url_path
 
-from .answers import ForeignAnswer
-from .patience import current
+from .answers import UnexpectedResponse
+from .deadlines import current
 from .server_clock import ServerClock
 
 
@@ -120,7 +120,7 @@ def _shift(request: Any, offset: timedelta) -> None:
 
 
 def govern(client: Any, largest: float) -> None:
-    """Let :class:`~.patience.Cancellation` end the calls of *client*, and refuse answers of more than *largest* bytes.
+    """Let :class:`~.deadlines.Cancellation` end the calls of *client*, and refuse answers of more than *largest* bytes.
 
     botocore reads answers of any length, and cannot end a call. The only way to its sockets are the classes of its
     connections, which its HTTP session has by the scheme of the endpoint. They derive from those of ``http.client``,
@@ -158,7 +158,7 @@ class _Connection:
 class _Bounded(io.RawIOBase):
     """Reads up to *left* bytes from *raw*.
 
-    :raises ForeignAnswer: there are more.
+    :raises UnexpectedResponse: there are more.
     """
 
     def __init__(self, raw: io.RawIOBase, left: float) -> None:
@@ -172,7 +172,7 @@ class _Bounded(io.RawIOBase):
         count: int | None = self._raw.readinto(buffer)
         self._left -= count or 0
         if self._left < 0:
-            raise ForeignAnswer("it is too large")
+            raise UnexpectedResponse("it is too large")
         return count
 
     def close(self) -> None:

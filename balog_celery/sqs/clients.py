@@ -21,12 +21,12 @@ from . import codes
 from .answers import read_instead
 from .client_checks import cannot_be_made, check_client
 from .connections import SLOWEST
+from .deadlines import Cancellation, refuse_if_cancelled, within
 from .direct import ANSWER_TIMEOUT, RECEIVE_MARGIN, DirectCalls, needs_client, time_for
 from .endpoints import Connection
 from .exchange import LARGEST
 from .imports import import_botocore
 from .messages import MAX_MESSAGE_BYTES
-from .patience import Cancellation, refuse_if_cancelled, within
 from .server_clock import ServerClock
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class SQS:
         :param operation: its name, such as ``"ReceiveMessage"``.
         :param parameters: as the client's method takes them.
         :param cancellation: may end it before its time is over.
-        :raises ForeignAnswer: the answer is not SQS's.
+        :raises UnexpectedResponse: the answer is not SQS's.
         :raises TimeoutError: there is no whole answer in time.
         :raises botocore.exceptions.ClientError: SQS answers with an error.
         :raises botocore.exceptions.BotoCoreError: SQS cannot be asked.

@@ -197,12 +197,12 @@ def way_out(code: str, text: str) -> str:
         return "the queue has as many messages in flight as SQS allows: delete or release some first"
     if is_throttled(code):
         return "AWS throttles these calls: they are tried again later; if it lasts, ask AWS for a higher quota"
-    if is_foreign(code):
-        return _WAYS_OUT["ForeignAnswer"]
+    if is_unexpected(code):
+        return _WAYS_OUT["UnexpectedResponse"]
     return _WAYS_OUT.get(code, "") or _WAYS_OUT.get(_stem(code), "")
 
 
-def is_foreign(code: str) -> bool:
+def is_unexpected(code: str) -> bool:
     """Return whether an answer of SQS with this code is not SQS's: it has none, so the HTTP status takes its place."""
     return code.isdigit()
 
@@ -242,7 +242,7 @@ _WAYS_OUT = {
     **dict.fromkeys(_EXPIRED, "the session token has expired: renew the credentials"),
     **dict.fromkeys(_SERVICE_FAULTS, "AWS has an outage: the call is tried again later"),
     **dict.fromkeys(_UNREACHABLE, "no answer from the endpoint: check endpoint_url, DNS, proxies and firewalls"),
-    "ForeignAnswer": "the answer did not come from SQS: check endpoint_url, and any proxy or portal in between",
+    "UnexpectedResponse": "the answer did not come from SQS: check endpoint_url, and any proxy or portal in between",
     "OptInRequired": "the account is not enabled for this service or region: enable it in the AWS console",
     "SSLError": "the TLS connection failed: check which certificates are trusted (AWS_CA_BUNDLE) and any proxy",
 }

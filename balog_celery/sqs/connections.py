@@ -11,8 +11,8 @@ import weakref
 from functools import cached_property
 from urllib.parse import SplitResult
 
+from .deadlines import Cancellation
 from .exchange import Answer, Exchange, is_readable, left
-from .patience import Cancellation
 
 #: How long connecting may take, in seconds, however many addresses the host has.
 _CONNECT_TIMEOUT = 5.0
@@ -52,7 +52,7 @@ class Connections:
         :param grows: whether a large request or answer gets more time.
         :raises TimeoutError: it takes longer, or was cancelled.
         :raises OSError: the answer does not come, or not all of it.
-        :raises ForeignAnswer: the answer is larger than :data:`~.exchange.LARGEST`.
+        :raises UnexpectedResponse: the answer is larger than :data:`~.exchange.LARGEST`.
         :raises httptools.HttpParserError: the answer is not HTTP.
         """
         exchange = self._open(request, timeout, SLOWEST if grows else math.inf)

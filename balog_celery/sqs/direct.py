@@ -24,10 +24,10 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic_core import to_json
 
 from . import codes
-from .answers import ForeignAnswer, read_answer, read_error_code, refuse_redirect
+from .answers import UnexpectedResponse, read_answer, read_error_code, refuse_redirect
 from .connections import Connections
+from .deadlines import Cancellation
 from .exchange import Answer, Exchange
-from .patience import Cancellation
 from .server_clock import ServerClock
 from .signature import Signer
 
@@ -87,7 +87,7 @@ class DirectCalls:
         :param parameters: as the client's method takes them.
         :param cancellation: may end it before its time is over, and keeps when the answer began.
         :returns: the answer, as :func:`~.answers.read_answer` returns it; None if the client must make the call.
-        :raises ForeignAnswer: the answer is not SQS's.
+        :raises UnexpectedResponse: the answer is not SQS's.
         :raises TimeoutError: there is no whole answer in time.
         """
         timeout = time_for(operation, parameters)
@@ -97,7 +97,7 @@ class DirectCalls:
                 answer = self._call(operation, parameters, timeout, cancellation)
         except TimeoutError as error:
             raise TimeoutError(f"no whole answer within {timeout:.3g} s") from error
-        except ForeignAnswer:
+        except UnexpectedResponse:
             raise
         except Exception:  # the client will succeed, or report it in its own words
             logger.debug("sqs:%s failed on the fast path: boto3's client makes it again", operation, exc_info=True)

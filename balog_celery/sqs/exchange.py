@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from .answers import ForeignAnswer
+from .answers import UnexpectedResponse
 
 #: The largest answer that is read, in bytes: ten messages of 1 MiB, each byte of which may be six bytes of JSON.
 LARGEST = 67_108_864
@@ -92,7 +92,7 @@ class Exchange:
 
         :raises TimeoutError: it takes too long.
         :raises OSError: it does not come, or not all of it.
-        :raises ForeignAnswer: it is larger than :data:`LARGEST`.
+        :raises UnexpectedResponse: it is larger than :data:`LARGEST`.
         :raises httptools.HttpParserError: it is not HTTP.
         """
         if self._failure is not None:
@@ -137,13 +137,13 @@ class _Response:
         """Read what *sock* has.
 
         :raises OSError: nothing comes in time, or not all of the response.
-        :raises ForeignAnswer: it is larger than :data:`LARGEST`.
+        :raises UnexpectedResponse: it is larger than :data:`LARGEST`.
         :raises httptools.HttpParserError: it is not HTTP.
         """
         chunk = sock.recv(_CHUNK)
         self.received += len(chunk)
         if self.received > LARGEST:
-            raise ForeignAnswer("it is too large")
+            raise UnexpectedResponse("it is too large")
         if chunk:
             self._feed(chunk)
         elif self._ends_itself:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 from .addresses import queue_name
-from .answers import ForeignAnswer, read_number
+from .answers import UnexpectedResponse, read_number
 from .clients import SQS
 from .queues import SQSQueue
 from .translation import calling_sqs
@@ -74,7 +74,7 @@ class MessageMover:
         with self._calling("ListMessageMoveTasks") as sqs:
             found = sqs.call("ListMessageMoveTasks", {"SourceArn": arn}).get("Results", ())
             if found and not isinstance(found[0], dict):
-                raise ForeignAnswer("one of its Results is not an object")
+                raise UnexpectedResponse("one of its Results is not an object")
         return _read_task(found[0]) if found else None
 
     def start(self, rate: int | None) -> None:

@@ -14,11 +14,11 @@ from ..errors import ConfigurationError, QueueError
 from ..events.limits import MAX_TRIES
 from ..text import printable
 from . import codes
-from .answers import ForeignAnswer
+from .answers import UnexpectedResponse
 from .clients import clients
+from .deadlines import Cancellation, within
 from .endpoints import Connection
 from .messages import BATCH_SIZE, MAX_BODY_BYTES, Message, OutgoingMessage, TypedValue
-from .patience import Cancellation, within
 from .payloads import (
     SIZE_ATTRIBUTE,
     PayloadError,
@@ -130,7 +130,7 @@ class PayloadStore:
         pointer = Pointer(self._buckets[0], key_of(payload, self._queue))
         with calling_s3(self._connection, pointer.bucket, "PutObject") as s3:
             if not s3.put_object(Bucket=pointer.bucket, Key=pointer.key, Body=payload).get("ETag"):
-                raise ForeignAnswer("it has no ETag")
+                raise UnexpectedResponse("it has no ETag")
         attributes = {**message.attributes, SIZE_ATTRIBUTE: TypedValue("Number", str(len(payload)))}
         return message._replace(body=write_pointer(pointer), attributes=attributes)
 

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from .clients import SQS
-from .patience import Cancellation
+from .deadlines import Cancellation
 
 
 class Polls:

@@ -12,7 +12,7 @@ from ..arguments import check_whole
 from ..errors import AccessDenied, QueueNotFound
 from ..text import printable
 from .addresses import is_url, queue_address
-from .answers import ForeignAnswer, read_attributes, read_failures, read_message_ids, read_url
+from .answers import UnexpectedResponse, read_attributes, read_failures, read_message_ids, read_url
 from .clients import SQS
 from .endpoints import connections_of
 from .entries import delete_entries, send_entry
@@ -273,7 +273,7 @@ class SQSQueue:
             compare = sqs.client.meta.endpoint_url.startswith("http:")
             messages = read_messages(raw_messages, received, compare=compare, in_order=self.is_fifo)
             if raw_messages and not messages:
-                raise ForeignAnswer("it holds no readable message")
+                raise UnexpectedResponse("it holds no readable message")
         if len(messages) < len(raw_messages):
             logger.warning(
                 "%d of %d messages of %s stay in the queue: body, receipt handle, id or attributes cannot be read, or "

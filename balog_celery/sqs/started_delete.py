@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from .answers import ForeignAnswer, read_failures
+from .answers import UnexpectedResponse, read_failures
 from .clients import clients
 from .direct import StartedCall
 from .endpoints import Connection
@@ -34,7 +34,7 @@ class StartedDelete:
         answer = self._call.finish()
         try:
             return None if answer is None else read_failures(answer, self._count)
-        except ForeignAnswer:
+        except UnexpectedResponse:
             return None
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import AccessDenied, QueueError, QueueNotFound
 from ..text import printable
 from . import codes
-from .answers import ForeignAnswer
+from .answers import UnexpectedResponse
 from .clients import SQS, clients
 from .endpoints import Connection
 from .imports import import_botocore
@@ -46,7 +46,7 @@ def calling_sqs(
         from botocore.exceptions import BotoCoreError, ClientError  # here, as to look them up takes time
 
         code, text, status = describe(error)
-        is_known = isinstance(error, (BotoCoreError, ClientError, ForeignAnswer, TimeoutError))
+        is_known = isinstance(error, (BotoCoreError, ClientError, UnexpectedResponse, TimeoutError))
         if not is_known and not (isinstance(error, RuntimeError) and code == _EXPIRED):
             raise
         if codes.is_about_credentials(code):
@@ -72,7 +72,7 @@ def calling_s3(connection: Connection, bucket: str, permission: str) -> Iterator
     try:
         client = clients.get(connection)
         yield client
-    except (BotoCoreError, ClientError, ForeignAnswer, RuntimeError) as error:
+    except (BotoCoreError, ClientError, UnexpectedResponse, RuntimeError) as error:
         code, text, status = describe(error)
         if isinstance(error, RuntimeError) and code != _EXPIRED:
             raise
@@ -89,8 +89,8 @@ def describe(error: BaseException | None) -> tuple[str, str, int | None]:
     """Return the service's code (or the exception's name), the text and the HTTP status of an error of boto3."""
     from botocore.exceptions import HTTPClientError
 
-    if isinstance(error, HTTPClientError) and isinstance(foreign := error.kwargs.get("error"), ForeignAnswer):
-        error = foreign  # it was found while botocore read the answer
+    if isinstance(error, HTTPClientError) and isinstance(unexpected := error.kwargs.get("error"), UnexpectedResponse):
+        error = unexpected  # it was found while botocore read the answer
     response: Any = getattr(error, "response", None)
     if not isinstance(response, Mapping):
         text = without_secrets(str(error))
@@ -134,7 +134,7 @@ def _queue_error(code: str, text: str, status: int | None, queue: str, permissio
             code,
         )
     way_out = clock or codes.way_out(code, text)
-    if codes.is_denied(code, status) and not clock and not codes.is_foreign(code):
+    if codes.is_denied(code, status) and not clock and not codes.is_unexpected(code):
         way_out = way_out or f"check the credentials, and that their policy allows sqs:{permission} on it"
         return AccessDenied(
             f"access to queue {name!r} was refused for sqs:{permission}: {way_out} ({code}: {text})", code

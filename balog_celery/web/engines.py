@@ -10,7 +10,7 @@ from celery import Celery
 from ..engine.status import problems
 
 #: How long workers may take to answer, in seconds.
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 
 
 class EngineReport(NamedTuple):
@@ -33,7 +33,7 @@ def engine_reports(app: Celery) -> list[EngineReport]:
     """
     local = {_identity(status): status for status in app.balog.statuses()}
     reports = []
-    for answer in app.control.broadcast("balog", reply=True, timeout=_PATIENCE) or ():
+    for answer in app.control.broadcast("balog", reply=True, timeout=_TIMEOUT) or ():
         for worker, reply in answer.items():
             if isinstance(reply, dict) and "problems" in reply:
                 status = reply["engine"] or {"topics": {}}

@@ -15,7 +15,7 @@ from .security import audit
 from .site import Site
 
 #: How long workers may take to answer, in seconds.
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 _VERBS = ("pause", "resume")
 
 
@@ -51,7 +51,7 @@ class PausePages:
 
     def _answers(self, verb: str, name: str) -> list[Answer]:
         replies: list[dict[str, Any]] = self._site.app.control.broadcast(
-            f"balog_{verb}", arguments={"names": [name]}, reply=True, timeout=_PATIENCE
+            f"balog_{verb}", arguments={"names": [name]}, reply=True, timeout=_TIMEOUT
         )
         return [
             Answer(

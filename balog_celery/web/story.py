@@ -14,7 +14,7 @@ from ..text import printable
 from .questions import ask
 
 #: How long workers may take to answer, in seconds.
-_PATIENCE = 1.5
+_TIMEOUT = 1.5
 
 
 class TaskReport(NamedTuple):
@@ -48,7 +48,7 @@ def _ask(app: Celery, event_id: str) -> list[TaskReport]:
 
 
 def _in_workers(app: Celery, event_id: str, ids: Mapping[str, str]) -> Iterator[TaskReport]:
-    inspect = app.control.inspect(timeout=_PATIENCE)
+    inspect = app.control.inspect(timeout=_TIMEOUT)
     for state in ("active", "reserved", "scheduled"):
         for worker, tasks in (getattr(inspect, state)() or {}).items():
             for entry in tasks:

@@ -97,7 +97,7 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
                 worker.app.balog.check_engine()
                 self._command = beside(worker, "engine")
                 self._pauses = worker.balog_pauses = WorkerPauses(worker.app, worker.hostname)
-        self._patience = longest_stop(settings.drain) + _GRACE
+        self._stop_timeout = longest_stop(settings.drain) + _GRACE
         period = RETRY_PERIOD if settings.event_broker_url is None else BROKER_RETRY_PERIOD
         hands_off = worker.app.balog.dispatch == "hand-off"
         self._hand_off = HandOff(period, _reserve(worker)) if hands_off else None
@@ -138,11 +138,11 @@ class EngineStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self._end(_COLD)
 
     def _wait(self, **_: Any) -> None:
-        self._end(self._patience)
+        self._end(self._stop_timeout)
         self._pauses.forget()
 
-    def _end(self, patience: float) -> None:
-        self._engine.end(patience, "SQS redelivers its messages", self._flush)
+    def _end(self, timeout: float) -> None:
+        self._engine.end(timeout, "SQS redelivers its messages", self._flush)
 
     def _flush(self) -> None:
         """Send what the event loop, which has stopped, would send."""

@@ -68,21 +68,21 @@ class ChildProcess:
         if self._process is not None:
             self._process.kill()
 
-    def end(self, patience: float, consequence: str, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Wait until the process has ended, and kill it after *patience* seconds.
+    def end(self, timeout: float, consequence: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait until the process has ended, and kill it after *timeout* seconds.
 
         :param consequence: what follows when it is killed, for the log.
         :param meanwhile: called again and again.
         """
         if self._process is None:
             return
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             meanwhile()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.2)
                 return
-        logger.warning("%s did not stop within %.0f s and is killed: %s", self._what, patience, consequence)
+        logger.warning("%s did not stop within %.0f s and is killed: %s", self._what, timeout, consequence)
         self._process.kill()
         self._process.wait()
 

@@ -23,28 +23,28 @@ LASTS = 30.0
 #: How often a worker that waits asks for a place, in seconds.
 _ASK_INTERVAL = 0.1
 #: How long a worker that has not asked again counts as waiting, in seconds.
-_PATIENCE = 2.0
+_WAITS = 2.0
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000) "
 #: Keys: places, waiting workers, turns. Arguments: place, worker, limit, how long places and waiting last.
 _ACQUIRE = (
     _NOW
     + """
-local lasts, patience = tonumber(ARGV[4]), tonumber(ARGV[5])
+local lasts, waits = tonumber(ARGV[4]), tonumber(ARGV[5])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 for _, far in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. (now + lasts), '+inf')) do
     redis.call('ZADD', KEYS[1], now + lasts, far)
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. (now + patience), '+inf')
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. (now + waits), '+inf')
 local free = tonumber(ARGV[3]) - redis.call('ZCARD', KEYS[1])
 local turn = tonumber(redis.call('HGET', KEYS[3], ARGV[2]) or 0)
 for _, other in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
     if other ~= ARGV[2] and tonumber(redis.call('HGET', KEYS[3], other) or 0) < turn then free = free - 1 end
 end
 if free < 1 then
-    redis.call('ZADD', KEYS[2], now + patience, ARGV[2])
-    redis.call('PEXPIRE', KEYS[2], patience * 2)
+    redis.call('ZADD', KEYS[2], now + waits, ARGV[2])
+    redis.call('PEXPIRE', KEYS[2], waits * 2)
     return 0
 end
 redis.call('ZREM', KEYS[2], ARGV[2])
@@ -80,7 +80,7 @@ class PlaceStore:
 
     def acquire(self, name: str, place: str, worker: str, limit: int) -> bool:
         """Take *place* for a task of the consumer *name*; return False if *worker* has to wait."""
-        keys, times = self._keys(name), (int(self.lasts * 1000), int(_PATIENCE * 1000))
+        keys, times = self._keys(name), (int(self.lasts * 1000), int(_WAITS * 1000))
         return bool(self._client().eval(_ACQUIRE, 3, *keys, place, worker, limit, *times))
 
     def extend(self, name: str, places: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from .child import ChildProcess
 from .commands import beside
 
 #: How long a relay may take to stop: one call to SQS, in seconds.
-_PATIENCE = 30.0
+_TIMEOUT = 30.0
 
 
 class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -36,7 +36,7 @@ class OutboxStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, worker: Any) -> None:
         """Stop the relay after the call to SQS that is under way."""
         self._relay.stop()
-        self._relay.end(_PATIENCE, "its rows are sent later")
+        self._relay.end(_TIMEOUT, "its rows are sent later")
 
     def _spawn(self, reasons: int) -> subprocess.Popen[bytes]:
         return self._command.start("--reason-fd", str(reasons), fds=[reasons])

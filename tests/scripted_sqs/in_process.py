@@ -10,7 +10,7 @@ from typing import Any
 
 from balog_celery.errors import AccessDenied, QueueError, QueueNotFound
 from balog_celery.sqs import codes
-from balog_celery.sqs.answers import ForeignAnswer, read_answer, read_attributes, read_failures
+from balog_celery.sqs.answers import UnexpectedResponse, read_answer, read_attributes, read_failures
 from balog_celery.sqs.entries import send_entry
 from balog_celery.sqs.messages import EntryFailure, Message, OutgoingMessage
 from balog_celery.sqs.received import read_messages
@@ -122,8 +122,10 @@ class InProcessQueue:
         except Foreign as foreign:
             try:
                 return read_answer(action, foreign.content)
-            except ForeignAnswer as error:
-                raise QueueError(f"the answer to {action} is not SQS's: {error}", ForeignAnswer.__name__) from error
+            except UnexpectedResponse as error:
+                raise QueueError(
+                    f"the answer to {action} is not SQS's: {error}", UnexpectedResponse.__name__
+                ) from error
         except HungUp as error:
             raise QueueError(
                 f"{action} on {self.name}: the connection was closed", "EndpointConnectionError"

@@ -39,7 +39,7 @@ UNSUPERVISED = {
     "metrics/server.py": "socketserver catches what requests raise",
     "operations/checks/finding.py": "asks once, with a deadline",
     "outbox/report.py": "errors of the database and the disk are caught; without it, health reports a relay that hangs",
-    "sqs/patience.py": "makes one call, with a deadline",
+    "sqs/deadlines.py": "makes one call, with a deadline",
     "tasks/idempotency.py": "renews one attempt; every error is caught",
     "web/activity.py": "it reconnects when the broker fails, until the page ends",
     "web/jobs.py": "a user's replay, which reports its error",

@@ -13,7 +13,7 @@ Level = Literal["OK", "WARN", "FAIL"]
 T = TypeVar("T")
 
 #: How long a server may take to answer, in seconds.
-PATIENCE = 10.0
+TIMEOUT = 10.0
 
 
 class Finding(NamedTuple):
@@ -41,10 +41,10 @@ def guarded(about: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield Finding("FAIL", about, printable(text, 1000))
 
 
-def within_patience(ask: Callable[[], T]) -> T:
+def within_timeout(ask: Callable[[], T]) -> T:
     """Return what *ask* returns, or raise what it raises. It runs in a thread, as some clients have no timeout.
 
-    :raises TimeoutError: there was no answer within twice :data:`PATIENCE`.
+    :raises TimeoutError: there was no answer within twice :data:`TIMEOUT`.
     """
     found: list[T] = []
     failed: list[BaseException] = []
@@ -57,9 +57,9 @@ def within_patience(ask: Callable[[], T]) -> T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(2 * PATIENCE)
+    thread.join(2 * TIMEOUT)
     if failed:
         raise failed[0]
     if not found:
-        raise TimeoutError(f"no answer in {2 * PATIENCE:g} s")
+        raise TimeoutError(f"no answer in {2 * TIMEOUT:g} s")
     return found[0]

@@ -17,7 +17,7 @@ from ...errors import BalogError, ConfigurationError
 from ...text import brief, printable
 from ...wiring.broker import require_backend, require_broker
 from ..task_queues import task_queue
-from .finding import PATIENCE, Finding, within_patience
+from .finding import TIMEOUT, Finding, within_timeout
 
 
 def check_broker(app: Celery) -> Finding:
@@ -29,12 +29,12 @@ def check_broker(app: Celery) -> Finding:
     where = app.connection_for_write().as_uri(include_password=False)
 
     def connect() -> Any:
-        with bounded_connection(app, PATIENCE) as connection:
-            connection.ensure_connection(max_retries=1, timeout=PATIENCE)
+        with bounded_connection(app, TIMEOUT) as connection:
+            connection.ensure_connection(max_retries=1, timeout=TIMEOUT)
             return connection.transport.implements.exchange_type
 
     try:
-        exchange_types = within_patience(connect)
+        exchange_types = within_timeout(connect)
     except Exception as error:
         mend = "start a worker or `balog up`" if app.balog.local else "start it, or correct broker_url"
         return Finding("FAIL", "broker", f"{where} does not answer ({brief(error)}): {mend}")
@@ -56,7 +56,7 @@ def check_backend(app: Celery) -> Iterator[Finding]:
         yield Finding("OK", about, f"{where}, by way of the broker")
         return
     try:
-        within_patience(lambda: backend.get_task_meta(str(uuid.uuid4()), cache=False))
+        within_timeout(lambda: backend.get_task_meta(str(uuid.uuid4()), cache=False))
     except Exception as error:
         yield Finding("FAIL", about, f"{where} does not answer ({brief(error)}): start it, or correct result_backend")
         return
@@ -68,7 +68,7 @@ def check_once(app: Celery) -> Iterator[Finding]:
     if not any(one.once or (one.limit and one.limit.in_cluster) for one in app.balog.hub):
         return
     try:
-        within_patience(app.balog.marks.ping)
+        within_timeout(app.balog.marks.ping)
     except BalogError as error:
         yield Finding("FAIL", "once", str(error))
     except Exception as error:
@@ -81,7 +81,7 @@ def check_once(app: Celery) -> Iterator[Finding]:
 def check_workers(app: Celery) -> Iterator[Finding]:
     """Report whether workers answer, and serve the queues of all consumers."""
     try:
-        answers: dict[str, Any] = within_patience(lambda: app.control.inspect(timeout=2.0).active_queues()) or {}
+        answers: dict[str, Any] = within_timeout(lambda: app.control.inspect(timeout=2.0).active_queues()) or {}
     except Exception as error:
         yield Finding("WARN", "workers", f"they cannot be asked ({brief(error)})")
         return

@@ -90,7 +90,7 @@ def test_a_time_limit_beyond_the_lease_is_told(app: Celery) -> None:
     assert "may run for 50000 s, longer than SQS keeps a message for it (43200 s)" in doubt
 
 
-def test_a_time_limit_beyond_the_brokers_patience_is_told(app: Celery) -> None:
+def test_a_time_limit_beyond_the_brokers_timeout_is_told(app: Celery) -> None:
     """A time limit beyond the visibility timeout of a Redis broker is reported."""
     consumer = Consumer(g, "events")
     (doubt,) = time_limit_warnings(app, [consumer], "publish")

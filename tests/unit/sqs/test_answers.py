@@ -118,10 +118,10 @@ def test_an_answer_that_is_not_sqs_is_an_error(server: Server, queue: SQSQueue, 
         server.seen.clear()
         say(server, answer)
         with pytest.raises(
-            QueueError, match=r"the answer did not come from SQS: check endpoint_url.+\(ForeignAnswer: .+\)"
+            QueueError, match=r"the answer did not come from SQS: check endpoint_url.+\(UnexpectedResponse: .+\)"
         ) as error:
             CALLS[call](queue)
-        assert error.value.code == "ForeignAnswer", name
+        assert error.value.code == "UnexpectedResponse", name
         assert "\n" not in str(error.value)
         assert len(server.seen) == 1, name
 
@@ -632,7 +632,7 @@ def test_a_body_that_s3_does_not_say_it_has_is_not_pointed_to(server: Server, st
         if stored:
             assert queue.send([message]) == []
         else:
-            with pytest.raises(QueueError, match=r"s3:PutObject on bucket 'bucket' failed \(ForeignAnswer"):
+            with pytest.raises(QueueError, match=r"s3:PutObject on bucket 'bucket' failed \(UnexpectedResponse"):
                 queue.send([message])
         assert [action for _, action, _ in server.seen] == ["SendMessageBatch"] * stored
 

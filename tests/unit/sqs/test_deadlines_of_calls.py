@@ -12,8 +12,8 @@ import pytest
 
 from balog_celery.errors import QueueError
 from balog_celery.sqs import clients, exchange
+from balog_celery.sqs.deadlines import MOST_LEFT_BEHIND, Cancellation, within
 from balog_celery.sqs.messages import OutgoingMessage
-from balog_celery.sqs.patience import MOST_LEFT_BEHIND, Cancellation, within
 from balog_celery.sqs.payloads import Pointer, write_pointer
 from balog_celery.sqs.queues import SQSQueue
 from scripted_sqs.raw import KEYS, URL, PiecesServer, Server, serving

@@ -60,7 +60,7 @@ def test_an_engine_is_not_killed_while_it_may_still_wait(
             killed.append(clock.now)
 
     # Given
-    app = Celery("patience", broker="memory://", set_as_current=False)
+    app = Celery("stops", broker="memory://", set_as_current=False)
     app.conf.update(balog_drain=drain, balog_dispatch="publish")
     install(app, local=False, region="eu-west-1", status_dir=str(tmp_path))
     app.balog.hub.add_consumer(Consumer(print, "topic"))
