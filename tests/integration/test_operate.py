@@ -362,7 +362,7 @@ def test_check_looks_for_the_payload_bucket(
     assert "there is no 'nowhere'" in found["FAIL", "payload bucket"]
     assert found["OK", "payload bucket"].startswith("there exists")
     refused = found.get(("FAIL", "topic orders.fifo, order"), "")
-    assert ("with balog_dispatch = 'hand-off'" in refused) is (dispatch == "publish")
+    assert ("balog_dispatch = 'hand-off'" in refused) is (dispatch == "publish")
 
 
 def test_letters_of_a_fifo_topic_are_all_seen_and_replayed(balog: Balog, app: Celery) -> None:

@@ -353,7 +353,7 @@ def test_a_queue_that_is_gone_is_reported_once_and_holds_nothing_up(
     site.dispatch("before")
 
     def reports(queue: Queue) -> int:
-        said = f"the task queue {queue.name} is gone from the broker"
+        said = f"the task queue {queue.name} and its tasks are gone from the broker"
         return [record.levelname for record in caplog.records if said in record.getMessage()].count("WARNING")
 
     # While tasks wait in the third the watch goes on looking, so it has seen the first gone twice in the end.
