@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 from celery.app.utils import bugreport
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,6 +137,17 @@ def test_errors_about_a_setting_show_no_secret(topic: str, conf: Callable[[str],
 _REDIS = f"redis://:{SECRET}@localhost:6379/0"
 
 
+@pytest.fixture
+def own_receivers() -> Iterator[None]:
+    """Disconnects after the test what its app has connected: it would ship the log of later tests to AWS."""
+    listened_to = (signals.after_setup_logger, signals.after_setup_task_logger)
+    before = [list(signal.receivers) for signal in listened_to]
+    yield
+    for signal, receivers in zip(listened_to, before, strict=True):
+        signal.receivers[:] = receivers
+
+
+@pytest.mark.usefixtures("own_receivers")
 @pytest.mark.parametrize("spelling", ["balog_{}", "BALOG_{}", "Balog_{}", "CELERY_BALOG_{}", "CELERY_balog_{}"])
 @pytest.mark.parametrize("namespace", [None, "CELERY"])
 @pytest.mark.parametrize(
